@@ -1,0 +1,341 @@
+"""The types that plugins are written against; this module imports nothing else of ddbench but `errors`.
+
+A distilled set is a few stored tensors and a function that decodes them:
+
+    stored tensors --decode--> images, a leaf --Loss.backward--> images.grad --pull back, a chunk at a time--> stored.grad
+
+A `Loss` sees decoded images and nothing behind them. A `Space` knows how to decode and nothing of losses. A `Generator` is
+a stack of layers and knows neither. The engine joins them by the chain rule, so every loss works in every space.
+
+Every plugin is a frozen dataclass whose fields are its settings: the keys a user writes in a suite's TOML. An entry point
+may also name a factory function that returns one, with some fields filled in (a preset); its parameters are then the keys.
+
+Shapes: B batch, N synthetic images, K classes, C channels, H height, W width, D features. Images that networks see are
+normalised float32; images of data sets are uint8; generators give pixels in [0, 1].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.errors import ConfigError
+
+Memory = dict[str, Tensor]
+"""What a loss keeps between two steps: named tensors and nothing else, so that a checkpoint can hold it."""
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the images of a subset look like: their shape, classes in label order, and the one normalisation used everywhere."""
+
+    name: str
+    shape: tuple[int, int, int]  # C, H, W
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # the siamese strategy; digits leave out flip
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels [B,C,H,W], uint8 or float in [0, 1], to the normalised float images that networks see."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float().div_(255)
+        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
+
+    def denormalise(self, images: Tensor) -> Tensor:
+        """The inverse of `normalise`: normalised [B,C,H,W] to pixels, in [0, 1] where the images are real; not clamped."""
+        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+
+    @staticmethod
+    def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Synthetic images as a loss sees them."""
+
+    images: Tensor  # [B,C,H,W], normalised
+    labels: Tensor  # [B,K], probabilities
+    classes: Tensor  # [B] int64, the class each image was made for
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Those of images and labels that want a gradient; `Loss.backward` adds to the `.grad` of these and no others."""
+        return [tensor for tensor in (self.images, self.labels) if tensor.requires_grad]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `train()` trains a network: SGD with momentum on batches drawn without replacement, a new order every epoch.
+
+    `warmup_epochs` > 0: linear warm-up from 1e-7 lr to lr over that many epochs, then a cosine towards 0 over the rest;
+    0: a constant rate. `ema` is the largest decay of the average of the weights taken after every epoch; 0: no average.
+    """
+
+    epochs: int
+    lr: float
+    batch: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: int = 0
+    ema: float = 0.0
+    augment: bool = True  # siamese augmentation, one operation a batch, own parameters for every image
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        if self.epochs < 1 or self.batch < 1:
+            raise ConfigError(f"a recipe needs at least 1 epoch and batches of at least 1, got {self.epochs} and {self.batch}.")
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise ConfigError(f"warmup_epochs must lie in 0..{self.epochs} (the epochs), got {self.warmup_epochs}.")
+
+
+Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""(network, images [B,C,H,W], targets, rng) -> loss, 0-d. Targets are [B] int64 or [B,K] probabilities."""
+
+
+class View(Protocol):
+    """One draw of augmentation: a differentiable function of a batch."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C,H,W]."""
+        ...
+
+
+class Augment(Protocol):
+    """Differentiable siamese augmentation with explicit parameters."""
+
+    def draw(self, rng: torch.Generator, num: int | None = None) -> View:
+        """One operation drawn from the strategy. `num` None: one parameter set, shared by every image of any batch
+        (siamese). `num` B: one parameter set for each of B images; the view then takes batches of B only."""
+        ...
+
+
+class Run(Protocol):
+    """All that a plugin may ask for. There is no test data here, and no way to it."""
+
+    spec: Spec
+    ipc: int
+    step: int  # counted over all stages
+    device: torch.device
+
+    @property
+    def augment(self) -> Augment:
+        """The siamese augmentation of this data set."""
+        ...
+
+    @property
+    def generator(self) -> Generator:
+        """The plan's generator, loaded. Raises ConfigError where the plan names none."""
+        ...
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """The number of real training images of every class."""
+        ...
+
+    def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
+        """Real training images of a class, without replacement, all of them if fewer: normalised [num,C,H,W]."""
+        ...
+
+    def rng(self, *name: str | int) -> torch.Generator:
+        """The random stream of that name (on the CPU). Streams of different names are independent; the same name starts again."""
+        ...
+
+    def network(self, *name: str | int) -> nn.Module:
+        """The plan's backbone with fresh weights drawn from the stream of that name, in training mode, on the device.
+        It has `forward_features` [B,C,H,W] -> [B,D,h,w] and `forward_head(features, pre_logits=False)` -> [B,K]."""
+        ...
+
+    def resource(self, need: Resource) -> dict[str, Tensor]:
+        """The tensors of a resource that `needs` declared, on the device."""
+        ...
+
+    def train(self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None) -> None:
+        """Train a network in place on the real training images; random streams by that name; cross-entropy by default."""
+        ...
+
+
+class Resource(ABC):
+    """Something trained once, stored under a key made of its type, its fields and the data, and shared by every cell.
+
+    A frozen dataclass. Abstract: build.
+    """
+
+    def describe(self) -> str:
+        """One line for progress bars and plans."""
+        return type(self).__name__
+
+    @abstractmethod
+    def build(self, run: Run) -> dict[str, Tensor]:
+        """Train it. `run` has streams of its own, the same whichever cell asked first; its `ipc` and `generator` are not to be used."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is stored of a distilled set before decoding."""
+
+    params: dict[str, Tensor]  # optimised in this stage, by name ("pixels", "w", "f"): float leaves that want a gradient
+    fixed: dict[str, Tensor] = field(default_factory=dict)  # needed to decode, never optimised
+    stage: int = 0
+
+    def clone(self) -> State:
+        """An independent copy: a kept reference to tensors that the optimiser changes in place is not a snapshot."""
+        params = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.params.items()}
+        return State(params, {name: tensor.clone() for name, tensor in self.fixed.items()}, self.stage)
+
+
+class Space(ABC):
+    """A parameterisation of the distilled set. A frozen dataclass. Abstract: init, classes, decode."""
+
+    needs_generator: ClassVar[bool] = False
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """What must be trained before `init`; checked and built before step 0."""
+        return ()
+
+    @abstractmethod
+    def init(self, run: Run) -> State:
+        """The starting point."""
+
+    @abstractmethod
+    def classes(self, state: State, run: Run) -> Tensor:
+        """[N] int64, one entry a decodable image, sorted; N may exceed K * IPC."""
+
+    @abstractmethod
+    def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
+        """Index [B] -> normalised images [B,C,H,W]; the same index always gives the same image."""
+
+    def num_stages(self, run: Run) -> int:
+        """How many sets of tensors are optimised one after the other."""
+        return 1
+
+    def advance(self, state: State, run: Run) -> State:
+        """The next stage's tensors: others, that decode to the same images."""
+        raise NotImplementedError  # abstract where num_stages > 1
+
+    def project_(self, state: State) -> None:
+        """Bring the tensors back to where they are valid, in place, after a step."""
+        return
+
+    def penalty(self, state: State, run: Run) -> Tensor | None:
+        """A term of the space's own, added to the loss: 0-d with a graph, or None."""
+        return None
+
+
+class Loss(ABC):
+    """A matching loss. A frozen dataclass; what it keeps between steps is the `Memory` it made. Abstract: backward."""
+
+    order: ClassVar[int] = 1  # 2: differentiates the network twice
+    exact: ClassVar[bool] = True  # False: the gradient is a stated approximation
+    rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """Expert trajectories, a teacher: built before step 0."""
+        return ()
+
+    def init(self, run: Run) -> Memory:
+        """What it keeps between steps."""
+        return {}
+
+    def params(self, memory: Memory) -> dict[str, Tensor]:
+        """Learned tensors of the loss itself, among those in `memory`."""
+        return {}
+
+    @abstractmethod
+    def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        """Add the gradient to `.grad` of `syn.leaves` and of `params(memory)`; return the value, 0-d and detached.
+        It must not wait for the device."""
+
+
+class Generator(ABC):
+    """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth, where F_depth is pixels in [0, 1]. All abstract."""
+
+    depth: int
+
+    @abstractmethod
+    def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
+        """One random code for each class label: [B] -> w [B, depth, D], a code for each layer (W+)."""
+
+    @abstractmethod
+    def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None where start is 0."""
+
+
+class GeneratorConfig(ABC):
+    """A generator as a plugin: its settings, what must be trained for it, and how to load it. A frozen dataclass."""
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """What must be trained before `load`."""
+        return ()
+
+    @abstractmethod
+    def load(self, run: Run) -> Generator:
+        """Frozen, in evaluation mode, on the run's device."""
+
+
+@dataclass(frozen=True)
+class Arch:
+    """An architecture: how to build it for a data set, and what a protocol must know of it.
+
+    `build(spec)` gives a module with default torch initialisation whose `forward` is `forward_head(forward_features(x))`:
+    `forward_features` [B,C,H,W] -> [B,D,h,w], `forward_head` -> [B,K], and `forward_head(x, pre_logits=True)` -> [B,D'], the
+    embedding that feature-matching losses compare.
+    """
+
+    build: Callable[[Spec], nn.Module]
+    lr: float  # at which the evaluation protocols train it
+    min_size: int  # smallest image side
+    double_backward: bool = True  # False: it cannot be differentiated twice
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A split of a data set."""
+
+    images: Tensor  # uint8 [N,C,H,W]
+    labels: Tensor  # int64 [N], positions in Spec.class_names
+
+
+class Dataset(ABC):
+    """Real data. A frozen dataclass. Abstract: spec, load."""
+
+    @abstractmethod
+    def spec(self) -> Spec:
+        """The images' shape, classes and normalisation; needs no file."""
+
+    @abstractmethod
+    def load(self, split: Split, root: Path | None) -> LabelledImages:
+        """A whole split, in a fixed order. `root` is the folder DDBENCH_DATA names, None where unset.
+        Raises DataError, saying which file was expected where, if it is missing."""
+
+    def is_original(self, root: Path | None) -> bool:
+        """Whether the files are the published ones; False marks every result with a copy's name."""
+        return True
+
+    def download(self, root: Path) -> None:
+        """Fetch the published files into `root`, because the user asked for it."""
+        raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
+
+
+PLUGIN_TYPES: Mapping[str, type[Any]] = {
+    "losses": Loss,
+    "spaces": Space,
+    "generators": GeneratorConfig,
+    "architectures": Arch,
+    "datasets": Dataset,
+}
+"""What the entry points of each group `ddbench.<kind>` must make."""

@@ -1,0 +1,39 @@
+"""The errors that a user's mistake, a broken plugin or bad data raise. Only the command line catches them.
+
+Each message says what is wrong, where, and what to do, in one sentence or two, without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class BenchError(Exception):
+    """Base of all errors that the command line prints as a sentence and answers with exit code 2."""
+
+
+class ConfigError(BenchError):
+    """A plan, a suite, a setting or an argument is wrong."""
+
+
+class PluginError(BenchError):
+    """A plugin cannot be found, loaded, or does not keep its contract."""
+
+
+class DataError(BenchError):
+    """Real data, a resource, a record or a distilled set is missing or damaged."""
+
+
+class Faults(ConfigError):
+    """Several faults found at once; `faults` holds a sentence each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'dm'?` with a leading space where something known is near, else an empty string."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
