@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -80,8 +81,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How `train()` trains a network: SGD with momentum on batches drawn without replacement, a new order every epoch.
+    """How `train()` trains a network, on batches drawn without replacement, in a new order every epoch.
 
+    `optimizer`: SGD with momentum, or AdamW (betas 0.9 and 0.999, `momentum` unused).
     `warmup_epochs` > 0: linear warm-up from 1e-7 lr to lr over that many epochs, then a cosine towards 0 over the rest;
     0: a constant rate. `ema` is the largest decay of the average of the weights taken after every epoch; 0: no average.
     """
@@ -94,6 +96,7 @@ class Recipe:
     warmup_epochs: int = 0
     ema: float = 0.0
     augment: bool = True  # siamese augmentation, one operation a batch, own parameters for every image
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -155,6 +158,11 @@ class Run(Protocol):
         """The random stream of that name (on the CPU). Streams of different names are independent; the same name starts again."""
         ...
 
+    def seeded(self, *name: str | int) -> AbstractContextManager[None]:
+        """Inside it, torch's global generators are at the start of the stream of that name: for layer initialisers, which know
+        no other source. They are put back at the end."""
+        ...
+
     def network(self, *name: str | int) -> nn.Module:
         """The plan's backbone with fresh weights drawn from the stream of that name, in training mode, on the device.
         It has `forward_features` [B,C,H,W] -> [B,D,h,w] and `forward_head(features, pre_logits=False)` -> [B,K]."""
@@ -174,6 +182,8 @@ class Resource(ABC):
 
     A frozen dataclass. Abstract: build.
     """
+
+    uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a resource of its own
 
     def describe(self) -> str:
         """One line for progress bars and plans."""
@@ -202,6 +212,7 @@ class Space(ABC):
     """A parameterisation of the distilled set. A frozen dataclass. Abstract: init, classes, decode."""
 
     needs_generator: ClassVar[bool] = False
+    tensors: ClassVar[tuple[str, ...]] = ()  # every name that State.params may hold in any stage
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `init`; checked and built before step 0."""
@@ -242,6 +253,7 @@ class Loss(ABC):
     order: ClassVar[int] = 1  # 2: differentiates the network twice
     exact: ClassVar[bool] = True  # False: the gradient is a stated approximation
     rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
+    learned: ClassVar[tuple[str, ...]] = ()  # every name that `params` may return
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Expert trajectories, a teacher: built before step 0."""

@@ -1,0 +1,1 @@
+"""The judging of finished sets. Only this package opens the sealed test split."""

@@ -1,0 +1,1 @@
+"""Pure tensor maths that plugins share."""

@@ -1,0 +1,218 @@
+"""One cell from plan to record: resources, distillation, evaluation, all of it resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddbench import hardware
+from ddbench.api import Resource
+from ddbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
+from ddbench.config import Plan
+from ddbench.data.sealed import TestData, open_test
+from ddbench.data.subsets import Identity, TrainingData, load_training
+from ddbench.engine import DistilledSet, distill
+from ddbench.evaluate.evaluator import evaluate
+from ddbench.files import read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
+from ddbench.picture import grid_png
+from ddbench.resources import Need, needs_of
+from ddbench.run import DistillRun, be_deterministic, open_run
+from ddbench.select import needs
+from ddbench.store import RECORD_SCHEMA, Store
+
+CHECKPOINT_SECONDS = 20.0
+SET_SCHEMA = 1
+
+Report = Callable[[str, float], None]
+"""(phase, fraction of the cell done)."""
+
+
+@dataclass
+class Desk:
+    """What a worker keeps between cells: data that several cells share, loaded once."""
+
+    store: Store
+    device: torch.device
+    data_root: Path | None
+    training: dict[tuple[str, float], TrainingData] = field(default_factory=dict)
+    tests: dict[str, TestData] = field(default_factory=dict)
+
+    def training_data(self, plan: Plan) -> TrainingData:
+        """The training side of the plan's subset."""
+        key = (plan.data_hash, plan.protocol.validation_fraction)
+        if key not in self.training:
+            self.training[key] = load_training(plan.dataset, self.data_root, plan.protocol.validation_fraction, self.device)
+        return self.training[key]
+
+    def test_data(self, plan: Plan) -> TestData:
+        """The sealed split, opened when a finished set is judged."""
+        if plan.data_hash not in self.tests:
+            self.tests[plan.data_hash] = open_test(plan.dataset, self.data_root, self.device)
+        return self.tests[plan.data_hash]
+
+
+class Checkpoint:
+    """A cell's newest checkpoint: one file, replaced whole."""
+
+    def __init__(self, folder: Path, every: float = CHECKPOINT_SECONDS) -> None:
+        self.path, self.every, self.last = folder / "checkpoint.safetensors", every, time.monotonic()
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and numbers, or None at the start."""
+        if not self.path.is_file():
+            return None
+        return read_tensors(self.path, "checkpoint")
+
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self.last >= self.every
+
+    def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Replace it."""
+        write_bytes(self.path, tensors_to_bytes(tensors, meta))
+        self.last = time.monotonic()
+
+
+def planning_run(plan: Plan, device: torch.device) -> DistillRun:
+    """A run without images, to ask plugins what they need before any data are loaded."""
+    spec = plan.dataset.make().spec()
+    none, nobody = torch.empty(0, *spec.shape), torch.empty(0, dtype=torch.int64)
+    data = TrainingData(spec, none, nobody, (0,) * (spec.num_classes + 1), none, nobody)
+    return DistillRun(("plan",), data, plan.backbone, plan.ipc, device, {})
+
+
+def needs_of_plan(plan: Plan, device: torch.device) -> list[Need]:
+    """Every resource of a plan: its rankers', generator's, space's and loss's."""
+    return needs_of(plan, planning_run(plan, device), needs(plan), device)
+
+
+def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Report) -> None:
+    """Compute a cell and publish it. The caller holds its lock. Raises whatever a plugin raises."""
+    be_deterministic(plan.threads)
+    reset_peak_memory(desk.device)
+    store, work = desk.store, desk.store.work(plan.key)
+    data = desk.training_data(plan)
+    metas, resources = [], dict[Resource, dict[str, Tensor]]()
+    for need in needs_of_plan(plan, desk.device):
+        report("resources", 0.0)
+        store.resources.build(need, data, desk.device)
+        resources[need.resource], meta = store.resources.load(need.key, desk.device)
+        metas.append(meta)
+    made, seconds = _training_set(plan, data, resources, work, desk, report)
+    keep_path = work / "evaluations.json"
+    entries = read_json(keep_path, "evaluations of a running cell")["entries"] if keep_path.is_file() else []
+    images, labels = (made.images.to(desk.device), made.labels.to(desk.device)) if made else (data.images, data.labels)
+    entries = evaluate(
+        plan, images, labels, data.spec, desk.test_data(plan), entries,
+        keep=lambda entries: write_json(keep_path, {"entries": entries}),
+        tick=lambda fraction: report("evaluate", 0.5 + fraction / 2),
+    )  # fmt: skip
+    files = _files(plan, made, data) if made else {}
+    by_network: dict[str, float] = {}
+    for entry in entries:
+        by_network[entry["network"]] = by_network.get(entry["network"], 0.0) + entry["seconds"]
+    seconds |= {"resources": sum(meta["seconds"] for meta in metas), "evaluate": sum(by_network.values())}
+    record = {
+        "schema": RECORD_SCHEMA,
+        "key": plan.key,
+        "suite": suite,
+        "data": {
+            "label": identity.label(plan.dataset.label),
+            "hash": identity.hash,
+            "original": identity.original,
+            "train_counts": identity.train_counts,
+            "test_counts": identity.test_counts,
+        },
+        "plan": plan.to_json(),
+        "distilled": _distilled(made, data, files),
+        "evaluations": [{name: value for name, value in entry.items() if name != "seconds"} for entry in entries],
+        "resources": [{name: meta[name] for name in ("key", "describe", "sha256")} for meta in metas],
+        "versions": hardware.versions(),
+        "measured": {
+            "seconds": seconds,
+            "seconds_by_network": by_network,
+            "peak_memory_bytes": peak_memory_bytes(desk.device),
+            "hardware": hardware.hardware(desk.device, plan.threads),
+            "commit": hardware.commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    }
+    store.publish(plan, record, files)
+
+
+def _training_set(
+    plan: Plan, data: TrainingData, resources: dict[Resource, dict[str, Tensor]], work: Path, desk: Desk, report: Report
+) -> tuple[DistilledSet | None, dict[str, float]]:
+    """What the networks are trained on, None for all real images; and the seconds it took. Kept, so that it is made once."""
+    watch = Stopwatch(desk.device)
+    watch.add({"distill": 0.0, "rank": 0.0})
+    if plan.baseline == "full-data":
+        return None, watch.seconds()
+    path = work / "distilled.safetensors"
+    if path.is_file():
+        tensors, kept = read_tensors(path, "distilled set of a running cell")
+        return DistilledSet(**tensors, **kept["fields"]), kept["seconds"]
+    run = open_run(plan, data, desk.device, resources)
+    if plan.baseline == "random":
+        made = random_real(run)
+    else:
+        made = distill(plan, run, watch, Checkpoint(work), lambda done, total: report("distill", 0.5 * done / max(total, 1)))
+    tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
+    fields = {name: getattr(made, name) for name in ("steps", "bytes_stored", "stages", "chosen_stage", "learned")}
+    seconds = watch.seconds()
+    write_bytes(path, tensors_to_bytes(tensors, {"fields": fields, "seconds": seconds}))
+    return made, seconds
+
+
+def random_real(run: DistillRun) -> DistilledSet:
+    """The baseline `random`: IPC real training images of every class, drawn without replacement."""
+    own = [run.real(label, run.ipc, run.rng("random", label)) for label in range(run.spec.num_classes)]
+    images = torch.cat(own).cpu()
+    classes = torch.cat([torch.full((len(part),), label) for label, part in enumerate(own)])
+    return DistilledSet(images, F.one_hot(classes, run.spec.num_classes).float(), classes, 0, images.numel())
+
+
+def _files(plan: Plan, made: DistilledSet, data: TrainingData) -> dict[str, bytes]:
+    """The distilled set with all that is needed to use it, and its picture."""
+    spec = data.spec
+    meta = {
+        "schema": SET_SCHEMA,
+        "key": plan.key,
+        "dataset": spec.name,
+        "class_names": spec.class_names,
+        "mean": spec.mean,
+        "std": spec.std,
+        "labels": plan.labels,
+        "images": "normalised: (pixel / 255 - mean) / std",
+    }
+    tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
+    return {"distilled.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(made.images, made.classes, spec)}
+
+
+def _distilled(made: DistilledSet | None, data: TrainingData, files: dict[str, bytes]) -> dict[str, Any]:
+    """The record's part on the set itself; for full-data the real images count, a byte a value."""
+    if made is None:
+        size = data.images.numel()
+        return {
+            "num_images": len(data.images), "bytes_stored": size, "bytes_images": size, "steps": 0, "stages": [],
+            "chosen_stage": 0, "learned": {}, "sha256": None,
+        }  # fmt: skip
+    return {
+        "num_images": len(made.images),
+        "bytes_stored": made.bytes_stored,
+        "bytes_images": made.bytes_images,
+        "steps": made.steps,
+        "stages": made.stages,
+        "chosen_stage": made.chosen_stage,
+        "learned": made.learned,
+        "sha256": hashlib.sha256(files["distilled.safetensors"]).hexdigest(),
+    }

@@ -1,0 +1,105 @@
+"""`ddbench check`: the regression gate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddbench.leaderboard.gate import Comparison, Report
+    from ddbench.store import Store
+
+HEADERS = ("row", "network", "baseline", "now", "change", "smallest detectable drop", "noise from", "verdict")
+ALIGN = ("left", "left", "right", "right", "right", "right", "left", "left")
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = sub.add_parser(
+        "check",
+        help="compare a store with a baseline: has an accuracy fallen by more than noise explains?",
+        description="Compare a store with a baseline. Exit code 0: no accuracy fell by more than noise explains; "
+        "1: one did; 2: the two do not compare.",
+    )
+    parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--baseline", type=Path, metavar="FILE", help="what to compare with")
+    what.add_argument("--write-baseline", type=Path, metavar="FILE", help="keep the store's accuracies there")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compare or write. Raises Faults (exit 2) for what does not compare, after everything else has been printed."""
+    from ddbench.store import Store
+
+    store = Store(args.store, create=False)
+    return _write(store, args) if args.write_baseline else _compare(store, args)
+
+
+def _write(store: Store, args: argparse.Namespace) -> int:
+    from ddbench.errors import Faults
+    from ddbench.leaderboard.baseline import write_baseline
+    from ddbench.leaderboard.cells import read_cells
+
+    records, unreadable = store.records()
+    cells, damaged = read_cells(records)
+    if unreadable or damaged:
+        raise Faults([*unreadable, *damaged])
+    num = write_baseline(args.write_baseline, cells)
+    print(json.dumps({"baseline": str(args.write_baseline), "rows": num}) if args.json else args.write_baseline)
+    return 0
+
+
+def _compare(store: Store, args: argparse.Namespace) -> int:
+    from ddbench.errors import Faults
+    from ddbench.leaderboard.baseline import read_baseline
+    from ddbench.leaderboard.cells import read_cells
+    from ddbench.leaderboard.gate import ALPHA, compare
+
+    baseline = read_baseline(args.baseline)
+    records, unreadable = store.records()
+    cells, damaged = read_cells(records)
+    for sentence in (*unreadable, *damaged):
+        print(f"warning: {sentence}", file=sys.stderr)
+    report = compare(baseline, cells)
+    if args.json:
+        rows = [each.to_json() for each in report.comparisons]
+        value = {"alpha": ALPHA, "rows": rows, "faults": list(report.faults), "num_new": report.num_new}
+        print(json.dumps(value, indent=2, allow_nan=False))
+    else:
+        print(_text(report, ALPHA))
+    if report.faults:
+        raise Faults(report.faults)
+    return 1 if report.fallen else 0
+
+
+def _text(report: Report, alpha: float) -> str:
+    """The table, how it was judged, and the cells of what fell."""
+    from tabulate import tabulate
+
+    num = len(report.comparisons)
+    parts = []
+    if num:
+        parts.append(tabulate(map(_line, report.comparisons), HEADERS, disable_numparse=True, colalign=ALIGN) + "\n")
+    parts.append(
+        f"{num} comparisons, accuracy in percent, mean over the baseline's seeds.\n"
+        "smallest detectable drop = t(1 - alpha / 2m, df) * sqrt(2 v / seeds), one-sided "
+        f"alpha = {100 * alpha:g} % for all m = {num} together;\n"
+        "v = variance of a seed's mean, pooled over the rows of a network, at least the binomial one of the test set."
+    )
+    if report.num_new:
+        parts.append(f"{report.num_new} rows of the store are not in the baseline and were not compared.")
+    for each in report.fallen:
+        cells = ", ".join(f"{key} (seed {seed})" for key, seed in zip(each.now.keys, each.now.seeds, strict=True))
+        parts.append(f"fell: {each.now.name} on {each.now.network} by {-100 * each.change:.1f} points; cells {cells}")
+    return "\n".join(parts)
+
+
+def _line(each: Comparison) -> tuple[str, ...]:
+    before, now, change, drop = (100 * x for x in (each.before.mean, each.now.mean, each.change, each.detectable))
+    numbers = (f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", f"{drop:.1f}")
+    return each.now.name, each.now.network, *numbers, each.basis, "FELL" if each.fell else "ok"

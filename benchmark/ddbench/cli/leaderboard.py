@@ -1,0 +1,33 @@
+"""`ddbench leaderboard`: the page of a store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "write tables, image grids and commands of all finished cells as markdown"
+    parser = sub.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: STORE/leaderboard)")
+    text = "the space that others are timed against (default: glad)"
+    parser.add_argument("--reference", default="glad", metavar="SPACE", help=text)
+    parser.add_argument("--json", action="store_true", help="print the rows as a JSON list; the page is written too")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page and print its path. 0, or 1 if a record was unreadable; the rest is written all the same."""
+    from ddbench.leaderboard.page import write
+    from ddbench.store import Store
+
+    store = Store(args.store, create=False)
+    written = write(store, args.out or args.store / "leaderboard", args.reference)
+    for sentence in written.unreadable:
+        print(f"warning: {sentence}", file=sys.stderr)
+    print(json.dumps(written.rows, indent=2, allow_nan=False) if args.json else written.path)
+    return 1 if written.unreadable else 0

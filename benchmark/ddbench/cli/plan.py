@@ -1,0 +1,60 @@
+"""ddbench plan SUITE: the cells of a grid, what is done, and what they share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ddbench.cli.common import add_suite_arguments, load_suite, store_path
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = sub.add_parser("plan", help="show a suite's cells, what is done and what is shared", description=__doc__)
+    add_suite_arguments(parser)
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the cells; nothing is computed and nothing written."""
+    from tabulate import tabulate
+
+    from ddbench import grid
+    from ddbench.cell import needs_of_plan
+    from ddbench.errors import DataError
+    from ddbench.run import pick_device
+    from ddbench.store import Store
+
+    suite, _ = load_suite(args.suite)
+    plans = grid.select(suite.plans, args.only)
+    root, device = store_path(args, suite), pick_device(args.device)
+    store = Store(root, create=False) if root.exists() or args.store else None
+    if args.store and store is None:
+        raise DataError(f"there is no store at {root}.")
+    rows, shared = [], dict[str, dict[str, Any]]()
+    for plan in plans:
+        state = "missing"
+        if store:
+            state = "done" if store.is_done(plan.key) else "failed" if store.failures(plan.key) else "missing"
+        steps = 0 if plan.baseline else plan.steps
+        row = {"method": plan.method, "subset": plan.dataset.label, "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
+        rows.append(row | {"state": state, "key": plan.key[:16]})
+        for need in needs_of_plan(plan, device):
+            entry = shared.setdefault(need.key, {"shared": need.resource.describe(), "cells": 0, "state": "missing", "key": need.key[:16]})
+            entry["cells"] += 1
+            if store and store.resources.is_built(need.key):
+                entry["state"] = "done"
+    for sentence in suite.broken:
+        print(f"ddbench: {sentence}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"suite": suite.name, "store": str(root), "cells": rows, "shared": list(shared.values())}, indent=1))
+    else:
+        print(f"{suite.name}: {suite.description}\n")
+        print(tabulate(rows, headers="keys", tablefmt="github"))
+        if shared:
+            print("\n" + tabulate(list(shared.values()), headers="keys", tablefmt="github"))
+        done = sum(row["state"] == "done" for row in rows)
+        print(f"\n{len(rows)} cells, {done} done, {len(rows) - done} to run. Run them with: ddbench run {args.suite}")
+    return 1 if suite.broken else 0

@@ -1,0 +1,72 @@
+"""ddbench run SUITE: compute the cells that the store lacks, then render its leaderboard."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from ddbench.cli.common import add_suite_arguments, load_suite, store_path
+
+if TYPE_CHECKING:
+    from ddbench.runner import Outcome, Progress
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = sub.add_parser("run", help="compute what is missing of a suite, then render its leaderboard", description=__doc__)
+    add_suite_arguments(parser)
+    parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a cell)")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """0: every cell is there; 1: some failed, the rest is there."""
+    from ddbench import grid
+    from ddbench.leaderboard import render
+    from ddbench.runner import run_suite
+    from ddbench.store import Store
+
+    suite, identities = load_suite(args.suite)
+    plans = grid.select(suite.plans, args.only)
+    store = Store(store_path(args, suite))
+    with_bar = _progress()
+    with with_bar as progress:
+        outcome = run_suite(suite, plans, store, identities, progress, args.device, args.workers)
+    for sentence in (*suite.broken, *dict.fromkeys(outcome.failed.values())):
+        print(f"ddbench: {sentence}", file=sys.stderr)
+    path = render(store, store.root / "leaderboard") if any((store.root / "cells").glob("*")) else None
+    if args.json:
+        summary = {"suite": suite.name, "store": str(store.root), "present": outcome.present, "computed": outcome.computed}
+        print(json.dumps(summary | {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(path) if path else None}, indent=1))
+    else:
+        print(summary_line(outcome, len(plans), str(store.root)))
+        if path:
+            print(path)
+    return 1 if outcome.failed or suite.broken else 0
+
+
+def summary_line(outcome: Outcome, num_cells: int, root: str) -> str:
+    """What was done, in a sentence."""
+    if outcome.present == num_cells:
+        return f"Nothing to compute: all {num_cells} cells are in {root}."
+    parts = f"{len(outcome.computed)} of {num_cells} cells computed, {outcome.present} were there"
+    return f"{parts}, {len(outcome.failed)} failed, in {root}."
+
+
+def _progress() -> _Bar:
+    return _Bar()
+
+
+class _Bar:
+    """Makes the progress bar only when the run begins, so that --help stays light."""
+
+    def __enter__(self) -> Progress:
+        from ddbench.cli.bar import Bar
+
+        self.bar = Bar()
+        return self.bar
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

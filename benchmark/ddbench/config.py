@@ -1,0 +1,146 @@
+"""Plans: everything that decides a cell's numbers, resolved to the last default, and the key made of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import ddbench
+from ddbench import registry
+from ddbench.errors import ConfigError
+from ddbench.protocols import Protocol
+
+LABELS = ("hard", "learned")
+STEP_RANKERS = ("last", "loss", "feature-distance")
+STAGE_RANKERS = ("last", "feature-distance", "validation")
+BASELINES = ("random", "full-data")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PluginRef:
+    """A plugin by name with all its settings, and where it comes from."""
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any]
+    distribution: str
+    version: str
+    label: str  # the name, with the settings that differ from the plugin's defaults
+
+    @classmethod
+    def resolve(cls, kind: str, name: str, given: Mapping[str, Any]) -> PluginRef:
+        """Look a plugin up, check its settings and fill in its defaults. Raises ConfigError or PluginError."""
+        source = registry.REGISTRIES[kind]
+        settings = source.resolve(name, given)
+        origin = source.origin(name)
+        defaults = source.settings(name)
+        changed = ", ".join(f"{key}={_show(value)}" for key, value in settings.items() if value != defaults.get(key))
+        label = f"{name}({changed})" if changed else name
+        return cls(kind, name, settings, origin.distribution, origin.version, label)
+
+    def make(self) -> Any:
+        """The plugin itself."""
+        return registry.REGISTRIES[self.kind].make(self.name, self.settings)
+
+
+def _show(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell: one distilled set with one distillation seed, and how it is judged."""
+
+    dataset: PluginRef
+    data_hash: str  # of the images, labels, classes and normalisation, see ddbench.data
+    protocol: Protocol
+    networks: tuple[PluginRef, ...]  # that judge it
+    backbone: PluginRef  # that distils it
+    ipc: int
+    seed: int
+    baseline: str | None = None  # "random" or "full-data": nothing is distilled, and the fields below do not count
+    loss: PluginRef | None = None
+    space: PluginRef | None = None
+    generator: PluginRef | None = None
+    steps: int = 1000  # of every stage
+    rates: Mapping[str, float] = field(default_factory=dict)  # by tensor name
+    momentum: float = 0.5
+    labels: str = "hard"
+    rank_steps: str = "last"
+    rank_every: int = 1  # steps between two candidates; the last iterate always is one
+    rank_stages: str = "last"
+    rank_epochs: int = 100  # of the networks that rank stages by validation
+    rank_repeats: int = 1
+    proxy: PluginRef | None = None  # the network of the class-relevant feature distance
+    proxy_epochs: int = 10
+    chunk: int = 10  # images decoded with a graph at once
+    threads: int = 1  # of the cell's process on a CPU: sums in another order are other numbers
+
+    @property
+    def method(self) -> str:
+        """The row's name: `dm / glad`, or the baseline's."""
+        if self.baseline:
+            return self.baseline
+        return f"{self.loss.label} / {self.space.label}" if self.loss and self.space else "none"
+
+    @property
+    def name(self) -> str:
+        """The cell's name in one line, for progress bars and messages."""
+        return f"{self.method}, {self.dataset.label}, ipc {self.ipc}, seed {self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as the store keeps it."""
+        return json.loads(canonical(asdict(self)))
+
+    @property
+    def key(self) -> str:
+        """64 hex digits: equal keys mean equal numbers on one machine."""
+        return digest({"plan": self.to_json(), "ddbench": ddbench.__version__})
+
+    def distil_fields(self) -> Mapping[str, PluginRef | None]:
+        """The plugins of this plan by role."""
+        return {
+            "dataset": self.dataset,
+            "loss": self.loss,
+            "space": self.space,
+            "generator": self.generator,
+            "backbone": self.backbone,
+            "proxy": self.proxy,
+        } | {f"network {ref.label}": ref for ref in self.networks}
+
+    def check(self) -> list[str]:
+        """What is wrong with the values, a sentence each."""
+        faults = [
+            f"'{name}' must be at least {least}, got {getattr(self, name)}."
+            for name, least in _LEAST.items()
+            if getattr(self, name) < least
+        ]
+        for name, allowed in (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS)):
+            if getattr(self, name) not in allowed:
+                faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
+        if not 0 <= self.momentum < 1:
+            faults.append(f"'momentum' must lie in [0, 1), got {self.momentum}.")
+        return faults
+
+
+_LEAST = {"ipc": 1, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1, "threads": 1}
+
+
+def require(ref: PluginRef | None, role: str) -> PluginRef:
+    """The plugin of a role that a step cannot do without."""
+    if ref is None:
+        raise ConfigError(f"the plan names no {role}.")
+    return ref

@@ -1,0 +1,303 @@
+"""distill(): the one distillation loop. Every method is a plan for it, none is a script of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddbench.api import Batch, Loss, Memory, Space, State
+from ddbench.clock import Stopwatch
+from ddbench.config import Plan, require
+from ddbench.errors import PluginError
+from ddbench.run import DistillRun
+from ddbench.select import Score, StageBest, scorer
+
+LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
+SMOOTHING = 0.1  # of the hard labels that learned ones start from
+
+
+class Keeper(Protocol):
+    """Where checkpoints go. `due` and `save` are called between steps."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint, or None."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time for another."""
+        ...
+
+    def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What came out of a stage."""
+
+    state: State
+    chosen_step: int  # over all stages; the number of updates the chosen tensors had seen
+    distance: float | None  # the step ranker's score of the chosen iterate, smaller is better
+    score: float | None  # the stage ranker's
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the tensors' values."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.state.params.items()}
+        return {"tensors": shapes, "chosen_step": self.chosen_step, "step_score": self.distance, "stage_score": self.score}
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """The result: decoded images, their labels, and what it took."""
+
+    images: Tensor  # [N,C,H,W], normalised float32
+    labels: Tensor  # [N,K], probabilities
+    classes: Tensor  # [N] int64
+    steps: int
+    bytes_stored: int  # of the tensors that decode to the images
+    stages: tuple[dict[str, Any], ...] = ()
+    chosen_stage: int = 0
+    learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
+
+    @property
+    def bytes_images(self) -> int:
+        """Of the decoded images; the budget beside IPC is the smaller of the two."""
+        return self.images.numel() * self.images.element_size()
+
+
+def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
+    """Decode [N] images; give them as a leaf, and a closure that pulls the leaf's gradient back to the stored tensors.
+
+    With one chunk the graph of the decoding is kept. With several it is not: each chunk is decoded again with a graph when
+    its gradient is known, which bounds memory by the chunk at the price of one more decoding.
+    """
+    parts = index.split(chunk)
+    if len(parts) == 1:
+        images = space.decode(state, index, run)
+        leaf = images.detach().requires_grad_()
+        return leaf, lambda: images.backward(leaf.grad)
+    with torch.no_grad():
+        leaf = torch.cat([space.decode(state, part, run) for part in parts]).requires_grad_()
+
+    def pull_back() -> None:
+        assert leaf.grad is not None
+        for part, grad in zip(parts, leaf.grad.split(chunk), strict=True):
+            space.decode(state, part, run).backward(grad)
+
+    return leaf, pull_back
+
+
+def starting_labels(classes: Tensor, num_classes: int, labels: str) -> Tensor:
+    """[N,K] logits that learned labels start from: the logarithm of the smoothed hard ones."""
+    hard = F.one_hot(classes, num_classes).float()
+    return ((1 - SMOOTHING) * hard + SMOOTHING / num_classes).log() if labels == "learned" else hard
+
+
+class Distillation:
+    """The loop's whole state, so that it can be put away and taken up again at any step with the same numbers after it."""
+
+    def __init__(self, plan: Plan, run: DistillRun, watch: Stopwatch) -> None:
+        self.plan, self.run, self.watch = plan, run, watch
+        self.space: Space = require(plan.space, "space").make()
+        self.loss: Loss = require(plan.loss, "loss").make()
+        self.num_stages = self.space.num_stages(run)
+        self.total_steps = plan.steps * self.num_stages
+        self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
+        self.bad_step = torch.tensor(-1, device=run.device)
+        self.stages: list[Stage] = []
+        self.step = 0
+
+    def begin(self) -> None:
+        """Step 0."""
+        self.memory: Memory = self.loss.init(self.run)
+        self._enter(self.space.init(self.run))
+
+    def _enter(self, state: State) -> None:
+        """Make a stage's tensors leaves, with learned labels among them, and give them an optimiser without a past."""
+        self.classes = self.space.classes(state, self.run)
+        self.index = torch.arange(len(self.classes), device=self.run.device)
+        self.hard = F.one_hot(self.classes, self.run.spec.num_classes).float()
+        params = dict(state.params)
+        if self.plan.labels == "learned":
+            earlier = self.stages[-1].state.params["labels"] if self.stages else starting_labels(self.classes, self.run.spec.num_classes, "learned")
+            params["labels"] = earlier
+        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in params.items()}
+        self.state, self.best = State(leaves, state.fixed, state.stage), StageBest()
+        self._new_optimizer()
+
+    def _new_optimizer(self) -> None:
+        tensors = self.state.params | self.loss.params(self.memory)
+        missing = sorted(tensors.keys() - self.plan.rates.keys())
+        if missing:
+            raise PluginError(
+                f"{self.plan.method}: there is no rate for the tensors {', '.join(missing)}. The plugin must name them in its "
+                "class variable `tensors` or `learned`, and the suite give them rates."
+            )
+        groups = [{"params": [tensor], "lr": self.plan.rates[name]} for name, tensor in tensors.items()]
+        self.optimizer = torch.optim.SGD(groups, momentum=self.plan.momentum)
+
+    def labels(self, state: State) -> Tensor:
+        """[N,K] probabilities."""
+        return state.params["labels"].softmax(1) if self.plan.labels == "learned" else self.hard
+
+    def one_step(self) -> None:
+        """Decode, match, pull back, update; rank the iterate before the update."""
+        now = self.run.at(self.step)
+        leaf, pull_back = decode_leaf(self.space, self.state, self.index, now, self.plan.chunk)
+        labels = self.labels(self.state)
+        label_leaf = labels.detach().requires_grad_(self.plan.labels == "learned")
+        self.optimizer.zero_grad()
+        value = self.loss.backward(Batch(leaf, label_leaf, self.classes), self.memory, now)
+        penalty = self.space.penalty(self.state, now)
+        if penalty is not None:
+            penalty.backward()
+            value = value + penalty.detach()
+        self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
+        if self.plan.rank_steps != "last" and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0:
+            self._offer(value if self.step_score is None else None, leaf)
+        pull_back()
+        if label_leaf.grad is not None:
+            labels.backward(label_leaf.grad)
+        self.optimizer.step()
+        self.space.project_(self.state)
+        self.step += 1
+
+    def _offer(self, value: Tensor | None, images: Tensor) -> None:
+        with self.watch.phase("rank"):
+            score = value if self.step_score is None else self.step_score(images, self.classes)
+            if score is not None:
+                self.best.offer(self.state, score, self.step)
+
+    def images(self, state: State) -> Tensor:
+        """The whole set, decoded without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.space.decode(state, part, self.run.at(self.step)) for part in self.index.split(self.plan.chunk)])
+
+    def look(self) -> None:
+        """Stop if the loss is no longer a number."""
+        step = int(self.bad_step)
+        if step >= 0:
+            rates = ", ".join(f"{name} = {rate:g}" for name, rate in self.plan.rates.items())
+            raise PluginError(f"{self.plan.name}: the loss was NaN or infinite at step {step}. Lower its rates ({rates}) in the suite.")
+
+    def leave_stage(self) -> None:
+        """Keep the stage's winner and go on from it, if there is another stage."""
+        self.look()
+        if self.step_score is not None:
+            self._offer(None, self.images(self.state))
+        ranked = bool(self.best.params)
+        state = self.best.state(self.state) if ranked else self.state.clone()
+        chosen = int(self.best.step) if ranked else self.step
+        distance = float(self.best.score) if ranked else None
+        with self.watch.phase("rank"):
+            score = float(self.stage_score(self.images(state), self.classes)) if self.stage_score else None
+        self.stages.append(Stage(state, chosen, distance, score))
+        if len(self.stages) < self.num_stages:
+            with torch.no_grad():
+                self._enter(replace(self.space.advance(state, self.run.at(self.step)), stage=len(self.stages)))
+
+    def result(self) -> DistilledSet:
+        """The best stage's set: the smallest score, the earliest of equals; the last stage where none was scored."""
+        scored = [(stage.score, number) for number, stage in enumerate(self.stages) if stage.score is not None]
+        chosen = min(scored)[1] if scored else len(self.stages) - 1
+        state = self.stages[chosen].state
+        self.classes = self.space.classes(state, self.run)
+        self.index = torch.arange(len(self.classes), device=self.run.device)
+        self.hard = F.one_hot(self.classes, self.run.spec.num_classes).float()
+        stored = [tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"]
+        return DistilledSet(
+            self.images(state).float().cpu(),
+            self.labels(state).detach().cpu(),
+            self.classes.cpu(),
+            self.step,
+            sum(tensor.numel() * tensor.element_size() for tensor in stored),
+            tuple(stage.to_json() for stage in self.stages),
+            chosen,
+            {name: tensor.detach().cpu().tolist() for name, tensor in self.loss.params(self.memory).items()},
+        )
+
+    def put_away(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a later process needs to go on."""
+        self.look()
+        tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
+        tensors |= _state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
+        for number, stage in enumerate(self.stages):
+            tensors |= _state_tensors(f"stage{number}", stage.state)
+        for number, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)}
+        stages = [{"chosen_step": s.chosen_step, "distance": s.distance, "score": s.score} for s in self.stages]
+        return tensors, {"step": self.step, "stages": stages, "ranked": bool(self.best.params), "seconds": self.watch.seconds()}
+
+    def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Go on where a checkpoint ends."""
+        tensors = {name: tensor.to(self.run.device) for name, tensor in tensors.items()}
+        self.memory = _under("memory.", tensors)
+        for name in self.loss.params(self.memory):
+            self.memory[name].requires_grad_()
+        self.stages = [
+            Stage(_state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
+        ]
+        self._enter(_state_from("state", len(self.stages), tensors))
+        if self.plan.labels == "learned":
+            self.state.params["labels"].data.copy_(tensors["state.params.labels"])
+        if meta["ranked"]:
+            self.best = StageBest.of_tensors(_under("best.", tensors))
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer.", tensors).items():
+            number, _, key = name.partition(".")
+            entries.setdefault(int(number), {})[key] = tensor
+        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step = meta["step"]
+        self.watch.add(meta["seconds"])
+
+
+def _state_tensors(prefix: str, state: State) -> dict[str, Tensor]:
+    params = {f"{prefix}.params.{name}": tensor for name, tensor in state.params.items()}
+    return params | {f"{prefix}.fixed.{name}": tensor for name, tensor in state.fixed.items()}
+
+
+def _state_from(prefix: str, stage: int, tensors: dict[str, Tensor]) -> State:
+    return State(_under(f"{prefix}.params.", tensors), _under(f"{prefix}.fixed.", tensors), stage)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def distill(
+    plan: Plan, run: DistillRun, watch: Stopwatch, keeper: Keeper | None = None, tick: Callable[[int, int], None] | None = None
+) -> DistilledSet:
+    """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step.
+
+    Raises PluginError where the loss stops being a number, and whatever a plugin raises.
+    """
+    with watch.phase("distill"):
+        loop = Distillation(plan, run, watch)
+        kept = keeper.load() if keeper else None
+        if kept:
+            loop.take_up(*kept)
+        else:
+            loop.begin()
+        while len(loop.stages) < loop.num_stages:
+            end = (len(loop.stages) + 1) * plan.steps
+            while loop.step < end:
+                loop.one_step()
+                if loop.step % LOOK_EVERY == 0:
+                    loop.look()
+                if tick:
+                    tick(loop.step, loop.total_steps)
+                if keeper and loop.step < end and keeper.due():
+                    keeper.save(*loop.put_away())
+            loop.leave_stage()
+            if keeper and len(loop.stages) < loop.num_stages and keeper.due():
+                keeper.save(*loop.put_away())
+        return loop.result()
+
+
+__all__ = ["DistilledSet", "Distillation", "Keeper", "Score", "Stage", "decode_leaf", "distill"]

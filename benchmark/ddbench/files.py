@@ -1,0 +1,97 @@
+"""Files that appear whole or not at all, and reading of untrusted JSON and tensors within bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddbench.errors import DataError
+
+MAX_JSON_BYTES = 256 << 20
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write beside the target, flush to disc, then rename over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented, sorted by key, ending in a newline."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """An object from a JSON file. Raises DataError, naming the file, if it is missing, too large, cut short or no object."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{what} {path} is missing.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} {path} is damaged or cut short ({error}). Remove it, then run again to make it anew.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{what} {path} holds no JSON object. Remove it, then run again to make it anew.")
+    return value
+
+
+def tensors_to_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
+    """Safetensors with a JSON object as the one metadata entry `ddbench`; equal input gives equal bytes.
+
+    One entry only, because the library writes several in no fixed order.
+    """
+    from safetensors.torch import save
+
+    text = json.dumps(meta or {}, sort_keys=True)
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"ddbench": text})
+
+
+def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON object of `tensors_to_bytes`. Raises DataError, naming the file, if it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            meta = json.loads((file.metadata() or {}).get("ddbench", "{}"))
+    except FileNotFoundError as error:
+        raise DataError(f"{what} {path} is missing.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{what} {path} is damaged or cut short ({error}). Remove it, then run again to make it anew.") from error
+    return tensors, meta
+
+
+def sha256_file(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish(folder: Path, target: Path) -> bool:
+    """Rename a finished folder to its place in one step; False, and the folder is removed, if another got there first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        shutil.rmtree(folder)
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""Things trained once and shared by every cell and process that needs them: built under a lock, keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+import ddbench
+from ddbench.api import Resource
+from ddbench.config import Plan, PluginRef, digest
+from ddbench.data.subsets import TrainingData
+from ddbench.errors import PluginError
+from ddbench.files import publish, read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
+from ddbench.run import DistillRun
+
+RESOURCE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """A resource that a plan needs, and all that its content depends on."""
+
+    resource: Resource
+    identity: dict[str, Any]
+    backbone: PluginRef | None
+
+    @property
+    def key(self) -> str:
+        """64 hex digits."""
+        return digest(self.identity)
+
+
+def need_of(resource: Resource, owner: PluginRef | None, plan: Plan, device: torch.device) -> Need:
+    """Identity of a resource: its type and fields, its owner's version, the data and their split, threads and kind of device."""
+    if not is_dataclass(resource):
+        raise PluginError(f"resource {type(resource).__qualname__} must be a frozen dataclass deriving from Resource.")
+    backbone = plan.backbone if resource.uses_backbone else None
+    identity = {
+        "schema": RESOURCE_SCHEMA,
+        "type": f"{type(resource).__module__}:{type(resource).__qualname__}",
+        "fields": asdict(resource),
+        "owner": [owner.distribution, owner.version] if owner else ["ddbench", ddbench.__version__],
+        "data_hash": plan.data_hash,
+        "validation_fraction": plan.protocol.validation_fraction,
+        "backbone": asdict(backbone) if backbone else None,
+        "threads": plan.threads,
+        "device": device.type,
+    }
+    return Need(resource, identity, backbone)
+
+
+class ResourceStore:
+    """A folder of resources, one sub-folder each: `tensors.safetensors`, and `resource.json` with its identity and cost."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        """Where a resource of that key lies, once built."""
+        return self.root / key[:16]
+
+    def is_built(self, key: str) -> bool:
+        """Whether it is there, whole."""
+        return self.folder(key).is_dir()
+
+    def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors on a device, and its `resource.json`. Raises DataError where it is damaged."""
+        folder = self.folder(key)
+        tensors, _ = read_tensors(folder / "tensors.safetensors", "resource")
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, read_json(folder / "resource.json", "resource")
+
+    def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
+        """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by the key alone."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f"{need.key[:16]}.lock"):
+            if self.is_built(need.key):
+                return
+            started = time.perf_counter()
+            run = DistillRun(("resource", need.key), data, need.backbone, 0, device, {})
+            content = tensors_to_bytes(need.resource.build(run))
+            work = self.root / f".{need.key[:16]}.{uuid.uuid4().hex}"
+            try:
+                write_bytes(work / "tensors.safetensors", content)
+                meta = {
+                    "key": need.key,
+                    "describe": need.resource.describe(),
+                    "identity": need.identity,
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "bytes": len(content),
+                    "seconds": time.perf_counter() - started,
+                }
+                write_json(work / "resource.json", meta)
+                publish(work, self.folder(need.key))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def needs_of(plan: Plan, run: DistillRun, core: Iterable[Resource], device: torch.device) -> list[Need]:
+    """All that a plan needs, without repetition; `core` are the rankers' own needs."""
+    wanted: list[tuple[Resource, PluginRef | None]] = [(resource, None) for resource in core]
+    for ref in (plan.generator, plan.space, plan.loss):
+        if ref and not plan.baseline:
+            asked: Callable[[DistillRun], tuple[Resource, ...]] = ref.make().needs
+            wanted.extend((resource, ref) for resource in asked(run))
+    return list({need.key: need for need in (need_of(resource, owner, plan, device) for resource, owner in wanted)}.values())

@@ -1,0 +1,142 @@
+"""What a distillation run is given: seeds, device, real training images, fresh networks, resources. It holds no test data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.api import Arch, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.config import Plan, PluginRef, require
+from ddbench.data.subsets import TrainingData
+from ddbench.errors import ConfigError, PluginError
+from ddbench.ops.augment import SiameseAugment
+from ddbench.seeds import global_stream, stream
+from ddbench.train import cross_entropy, train
+
+Name = tuple[str | int, ...]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there. Raises ConfigError where it is not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device '{name}'. Name cpu, cuda, cuda:0, ... or auto.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices are visible. Name another, or cpu.")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device '{name}' is not supported. Name cpu, cuda, cuda:0, ... or auto.")
+    return device
+
+
+def be_deterministic(threads: int) -> None:
+    """Fix what numbers depend on beside the seeds: the number of threads, the convolution algorithms and TF32."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def build_network(ref: PluginRef, spec: Spec, device: torch.device, *name: str | int) -> nn.Module:
+    """A network with fresh weights from the stream of that name; drawn on the CPU, so equal on every device."""
+    arch: Arch = ref.make()
+    with global_stream(*name):
+        return arch.build(spec).to(device).train()
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """The `Run` of ddbench.api. Everything random comes from streams under `root`."""
+
+    root: Name
+    data: TrainingData
+    backbone: PluginRef | None
+    ipc: int
+    device: torch.device
+    resources: Mapping[Resource, dict[str, Tensor]]
+    loaded: Generator | None = None
+    step: int = 0
+
+    @property
+    def spec(self) -> Spec:
+        """The subset's shape, classes and normalisation."""
+        return self.data.spec
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """The number of real training images of every class."""
+        return self.data.counts
+
+    @cached_property
+    def augment(self) -> SiameseAugment:
+        """The data set's siamese augmentation."""
+        return SiameseAugment(self.spec.augmentation)
+
+    @property
+    def generator(self) -> Generator:
+        """The plan's generator, loaded."""
+        if self.loaded is None:
+            raise ConfigError("the plan names no generator.")
+        return self.loaded
+
+    def at(self, step: int) -> DistillRun:
+        """The same run at another step."""
+        return replace(self, step=step)
+
+    def under(self, *name: str | int) -> DistillRun:
+        """The same run with its streams under another name."""
+        return replace(self, root=(*self.root, *name))
+
+    def rng(self, *name: str | int) -> torch.Generator:
+        """The stream of that name."""
+        return stream(*self.root, *name)
+
+    def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
+        """[num,C,H,W], without replacement; all of the class if fewer."""
+        start, count = self.data.starts[label], self.class_counts[label]
+        if num >= count:
+            return self.data.images[start : start + count]
+        chosen = torch.randperm(count, generator=rng)[:num] + start
+        return self.data.images[chosen.to(self.device)]
+
+    def seeded(self, *name: str | int) -> AbstractContextManager[None]:
+        """Torch's global generators, seeded by that stream."""
+        return global_stream(*self.root, *name)
+
+    def network(self, *name: str | int) -> nn.Module:
+        """The backbone with fresh weights."""
+        if self.backbone is None:
+            raise PluginError("a resource asked for the backbone without saying uses_backbone = True.")
+        return build_network(self.backbone, self.spec, self.device, *self.root, "network", *name)
+
+    def build(self, ref: PluginRef, *name: str | int) -> nn.Module:
+        """Another architecture with fresh weights; for the core's own proxies."""
+        return build_network(ref, self.spec, self.device, *self.root, "network", *name)
+
+    def resource(self, need: Resource) -> dict[str, Tensor]:
+        """The tensors of a resource that was declared."""
+        if need not in self.resources:
+            raise PluginError(f"the resource '{need.describe()}' was asked for but not declared by needs().")
+        return self.resources[need]
+
+    def train(self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None) -> None:
+        """Train on the real training images."""
+        name = (*self.root, "train", *name)
+        train(network, self.data.images, self.data.labels, recipe, name, self.augment, objective or cross_entropy)
+
+
+def open_run(plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]]) -> DistillRun:
+    """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike."""
+    run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources)
+    if plan.generator is None:
+        return run
+    config: GeneratorConfig = require(plan.generator, "generator").make()
+    return replace(run, loaded=config.load(run))

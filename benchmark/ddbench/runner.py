@@ -1,0 +1,234 @@
+"""The grid: runs what a store lacks, side by side, and goes on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from ddbench import hardware
+from ddbench.cell import needs_of_plan
+from ddbench.config import Plan, PluginRef
+from ddbench.data.subsets import Identity, identify
+from ddbench.errors import ConfigError
+from ddbench.grid import Suite
+from ddbench.run import pick_device
+from ddbench.store import Store
+from ddbench.worker import Job, Message, work
+
+BUSY_SECONDS = 1.0  # between two looks at a cell that another runner is computing
+
+
+class Identities:
+    """Data sets' identities, each hashed once in this process."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, Path | None], Identity] = {}
+
+    def __call__(self, ref: PluginRef, root: Path | None) -> str:
+        """The content hash, as `grid.load` wants it."""
+        if (ref.label, root) not in self.known:
+            self.known[ref.label, root] = identify(ref, root)
+        return self.known[ref.label, root].hash
+
+    def of(self, plan: Plan) -> Identity:
+        """The identity behind a plan's data hash."""
+        return next(identity for identity in self.known.values() if identity.hash == plan.data_hash)
+
+
+class Progress:
+    """What the runner tells while it works; the command line shows it."""
+
+    def start(self, total: int, done: int) -> None:
+        """`total` cells, of which `done` are there already."""
+
+    def update(self, job: Job, message: Message) -> None:
+        """A running job's progress."""
+
+    def finish(self, job: Job, message: Message, seconds: float) -> None:
+        """A job is done, failed, or is another runner's."""
+
+
+@dataclass
+class Outcome:
+    """What became of a run."""
+
+    present: int = 0  # cells that were there already
+    computed: list[str] = field(default_factory=list)  # keys
+    failed: dict[str, str] = field(default_factory=dict)  # key to sentence
+
+
+@dataclass
+class Worker:
+    """A process, its pipe, and the job it has."""
+
+    process: BaseProcess
+    pipe: Connection
+    device: str
+    job: Job | None = None
+    started: float = 0.0
+
+
+def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
+    """One entry for each worker: every CUDA device once, or as many workers as cores allow. Raises ConfigError."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}.")
+    if device == "auto" and torch.cuda.is_available():
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        return [names[number % len(names)] for number in range(workers or len(names))]
+    picked = pick_device(device)
+    default = max(1, hardware.num_cores() // threads) if picked.type == "cpu" else 1
+    return [str(picked)] * (workers or default)
+
+
+class Runner:
+    """One call of `ddbench run`."""
+
+    def __init__(self, suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress) -> None:
+        self.suite, self.store, self.identities, self.progress = suite, store, identities, progress
+        self.plans = list({plan.key: plan for plan in plans}.values())
+        self.outcome = Outcome()
+        self.context = multiprocessing.get_context("spawn")
+        self.workers: list[Worker] = []
+        self.again: list[tuple[float, Job]] = []  # cells that another runner holds, and when to look again
+
+    def run(self, devices: Sequence[str]) -> Outcome:
+        """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on."""
+        todo = [plan for plan in self.plans if not self.store.is_done(plan.key)]
+        self.outcome.present = len(self.plans) - len(todo)
+        self.progress.start(len(self.plans), self.outcome.present)
+        if not todo:
+            return self.outcome
+        self.needs = self._needs(todo, devices[0])
+        self.queue = self._jobs(todo)
+        try:
+            for device in devices[: len(self.queue)]:
+                self.workers.append(self._start(device))
+            while self.queue or self.again or any(worker.job for worker in self.workers):
+                self._hand_out()
+                self._listen()
+        finally:
+            for worker in self.workers:
+                worker.pipe.close()
+                worker.process.terminate()
+            for worker in self.workers:
+                worker.process.join()
+        return self.outcome
+
+    def _needs(self, todo: Sequence[Plan], device: str) -> Mapping[str, list[str]]:
+        """The resources that each cell waits for, by keys."""
+        kind = torch.device(device)
+        return {plan.key: [need.key for need in needs_of_plan(plan, kind)] for plan in todo}
+
+    def _jobs(self, todo: Sequence[Plan]) -> list[Job]:
+        """Shared resources first, each once; then the cells in the order of the suite."""
+        resources: dict[str, Job] = {}
+        cells = []
+        for plan in todo:
+            job = Job(plan, self.suite.name, self.identities.of(plan))
+            cells.append(job)
+            for key in self.needs[plan.key]:
+                if not self.store.resources.is_built(key) and key not in resources:
+                    resources[key] = Job(plan, self.suite.name, job.identity, key)
+        return [*resources.values(), *cells]
+
+    def _start(self, device: str) -> Worker:
+        ours, theirs = self.context.Pipe()
+        arguments = (theirs, self.store.root, device, self.suite.data_root)
+        process = self.context.Process(target=work, args=arguments, daemon=True)
+        threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        try:
+            os.environ.update(dict.fromkeys(threads, str(self.plans[0].threads)))  # read when the child's torch loads
+            process.start()
+        finally:
+            for name, value in threads.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        theirs.close()
+        return Worker(process, ours, device)
+
+    def _ready(self, job: Job) -> bool:
+        return job.resource is not None or all(self.store.resources.is_built(key) for key in self.needs[job.plan.key])
+
+    def _hand_out(self) -> None:
+        """Give each idle worker the first job that is ready."""
+        now = time.monotonic()
+        due = [job for when, job in self.again if when <= now]
+        self.again = [(when, job) for when, job in self.again if when > now]
+        self.queue.extend(due)
+        for worker in self.workers:
+            job = next((job for job in self.queue if self._ready(job)), None)
+            if worker.job is None and job:
+                self.queue.remove(job)
+                worker.job, worker.started = job, time.monotonic()
+                worker.pipe.send(job)
+
+    def _listen(self) -> None:
+        """Wait for a message, a death or the time to look again, and act on it."""
+        waitables = {worker.pipe: worker for worker in self.workers if worker.job}
+        for pipe in wait(list(waitables), timeout=BUSY_SECONDS):
+            worker = waitables[pipe]  # type: ignore[index]
+            try:
+                message: Message = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                worker.process.join()
+                message = Message("failed", error=self._obituary(worker))
+                self.workers[self.workers.index(worker)] = self._replacement(worker)
+            if message.kind == "progress":
+                self.progress.update(worker.job, message)  # type: ignore[arg-type]
+            else:
+                self._settle(worker, message)
+
+    def _obituary(self, worker: Worker) -> str:
+        code = worker.process.exitcode or 0
+        name = worker.job.plan.name if worker.job else "?"
+        hint = " (signal 9: the system may have run out of memory)" if code == -9 else ""
+        return f"{name}: its worker process died with exit code {code}{hint}. Give the same command again to go on from its checkpoint."
+
+    def _replacement(self, dead: Worker) -> Worker:
+        dead.pipe.close()
+        return self._start(dead.device)
+
+    def _settle(self, worker: Worker, message: Message) -> None:
+        """A job has ended."""
+        job, worker.job = worker.job, None
+        assert job is not None
+        seconds = time.monotonic() - worker.started
+        if message.kind == "busy":
+            self.again.append((time.monotonic() + BUSY_SECONDS, job))
+        elif message.kind == "failed" and job.resource:
+            waiting = [other for other in self.queue if job.resource in self.needs[other.plan.key] and not other.resource]
+            self.queue = [other for other in self.queue if other not in waiting]
+            for other in waiting:
+                self._fail(other.plan, message)
+        elif message.kind == "failed":
+            self._fail(job.plan, message)
+        elif not job.resource:
+            self.outcome.computed.append(job.plan.key)
+        self.progress.finish(job, message, seconds)
+
+    def _fail(self, plan: Plan, message: Message) -> None:
+        self.outcome.failed[plan.key] = message.error
+        try:
+            self.store.fail(plan, message.error, message.details)
+        except OSError as error:
+            self.outcome.failed[plan.key] += f" (Nor could this be recorded: {error.strerror}.)"
+
+
+Show = Callable[[str], None]
+
+
+def run_suite(
+    suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress,
+    device: str = "auto", workers: int | None = None,
+) -> Outcome:  # fmt: skip
+    """Run a suite's cells. Raises ConfigError for a device that is not there."""
+    devices = devices_of(device, workers, max(plan.threads for plan in plans))
+    store.add_suite(suite)
+    return Runner(suite, plans, store, identities, progress).run(devices)

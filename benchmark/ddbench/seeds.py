@@ -1,0 +1,33 @@
+"""Random streams by name. This module alone seeds generators; nothing reads the clock.
+
+A stream's seed is a hash of its whole name, so a new consumer of random numbers shifts nobody else's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def seed_of(*name: str | int) -> int:
+    """A 63-bit seed for a name: the first 8 bytes of the SHA-256 of its JSON."""
+    digest = hashlib.sha256(json.dumps(name).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stream(*name: str | int) -> torch.Generator:
+    """A generator on the CPU at the start of the stream of that name; drawing on the CPU makes the numbers equal on every device."""
+    return torch.Generator().manual_seed(seed_of(*name))
+
+
+@contextmanager
+def global_stream(*name: str | int) -> Iterator[None]:
+    """Lend torch's global generators to code that knows no other (layer initialisers, dropout), seeded by name, then put them back."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed_of(*name))
+        yield

@@ -1,0 +1,158 @@
+"""Choosing among iterates and stages: by the last, the loss, the class-relevant feature distance, or a validation split.
+
+Rankers see training images only: the distance compares with the training split, `validation` reads the part of it that was
+held out before distillation began. Scores are compared on the device, so that ranking every step does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.api import Recipe, Resource, State
+from ddbench.config import Plan, PluginRef, require
+from ddbench.errors import PluginError
+from ddbench.run import DistillRun
+from ddbench.train import predict, train
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(images [N,C,H,W], classes [N]) -> 0-d; smaller is better."""
+
+
+@dataclass(frozen=True)
+class Classifier(Resource):
+    """A network trained on the real training images: the proxy of the feature distance where no pretrained one fits.
+
+    Departure from H-PD, whose proxy is a ResNet-18 trained on ImageNet-1K: this one knows the subset's classes only.
+    """
+
+    network: PluginRef
+    epochs: int
+    lr: float = 0.01
+
+    def describe(self) -> str:
+        """One line."""
+        return f"classifier {self.network.label}, {self.epochs} epochs"
+
+    def build(self, run: Any) -> dict[str, Tensor]:
+        """Its state."""
+        network = run.build(self.network, "classifier")
+        run.train(network, Recipe(self.epochs, self.lr), "classifier")
+        return network.state_dict()
+
+
+def needs(plan: Plan) -> tuple[Resource, ...]:
+    """The resources that the plan's rankers need."""
+    if plan.baseline or "feature-distance" not in (plan.rank_steps, plan.rank_stages):
+        return ()
+    return (Classifier(require(plan.proxy, "proxy"), plan.proxy_epochs),)
+
+
+def gated_features(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Class-relevant features ReLU(alpha_k F_k), alpha_k the spatial mean of d y_c / d F_k: [B,C,H,W], [B] -> [B,D,h,w].
+
+    F are the maps before the head, y_c the logit of the image's own class.
+    Source: H-PD (CVPR 2025), whose equations are not legible in the published text; this is the reconstruction with Grad-CAM
+    weights, kept per channel, on the last feature map, without augmentation.
+    """
+    with torch.no_grad():
+        features = network.forward_features(images)  # type: ignore[operator]
+    features.requires_grad_()
+    with torch.enable_grad():
+        logits = network.forward_head(features)  # type: ignore[operator]
+        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
+    return (slope.mean((2, 3), keepdim=True) * features.detach()).relu_()
+
+
+def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Mean of [N,...] over the images of each class: [K,...]."""
+    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(0, classes, values)
+    counts = torch.bincount(classes, minlength=num_classes).clamp(min=1).view(-1, *[1] * (values.dim() - 1))
+    return sums / counts
+
+
+def feature_distance(network: nn.Module, run: DistillRun) -> Score:
+    """sum_c || mean_real A - mean_syn A ||^2 with A the gated features; the real means are computed once, over every image."""
+    num_classes, parts = run.spec.num_classes, []
+    for images, classes in zip(run.data.images.split(256), run.data.labels.split(256), strict=True):
+        parts.append(gated_features(network, images, classes))
+    real = class_means(torch.cat(parts), run.data.labels, num_classes)
+
+    def score(images: Tensor, classes: Tensor) -> Tensor:
+        return (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
+
+    return score
+
+
+def validation_error(plan: Plan, run: DistillRun) -> Score:
+    """The share of validation images that backbones trained on the set get wrong; mean over `rank_repeats` networks."""
+    backbone = require(plan.backbone, "backbone")
+    lr = backbone.make().lr
+    base = plan.protocol.recipe(lr)
+    recipe = Recipe(plan.rank_epochs, lr, base.batch, base.momentum, base.weight_decay, plan.rank_epochs // 2, base.ema, base.augment)
+    if not len(run.data.validation_labels):
+        raise PluginError("ranking by validation needs a validation split, and the protocol holds out none.")
+
+    def score(images: Tensor, classes: Tensor) -> Tensor:
+        errors = []
+        for repeat in range(plan.rank_repeats):
+            network = run.network("rank", repeat)
+            train(network, images.detach(), classes, recipe, (*run.root, "rank", repeat), run.augment)
+            wrong = predict(network, run.data.validation_images, plan.protocol.test_batch) != run.data.validation_labels
+            errors.append(wrong.float().mean())
+        return torch.stack(errors).mean()
+
+    return score
+
+
+def scorer(name: str, plan: Plan, run: DistillRun) -> Score | None:
+    """The score of that name, or None where the order of events decides (`last`) or the loss itself (`loss`)."""
+    if name == "feature-distance":
+        (need,) = needs(plan)
+        network = run.build(require(plan.proxy, "proxy"), "proxy").eval().requires_grad_(False)
+        network.load_state_dict(run.resource(need))
+        return feature_distance(network, run)
+    return validation_error(plan, run) if name == "validation" else None
+
+
+class StageBest:
+    """The best iterate of a stage so far: a copy, replaced on the device where a smaller score comes, without waiting."""
+
+    def __init__(self) -> None:
+        self.params: dict[str, Tensor] = {}
+        self.score = torch.tensor(torch.inf)
+        self.step = torch.tensor(-1)
+
+    def offer(self, state: State, score: Tensor, step: int) -> None:
+        """A candidate: the tensors as they are now."""
+        if not self.params:
+            self.params = {name: tensor.detach().clone() for name, tensor in state.params.items()}
+            self.score, self.step = score.detach().clone(), torch.full_like(score, step, dtype=torch.int64)
+            return
+        better = score < self.score
+        for name, kept in self.params.items():
+            kept.copy_(torch.where(better, state.params[name].detach(), kept))
+        self.score = torch.where(better, score.detach(), self.score)
+        self.step = torch.where(better, step, self.step)
+
+    def state(self, state: State) -> State:
+        """The winner in the place of the stage's tensors."""
+        return State(self.params, state.fixed, state.stage).clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, for a checkpoint."""
+        return {f"param.{name}": tensor for name, tensor in self.params.items()} | {"score": self.score, "step": self.step}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor]) -> StageBest:
+        """Back from a checkpoint."""
+        best = cls()
+        best.params = {name.removeprefix("param."): tensor for name, tensor in tensors.items() if name.startswith("param.")}
+        best.score, best.step = tensors["score"], tensors["step"]
+        return best
+
+

@@ -1,0 +1,128 @@
+"""The one training loop: experts, teachers, generators, proxies and evaluation networks all pass through `train()`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.api import Augment, Objective, Recipe
+from ddbench.errors import DataError
+from ddbench.seeds import global_stream, stream
+
+Name = tuple[str | int, ...]
+
+
+def cross_entropy(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
+    """Mean cross-entropy of images [B,C,H,W] against class indices [B] or probabilities [B,K]."""
+    return F.cross_entropy(network(images), targets)
+
+
+def rate_at(epoch: int, recipe: Recipe) -> float:
+    """The learning rate of an epoch.
+
+    With a warm-up of w epochs: lr * (1e-7 + (1 - 1e-7) epoch / w) up to and including epoch w, then from epoch w + 1 on
+    lr * (1 + cos(pi t / (epochs - w))) / 2 with t = epoch - w - 1.
+    Source: GLaD's public evaluation code, traced at glad-1's numbers (1e-7, 0.5, 1, 0.503 at epochs 0, 250, 500, 750);
+    the warm-up is one epoch too long there, which cuts the cosine short by one epoch; kept, for it is the protocol.
+    """
+    warmup = recipe.warmup_epochs
+    if not warmup:
+        return recipe.lr
+    if epoch <= warmup:
+        return recipe.lr * (1e-7 + (1 - 1e-7) * epoch / warmup)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (epoch - warmup - 1) / (recipe.epochs - warmup)))
+
+
+def ema_decay(update: int, largest: float) -> float:
+    """min(largest, k / (k + 1)) at update k = 0, 1, ...: a plain mean of the weights at first, then an exponential one."""
+    return min(largest, update / (update + 1))
+
+
+class Average:
+    """The running average of a network's floating-point parameters and buffers, updated after every epoch."""
+
+    def __init__(self, network: nn.Module, largest: float) -> None:
+        self.live = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+        self.mean = [tensor.clone() for tensor in self.live]
+        self.largest, self.updates = largest, 0
+
+    def update(self) -> None:
+        """Count this epoch's weights in."""
+        decay = ema_decay(self.updates, self.largest)
+        torch._foreach_lerp_(self.mean, self.live, 1 - decay)
+        self.updates += 1
+
+    def copy_(self) -> None:
+        """Put the average into the network."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.live, self.mean)
+
+
+def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser, all tensors in one call where the device can."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
+    return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, foreach=True)
+
+
+def train(
+    network: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    name: Name,
+    augment: Augment | None,
+    objective: Objective = cross_entropy,
+    on_epoch: Callable[[int], None] | None = None,
+) -> float:
+    """Train in place on images [N,C,H,W] (normalised, on the network's device) and targets ([N] int64 or [N,K]).
+
+    The order of the images is drawn from the stream (*name, "order", epoch), augmentation from (*name, "augment", epoch, batch),
+    the objective's own noise from (*name, "objective", epoch, batch), dropout from (*name, "dropout"). Ends in evaluation
+    mode, with the averaged weights if the recipe has an average. `on_epoch(epoch)` is called after each epoch; it must not
+    wait for the device. Returns the mean loss of the last epoch. Raises DataError where that is not finite.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(parameters, recipe)
+    average = Average(network, recipe.ema) if recipe.ema else None
+    network.train()
+    losses: list[Tensor] = []
+    with global_stream(*name, "dropout"):
+        for epoch in range(recipe.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(epoch, recipe)
+            order = torch.randperm(len(images), generator=stream(*name, "order", epoch)).to(images.device)
+            losses = []
+            for number, part in enumerate(order.split(recipe.batch)):
+                batch = images[part]
+                if recipe.augment and augment is not None:
+                    batch = augment.draw(stream(*name, "augment", epoch, number), len(part))(batch)
+                loss = objective(network, batch, targets[part], stream(*name, "objective", epoch, number))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            if average:
+                average.update()
+            if on_epoch:
+                on_epoch(epoch)
+    if average:
+        average.copy_()
+    network.eval()
+    last = float(torch.stack(losses).mean())
+    if not math.isfinite(last):
+        raise DataError(
+            f"training diverged: the loss of the last epoch is {last} at rate {recipe.lr}. "
+            "Look at the images it was trained on, or lower the rate."
+        )
+    return last
+
+
+@torch.no_grad()
+def predict(network: nn.Module, images: Tensor, batch: int) -> Tensor:
+    """The class a network in evaluation mode gives to each image: [N,C,H,W] -> [N] int64, without augmentation."""
+    return torch.cat([network(part).argmax(1) for part in images.split(batch)])

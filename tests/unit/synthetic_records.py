@@ -1,0 +1,168 @@
+"""Synthetic records, as the runner writes them: two losses in three spaces, both baselines, two seeds, two networks."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddbench import protocols
+from ddbench.config import Plan, PluginRef
+from ddbench.leaderboard.cells import Cell, read_cells
+from ddbench.store import RECORD_SCHEMA, Store
+
+NUM_TEST = 1000
+SPACES = ("glad", "hpd", "pixel")
+LOSSES = ("dc", "dm")
+HARDWARE = {"device": "Some CPU", "kind": "cpu", "cores": 2, "threads": 1, "memory_bytes": 8 << 30}
+VERSIONS = {"python": "3.11.9", "torch": "2.6.0", "numpy": "2.1.0", "ddbench": "0.1.0"}
+
+
+def ref(kind: str, name: str, label: str | None = None, **settings: Any) -> PluginRef:
+    return PluginRef(kind, name, settings, "ddbench", "0.1.0", label or name)
+
+
+CONVNET, VIT = ref("architectures", "convnet"), ref("architectures", "vit")
+BASE = Plan(
+    dataset=ref("datasets", "toy"),
+    data_hash="d" * 64,
+    protocol=replace(protocols.load("quick-1"), repeats=2),
+    networks=(CONVNET, VIT),
+    backbone=CONVNET,
+    ipc=1,
+    seed=0,
+)
+
+
+def method(loss: str, space: str, **changes: Any) -> Plan:
+    """The plan of a method in the toy grid."""
+    generator = None if space == "pixel" else ref("generators", "cvae")
+    steps = changes.pop("steps", 100)
+    return replace(
+        BASE, loss=ref("losses", loss), space=ref("spaces", space), generator=generator, steps=steps, proxy=CONVNET, **changes
+    )
+
+
+def right(count: int, num: int = NUM_TEST) -> str:
+    """The bitmap of a network that is right on the first `count` images."""
+    return base64.b64encode(np.packbits(np.arange(num) < count)).decode()
+
+
+def record(
+    plan: Plan,
+    accuracies: Mapping[str, Iterable[float]],
+    *,
+    label: str = "toy",
+    original: bool = True,
+    seconds: float = 10.0,
+    hardware: Mapping[str, Any] = HARDWARE,
+    versions: Mapping[str, str] = VERSIONS,
+    suite: str = "toy-grid",
+) -> dict[str, Any]:
+    """A finished cell's record; accuracies by network and repeat, rounded to whole images."""
+    evaluations = []
+    for network, values in accuracies.items():
+        for repeat, value in enumerate(values):
+            count = round(value * NUM_TEST)
+            evaluations.append(
+                {
+                    "network": network,
+                    "repeat": repeat,
+                    "accuracy": count / NUM_TEST,
+                    "num_test": NUM_TEST,
+                    "correct": right(count),
+                    "train_loss": 0.1,
+                }
+            )
+    distilled = {
+        "num_images": 10 * plan.ipc,
+        "bytes_stored": 4096 * plan.ipc,
+        "bytes_images": 31360 * plan.ipc,
+        "steps": 0 if plan.baseline else plan.steps,
+        "stages": [],
+        "chosen_stage": 0,
+        "learned": {},
+        "sha256": None if plan.baseline == "full-data" else "e" * 64,
+    }
+    distil = 0.0 if plan.baseline else seconds
+    return {
+        "schema": RECORD_SCHEMA,
+        "key": plan.key,
+        "suite": suite,
+        "data": {
+            "label": label,
+            "hash": plan.data_hash,
+            "original": original,
+            "train_counts": [400] * 10,
+            "test_counts": [100] * 10,
+        },
+        "plan": plan.to_json(),
+        "distilled": distilled,
+        "evaluations": evaluations,
+        "resources": [],
+        "versions": dict(versions),
+        "measured": {
+            "seconds": {"resources": 3.0, "distill": distil, "rank": distil / 10, "evaluate": 20.0},
+            "seconds_by_network": {network: 10.0 for network in accuracies},
+            "peak_memory_bytes": 300 << 20,
+            "hardware": dict(hardware),
+            "commit": None,
+            "finished": "2025-01-01T00:00:00+00:00",
+        },
+    }
+
+
+def draw(plan: Plan, rng: np.random.Generator, level: float, spread: float = 0.01) -> dict[str, list[float]]:
+    """Accuracies of a cell: a seed effect that its networks share, and an effect of each network's own, of equal std."""
+    seed = rng.normal(0, spread)
+    levels = {"convnet": level, "vit": level - 0.15}
+    return {
+        network.label: [levels[network.label] + seed + rng.normal(0, spread) for _ in range(plan.protocol.repeats)]
+        for network in plan.networks
+    }
+
+
+def toy_plans(seeds: Iterable[int] = (0, 1), ipc: int = 1) -> list[tuple[Plan, float, float]]:
+    """(plan, true accuracy on the backbone, seconds) of the whole toy grid."""
+    seeds = tuple(seeds)
+    plans = [(replace(BASE, baseline="random", seed=seed, ipc=ipc), 0.45, 0.0) for seed in seeds]
+    plans.append((replace(BASE, baseline="full-data"), 0.95, 0.0))
+    for i, loss in enumerate(LOSSES):
+        for j, space in enumerate(SPACES):
+            level, seconds = 0.55 + 0.05 * i + 0.03 * j, 20.0 - 6 * j + i
+            plans += [(method(loss, space, seed=seed, ipc=ipc), level, seconds) for seed in seeds]
+    return plans
+
+
+def toy_records(number: int = 0, seeds: Iterable[int] = (0, 1), shift: float = 0.0, **fields: Any) -> list[dict[str, Any]]:
+    """The records of the toy grid; `number` names the draw of their noise, `shift` moves every distilled row."""
+    rng = np.random.default_rng(number)
+    made = []
+    for plan, level, seconds in toy_plans(seeds):
+        accuracies = draw(plan, rng, level + (0.0 if plan.baseline else shift))
+        made.append(record(plan, accuracies, seconds=seconds, **fields))
+    return made
+
+
+def cells_of(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
+    cells, bad = read_cells(records)
+    assert bad == []
+    return cells
+
+
+def write_store(root: Path, records: Iterable[Mapping[str, Any]], images: bytes | None = None) -> Store:
+    """A store with these cells, published as the runner does."""
+    from ddbench.files import write_bytes, write_json
+
+    store = Store(root)
+    for entry in records:
+        folder = store.cell(entry["key"])
+        write_json(folder / "record.json", entry)
+        write_json(folder / "plan.json", entry["plan"])
+        if images and entry["plan"]["baseline"] != "full-data":
+            write_bytes(folder / "images.png", images)
+    return store
