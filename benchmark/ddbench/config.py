@@ -51,6 +51,10 @@ class PluginRef:
         label = f"{name}({changed})" if changed else name
         return cls(kind, name, settings, origin.distribution, origin.version, label)
 
+    def __hash__(self) -> int:
+        """By what it is; the settings are a dictionary, which has no hash of its own."""
+        return hash((self.kind, self.name, canonical(self.settings)))
+
     def make(self) -> Any:
         """The plugin itself."""
         return registry.REGISTRIES[self.kind].make(self.name, self.settings)

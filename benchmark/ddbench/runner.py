@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -143,13 +144,8 @@ class Runner:
         ours, theirs = self.context.Pipe()
         arguments = (theirs, self.store.root, device, self.suite.data_root)
         process = self.context.Process(target=work, args=arguments, daemon=True)
-        threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        try:
-            os.environ.update(dict.fromkeys(threads, str(self.plans[0].threads)))  # read when the child's torch loads
+        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **_MALLOC}):
             process.start()
-        finally:
-            for name, value in threads.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
         theirs.close()
         return Worker(process, ours, device)
 
@@ -221,7 +217,24 @@ class Runner:
             self.outcome.failed[plan.key] += f" (Nor could this be recorded: {error.strerror}.)"
 
 
-Show = Callable[[str], None]
+# glibc gives large tensors back to the system at once and faults them in again at the next step; keeping them makes the
+# steps of small networks on a CPU about a fifth faster.
+_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that a child reads before its first line of Python runs, put back afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def run_suite(

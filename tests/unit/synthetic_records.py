@@ -27,10 +27,11 @@ def ref(kind: str, name: str, label: str | None = None, **settings: Any) -> Plug
 
 
 CONVNET, VIT = ref("architectures", "convnet"), ref("architectures", "vit")
+PROTOCOL = replace(protocols.load("glad-1"), id="toy-1", epochs=300, repeats=2, full_data_epochs=20)
 BASE = Plan(
     dataset=ref("datasets", "toy"),
     data_hash="d" * 64,
-    protocol=replace(protocols.load("quick-1"), repeats=2),
+    protocol=PROTOCOL,
     networks=(CONVNET, VIT),
     backbone=CONVNET,
     ipc=1,
@@ -43,7 +44,13 @@ def method(loss: str, space: str, **changes: Any) -> Plan:
     generator = None if space == "pixel" else ref("generators", "cvae")
     steps = changes.pop("steps", 100)
     return replace(
-        BASE, loss=ref("losses", loss), space=ref("spaces", space), generator=generator, steps=steps, proxy=CONVNET, **changes
+        BASE,
+        loss=ref("losses", loss),
+        space=ref("spaces", space),
+        generator=generator,
+        steps=steps,
+        proxy=CONVNET,
+        **changes,
     )
 
 
@@ -107,7 +114,7 @@ def record(
         "versions": dict(versions),
         "measured": {
             "seconds": {"resources": 3.0, "distill": distil, "rank": distil / 10, "evaluate": 20.0},
-            "seconds_by_network": {network: 10.0 for network in accuracies},
+            "seconds_by_network": dict.fromkeys(accuracies, 10.0),
             "peak_memory_bytes": 300 << 20,
             "hardware": dict(hardware),
             "commit": None,
@@ -117,7 +124,7 @@ def record(
 
 
 def draw(plan: Plan, rng: np.random.Generator, level: float, spread: float = 0.01) -> dict[str, list[float]]:
-    """Accuracies of a cell: a seed effect that its networks share, and an effect of each network's own, of equal std."""
+    """Accuracies of a cell: an effect of the seed, which its networks share, and one of each network."""
     seed = rng.normal(0, spread)
     levels = {"convnet": level, "vit": level - 0.15}
     return {
@@ -138,13 +145,15 @@ def toy_plans(seeds: Iterable[int] = (0, 1), ipc: int = 1) -> list[tuple[Plan, f
     return plans
 
 
-def toy_records(number: int = 0, seeds: Iterable[int] = (0, 1), shift: float = 0.0, **fields: Any) -> list[dict[str, Any]]:
+def toy_records(
+    number: int = 0, seeds: Iterable[int] = (0, 1), shift: float = 0.0, **fields: Any
+) -> list[dict[str, Any]]:
     """The records of the toy grid; `number` names the draw of their noise, `shift` moves every distilled row."""
     rng = np.random.default_rng(number)
     made = []
     for plan, level, seconds in toy_plans(seeds):
         accuracies = draw(plan, rng, level + (0.0 if plan.baseline else shift))
-        made.append(record(plan, accuracies, seconds=seconds, **fields))
+        made.append(record(plan, accuracies, seconds=seconds))
     return made
 
 

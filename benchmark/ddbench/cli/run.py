@@ -24,27 +24,27 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def main(args: argparse.Namespace) -> int:
     """0: every cell is there; 1: some failed, the rest is there."""
     from ddbench import grid
-    from ddbench.leaderboard import render
+    from ddbench.leaderboard.page import write
     from ddbench.runner import run_suite
     from ddbench.store import Store
 
     suite, identities = load_suite(args.suite)
     plans = grid.select(suite.plans, args.only)
     store = Store(store_path(args, suite))
-    with_bar = _progress()
-    with with_bar as progress:
+    with _Bar() as progress:
         outcome = run_suite(suite, plans, store, identities, progress, args.device, args.workers)
     for sentence in (*suite.broken, *dict.fromkeys(outcome.failed.values())):
         print(f"ddbench: {sentence}", file=sys.stderr)
-    path = render(store, store.root / "leaderboard") if any((store.root / "cells").glob("*")) else None
+    written = write(store, store.root / "leaderboard")
+    for sentence in written.unreadable:
+        print(f"warning: {sentence}", file=sys.stderr)
     if args.json:
         summary = {"suite": suite.name, "store": str(store.root), "present": outcome.present, "computed": outcome.computed}
-        print(json.dumps(summary | {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(path) if path else None}, indent=1))
+        print(json.dumps(summary | {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(written.path)}, indent=1))
     else:
         print(summary_line(outcome, len(plans), str(store.root)))
-        if path:
-            print(path)
-    return 1 if outcome.failed or suite.broken else 0
+        print(written.path)
+    return 1 if outcome.failed or suite.broken or written.unreadable else 0
 
 
 def summary_line(outcome: Outcome, num_cells: int, root: str) -> str:
@@ -53,10 +53,6 @@ def summary_line(outcome: Outcome, num_cells: int, root: str) -> str:
         return f"Nothing to compute: all {num_cells} cells are in {root}."
     parts = f"{len(outcome.computed)} of {num_cells} cells computed, {outcome.present} were there"
     return f"{parts}, {len(outcome.failed)} failed, in {root}."
-
-
-def _progress() -> _Bar:
-    return _Bar()
 
 
 class _Bar:

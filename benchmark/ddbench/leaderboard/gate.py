@@ -13,7 +13,7 @@ set. Then
   happen to agree to the last image are no proof that there is no noise.
 - v is estimated twice, from the baseline alone and from baseline and store together, which has twice the df; the
   smaller drop counts. So a few seeds detect something, and a store whose seeds have come apart cannot hide behind
-  its own spread.
+  its own spread. A drop of ten points shows reliably from about four rows of two seeds on; fewer rows want more seeds.
 - alpha' = alpha / (2 m), for m comparisons and two estimates (Bonferroni). If the rows of a network vary alike, a
   check whose every number was drawn anew, by other seeds and no worse code, gives a false alarm in at most
   alpha = 1 % of cases. In truth the seeds are the same, and another CPU moves results less than another seed does.
@@ -106,7 +106,7 @@ def compare(baseline: Sequence[Entry], cells: Iterable[Cell], alpha: float = ALP
                 pairs.append((before, now.only(before.seeds)))
     known = {before.identity for before in baseline}
     num_new = sum(entry.identity not in known for entry in store)
-    return Report(_judge(pairs, alpha), tuple(faults), num_new)
+    return Report(judge(pairs, alpha), tuple(faults), num_new)
 
 
 def _place(entry: Entry) -> str:
@@ -125,17 +125,19 @@ def _why_missing(before: Entry, store: Sequence[Entry]) -> str:
     return f"{_place(before)} is in the baseline and not in the store. Run its suite, or write the baseline anew."
 
 
-def _judge(pairs: Sequence[tuple[Entry, Entry]], alpha: float) -> tuple[Comparison, ...]:
+def judge(pairs: Sequence[tuple[Entry, Entry]], alpha: float) -> tuple[Comparison, ...]:
+    """Compare entries of the baseline with those of the store, seed for seed the same."""
     pools: dict[tuple[str, ...], list[tuple[Entry, Entry]]] = {}
     for pair in pairs:
         pools.setdefault(pair[0].pool, []).append(pair)
+    estimates = {}
+    for name, pool in pools.items():
+        alone = list(dict.fromkeys(before for before, _ in pool))  # a row under two versions has one baseline
+        estimates[name] = (noise(alone), noise(alone + [now for _, now in pool]))
     made = []
     for before, now in pairs:
-        pool = pools[before.pool]
-        alone = list(dict.fromkeys(first for first, _ in pool))  # a row under two versions has one baseline
-        estimates = [noise(alone), noise(alone + [second for _, second in pool])]
         drops = []
-        for variance, df, basis in estimates:
+        for variance, df, basis in estimates[before.pool]:
             error = math.sqrt(2 * max(variance, before.floor) / len(before.seeds))
             drops.append((t_quantile(1 - alpha / (2 * len(pairs)), df) * error, basis, df))
         made.append(Comparison(before, now, *min(drops)))

@@ -84,7 +84,7 @@ def page_text(cells: Sequence[Cell], around: Surroundings, reference: str = REFE
     """The whole page."""
     parts = ["# Leaderboard", ""]
     if around.num_unreadable:
-        parts += [f"**Left out, as they cannot be read: {around.num_unreadable} records.**", ""]
+        parts += [f"**Records that cannot be read and are left out: {around.num_unreadable}.**", ""]
     if not cells:
         parts += ["No cell is finished yet. Run some with: `ddbench run SUITE`", ""]
     for section in sections(cells):
@@ -154,7 +154,7 @@ def _images(section: Section, around: Surroundings) -> list[str]:
 
 
 def _reproduce(section: Section, cells: Sequence[Cell], around: Surroundings) -> list[str]:
-    note = "Each command runs all seeds of its row. What a store has already is not run again."
+    note = "A command runs all seeds of its row. Add `--store STORE` to run only what an existing store lacks."
     parts = ["### Reproduce", "", note, ""]
     for row in section.rows:
         plans = ", ".join(f"[{short(cell.key)}](plans/{short(cell.key)}.json) (seed {cell.seed})" for cell in row.cells)

@@ -1,0 +1,484 @@
+"""The regression gate: silent on noise, loud on a drop, and clear about what does not compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from synthetic_records import (
+    BASE,
+    HARDWARE,
+    NUM_TEST,
+    VERSIONS,
+    cells_of,
+    draw,
+    method,
+    record,
+    ref,
+    toy_plans,
+    toy_records,
+    write_store,
+)
+
+from ddbench.cli import main
+from ddbench.errors import DataError, Faults
+from ddbench.leaderboard.baseline import Entry, entries, group_of, read_baseline, write_baseline
+from ddbench.leaderboard.gate import ALPHA, Comparison, Report, compare, judge, noise
+
+DISTILLED = 2 * 2 * 3  # networks, losses, spaces
+
+
+def check(before: list[dict[str, Any]], now: list[dict[str, Any]], alpha: float = ALPHA) -> Report:
+    return compare(entries(cells_of(before)), cells_of(now), alpha)
+
+
+def entry(means: list[float], stds: list[float | None] | None = None, name: str = "row", **fields: Any) -> Entry:
+    seeds = tuple(range(len(means)))
+    values: dict[str, Any] = dict.fromkeys(("protocol", "protocol_hash", "data", "data_hash"), "d")
+    values |= {"group": name, "name": name, "network": "net", "num_test": NUM_TEST, "num_repeats": 2, "seeds": seeds}
+    values |= {"means": tuple(means), "stds": tuple(stds or [0.01] * len(seeds)), "keys": tuple(map(str, seeds))}
+    return Entry(**(values | fields))
+
+
+# What it must and must not notice
+
+
+def test_equal_stores_are_equal() -> None:
+    report = check(toy_records(), toy_records())
+    assert len(report.comparisons) == DISTILLED + 4
+    assert {each.change for each in report.comparisons} == {0.0}
+    assert report.fallen == report.faults == ()
+    assert report.num_new == 0
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_ten_points_are_noticed_with_two_seeds_and_two_repeats(number: int) -> None:
+    """In every row that fell, and in no other, although every number of the second store was drawn anew."""
+    report = check(toy_records(0), toy_records(number, shift=-0.10))
+    assert len(report.fallen) == DISTILLED
+    assert all("random" not in each.now.name and "full-data" not in each.now.name for each in report.fallen)
+    assert all(0.02 < each.detectable < 0.09 for each in report.comparisons)
+
+
+def test_one_row_that_fell_is_the_one_that_is_named() -> None:
+    records = toy_records(0)
+    for each in records:
+        if each["plan"]["space"] and each["plan"]["space"]["name"] == "hpd" and each["plan"]["loss"]["name"] == "dm":
+            plan = method("dm", "hpd", seed=each["plan"]["seed"])
+            each |= record(plan, {"convnet": [0.5, 0.5], "vit": [0.48, 0.48]})
+    (fallen,) = check(toy_records(0), records).fallen
+    assert (fallen.now.name, fallen.now.network) == ("dm / hpd / cvae, toy, ipc 1, toy-1", "convnet")
+    assert fallen.now.keys == tuple(method("dm", "hpd", seed=seed).key[:16] for seed in (0, 1))
+
+
+def test_one_seed_that_collapses_cannot_hide_behind_the_spread_it_makes() -> None:
+    """80 and 10 % instead of 80 and 80 %: the store's own variance would call that noise."""
+    rows = [entry([0.80, 0.81], name=str(i)) for i in range(4)]
+    broken = [replace(row, means=(0.80, 0.10)) for row in rows]
+    pairs = compare_entries(rows, broken)
+    assert all(each.fell for each in pairs)
+    assert noise(broken)[0] > 0.2
+
+
+def compare_entries(before: list[Entry], now: list[Entry], alpha: float = ALPHA) -> tuple[Comparison, ...]:
+    return judge(list(zip(before, now, strict=True)), alpha)
+
+
+def redrawn(rng: np.random.Generator, num_rows: int) -> list[Entry]:
+    """Two seeds of two networks in each row, levels fixed, seeds and networks with a std of a point and a half each."""
+    level = np.linspace(0.4, 0.8, num_rows)[:, None, None]
+    values = level + rng.normal(0, 0.015, (num_rows, 2, 1)) + rng.normal(0, 0.015, (num_rows, 2, 2))
+    return [entry(row.mean(1).tolist(), row.std(1, ddof=1).tolist(), str(i)) for i, row in enumerate(values)]
+
+
+def alarms(alpha: float, shift: float = 0.0, num_rows: int = 8, num: int = 400) -> float:
+    """The share of checks that fire, when every number is drawn anew."""
+    rng, fired = np.random.default_rng(17), 0
+    for _ in range(num):
+        before, now = redrawn(rng, num_rows), redrawn(rng, num_rows)
+        now = [replace(each, means=tuple(mean + shift for mean in each.means)) for each in now]
+        fired += any(each.fell for each in compare_entries(before, now, alpha))
+    return fired / num
+
+
+def test_false_alarms_keep_to_alpha() -> None:
+    """Even other seeds, which vary more than another CPU does, raise hardly an alarm; at 20 % some, so that it can."""
+    assert alarms(ALPHA) <= 0.01
+    assert 0.02 < alarms(0.2) <= 0.2
+
+
+def test_a_drop_is_missed_seldom() -> None:
+    assert alarms(ALPHA, shift=-0.10) > 0.99
+
+
+def test_ordinary_numeric_noise_is_silent() -> None:
+    """Another CPU: the same seeds, a few test images judged otherwise, in rows that hardly vary otherwise."""
+    rng = np.random.default_rng(3)
+    before, now = [], []
+    for plan, level, _ in toy_plans():
+        base = draw(plan, rng, level, spread=0.0)
+        other = {name: [value + rng.integers(-8, 9) / NUM_TEST for value in values] for name, values in base.items()}
+        before.append(record(plan, base))
+        now.append(record(plan, other))
+    report = check(before, now)
+    assert min(each.change for each in report.comparisons) < -0.002
+    assert report.fallen == ()
+
+
+def test_a_rise_is_no_fall() -> None:
+    assert check(toy_records(0), toy_records(0, shift=0.2)).fallen == ()
+
+
+# The formula
+
+
+def test_detectable_drop_by_hand() -> None:
+    """Three rows of two seeds, so df = 3 from the baseline; the store, spread wider, gives 6."""
+    means = [[0.50, 0.56], [0.60, 0.62], [0.70, 0.74]]
+    before = [entry(row, name=str(i)) for i, row in enumerate(means)]
+    variance = np.mean([np.var(row, ddof=1) for row in means])
+    level = 1 - ALPHA / 6
+    alone = scipy.stats.t.ppf(level, 3) * math.sqrt(2 * variance / 2)
+    together = scipy.stats.t.ppf(level, 6) * math.sqrt(2 * variance / 2)
+    assert together < alone
+    for each in compare_entries(before, before):
+        assert (each.detectable, each.df, each.basis) == (pytest.approx(together), 6, "seeds")
+    wild = [replace(each, means=(0.0, 1.0)) for each in before]
+    for each in compare_entries(before, wild):
+        assert (each.detectable, each.df) == (pytest.approx(alone), 3)
+
+
+def test_the_test_set_is_a_floor() -> None:
+    """Rows that agree to the last image: the binomial variance of 1000 images seen by two networks, p near 0.5."""
+    before = [entry([0.5, 0.5], [0.0, 0.0], str(i)) for i in range(3)]
+    floor = 0.5 * 0.5 / (NUM_TEST * 2)
+    expected = scipy.stats.t.ppf(1 - ALPHA / 6, 6) * math.sqrt(2 * floor / 2)
+    (each, *_) = compare_entries(before, before)
+    assert each.detectable == pytest.approx(expected)
+    (perfect, *_) = compare_entries([entry([1.0, 1.0], [0.0, 0.0])], [entry([0.999, 0.999], [0.0, 0.0])])
+    assert not perfect.fell
+
+
+def test_networks_stand_in_where_there_is_one_seed() -> None:
+    before = [entry([0.5], [0.08], "a"), entry([0.5], [0.06], "b")]
+    variance = (0.08**2 + 0.06**2) / 2 / 2
+    (each, *_) = compare_entries(before, before)
+    expected = scipy.stats.t.ppf(1 - ALPHA / 4, 4) * math.sqrt(2 * variance)
+    assert (each.detectable, each.df, each.basis) == (pytest.approx(expected), 4, "networks")
+
+
+def test_the_test_set_stands_in_where_there_is_one_network() -> None:
+    before = [entry([0.5], [None], num_repeats=1)]
+    (each,) = compare_entries(before, before)
+    expected = scipy.stats.norm.ppf(1 - ALPHA / 2) * math.sqrt(2 * 0.25 / NUM_TEST)
+    assert (each.detectable, each.basis) == (pytest.approx(expected), "test set")
+    assert each.to_json()["df"] is None
+
+
+def test_networks_and_data_do_not_pool() -> None:
+    calm = [entry([0.50, 0.501], name=str(i)) for i in range(3)]
+    for field in ("network", "data_hash", "protocol_hash"):
+        noisy = [entry([0.3, 0.7], name=str(i), **{field: "other"}) for i in range(3)]
+        drops = [each.detectable for each in compare_entries(calm + noisy, calm + noisy)]
+        assert max(drops[:3]) < 0.1 < 1 < min(drops[3:])
+
+
+# What compares
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": replace(ref("losses", "dm"), version="9", distribution="other", label="dm(x=1)")},
+        {"threads": 4},
+        {"dataset": ref("datasets", "toy", folder="/elsewhere")},
+        {"seed": 7},
+    ],
+    ids=["version", "threads", "data path", "seed"],
+)
+def test_a_group_survives(change: dict[str, Any]) -> None:
+    plan = method("dm", "pixel")
+    assert group_of(replace(plan, **change).to_json()) == group_of(plan.to_json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loss": ref("losses", "dm", batch_real=8)},
+        {"loss": ref("losses", "dc")},
+        {"steps": 101},
+        {"rates": {"pixels": 1.0}},
+        {"ipc": 10},
+        {"labels": "learned"},
+        {"backbone": ref("architectures", "vit")},
+        {"networks": BASE.networks[:1]},
+        {"dataset": ref("datasets", "other")},
+    ],
+    ids=str,
+)
+def test_a_group_is_another(change: dict[str, Any]) -> None:
+    plan = method("dm", "pixel")
+    assert group_of(replace(plan, **change).to_json()) != group_of(plan.to_json())
+
+
+def test_a_field_that_a_release_adds_with_a_default_changes_no_group() -> None:
+    plan = method("dm", "pixel").to_json()
+    old = {name: value for name, value in plan.items() if name != "rank_repeats"}
+    assert group_of(old) == group_of(plan)
+
+
+def test_another_release_compares() -> None:
+    now = []
+    for plan, level, seconds in toy_plans():
+        if plan.loss:
+            plan = replace(plan, loss=replace(plan.loss, version="0.2.0"))
+        values = draw(plan, np.random.default_rng(plan.seed), level - 0.2 * bool(plan.loss))
+        now.append(
+            record(
+                plan,
+                values,
+                seconds=seconds,
+                versions=VERSIONS | {"ddbench": "0.2.0"},
+                hardware=HARDWARE | {"device": "x"},
+            )
+        )
+    report = check(toy_records(), now)
+    assert report.faults == ()
+    assert len(report.fallen) == DISTILLED
+
+
+def test_two_releases_in_a_store_are_both_compared_and_no_baseline() -> None:
+    plan = method("dm", "pixel")
+    newer = replace(plan, space=replace(ref("spaces", "pixel"), version="0.2.0"))
+    values = {"convnet": [0.8, 0.8], "vit": [0.7, 0.7]}
+    lower = {"convnet": [0.2, 0.2], "vit": [0.7, 0.7]}
+    both = [record(each, v) for one, v in ((plan, values), (newer, lower)) for each in (one, replace(one, seed=1))]
+    report = check(both[:2], both)
+    assert len(report.comparisons) == 4
+    assert [each.now.name for each in report.fallen] == [
+        "dm / pixel [space version=ddbench 0.2.0], toy, ipc 1, toy-1",
+    ]
+    with pytest.raises(Faults, match="differ in versions, threads or paths alone"):
+        write_baseline(Path("unused"), cells_of(both))
+
+
+def test_seeds_that_the_baseline_lacks_do_not_count() -> None:
+    before, now = toy_records(0, seeds=(0, 1)), toy_records(0, seeds=(0, 1))
+    now += [record(method("dm", "pixel", seed=2), {"convnet": [0.0, 0.0], "vit": [0.0, 0.0]})]
+    report = check(before, now)
+    assert {each.change for each in report.comparisons} == {0.0}
+    assert {each.now.seeds for each in report.comparisons} == {(0, 1), (0,)}
+
+
+def without(records: list[dict[str, Any]], **where: Any) -> list[dict[str, Any]]:
+    """Less those of loss dm in space pixel, and of a seed if one is given."""
+    plans = {method("dm", "pixel", seed=seed).key for seed in (0, 1) if where.get("seed", seed) == seed}
+    return [entry for entry in records if entry["key"] not in plans]
+
+
+def test_a_missing_row_is_a_fault() -> None:
+    report = check(toy_records(), without(toy_records()))
+    assert report.faults == tuple(
+        f"'dm / pixel, toy, ipc 1, toy-1' on {network} is in the baseline and not in the store. "
+        "Run its suite, or write the baseline anew."
+        for network in ("convnet", "vit")
+    )
+    assert len(report.comparisons) == DISTILLED + 2
+
+
+def test_a_missing_seed_is_a_fault() -> None:
+    report = check(toy_records(), without(toy_records(), seed=1))
+    assert len(report.faults) == 2
+    assert all("the store lacks seed 1 of the baseline" in fault for fault in report.faults)
+
+
+def test_missing_repeats_are_a_fault() -> None:
+    plan, values = method("dm", "pixel"), {"convnet": [0.5, 0.5], "vit": [0.5, 0.5]}
+    report = check([record(plan, values)], [record(plan, {name: v[:1] for name, v in values.items()})])
+    assert "the store lacks the 2 repeats of the baseline" in report.faults[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"data_hash": "c" * 64},
+            "the store has data toy cccccccc, the baseline data toy dddddddd. They do not compare.",
+        ),
+        ({"protocol": replace(BASE.protocol, id="glad-1")}, "the store has protocol glad-1 "),
+    ],
+    ids=["data", "protocol"],
+)
+def test_other_data_and_other_protocols_are_faults(change: dict[str, Any], sentence: str) -> None:
+    plan, values = method("dm", "pixel"), {"convnet": [0.5, 0.5], "vit": [0.5, 0.5]}
+    report = check([record(plan, values)], [record(replace(plan, **change), values)])
+    assert report.comparisons == ()
+    assert len(report.faults) == 2
+    assert all(sentence in fault for fault in report.faults)
+
+
+def test_new_rows_are_counted_and_not_compared() -> None:
+    report = check(without(toy_records()), toy_records())
+    assert (len(report.comparisons), report.faults, report.num_new) == (DISTILLED + 2, (), 2)
+
+
+# The file
+
+
+def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    cells = cells_of(toy_records())
+    path = tmp_path / "baseline.json"
+    assert write_baseline(path, cells) == DISTILLED + 4
+    assert read_baseline(path) == entries(cells)
+    kept = json.loads(path.read_bytes())
+    assert kept["schema"] == 1
+    row = next(
+        row for row in kept["rows"] if row["name"] == "dm / pixel, toy, ipc 1, toy-1" and row["network"] == "vit"
+    )
+    values = [cell.accuracies["vit"] for cell in cells if cell.key[:16] in row["keys"]]
+    assert sorted(row["means"]) == pytest.approx(sorted(np.mean(value) for value in values))
+    assert sorted(row["stds"]) == pytest.approx(sorted(np.std(value, ddof=1) for value in values))
+    assert (row["seeds"], row["num_test"], row["num_repeats"], row["data_hash"]) == ([0, 1], NUM_TEST, 2, "d" * 64)
+
+
+def test_an_empty_store_is_no_baseline(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="no finished cell"):
+        write_baseline(tmp_path / "baseline.json", [])
+    assert not (tmp_path / "baseline.json").exists()
+
+
+def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
+    def edited(text: str) -> str:
+        value = json.loads(text)
+        change(value)
+        return json.dumps(value)
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "[" * 100_000,
+        edit(lambda value: value.pop("schema")),
+        edit(lambda value: value.update(schema=2)),
+        edit(lambda value: value.update(schema=True)),
+        edit(lambda value: value.update(rows=[])),
+        edit(lambda value: value.update(rows={})),
+        edit(lambda value: value.update(rows=[None])),
+        edit(lambda value: value["rows"][3].pop("means")),
+        edit(lambda value: value["rows"][3].update(means=[0.5])),
+        edit(lambda value: value["rows"][3].update(means=[0.5, 61.2])),
+        edit(lambda value: value["rows"][3].update(means=[0.5, math.nan])),
+        edit(lambda value: value["rows"][3].update(means=[0.5, None])),
+        edit(lambda value: value["rows"][3].update(means=0.5)),
+        edit(lambda value: value["rows"][3].update(stds=["x", "y"])),
+        edit(lambda value: value["rows"][3].update(seeds=[0, 0])),
+        edit(lambda value: value["rows"][3].update(num_test=0)),
+        edit(lambda value: value["rows"][3].update(name=3)),
+        edit(lambda value: value["rows"][3].update(keys=[1, 2])),
+    ],
+)
+def test_a_damaged_baseline_is_one_sentence(
+    damage: Callable[[str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, records = tmp_path / "baseline.json", toy_records()
+    write_store(tmp_path / "store", records)
+    write_baseline(path, cells_of(records))
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(DataError):
+        read_baseline(path)
+    assert main(["check", str(tmp_path / "store"), "--baseline", str(path)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert str(path) in output.err
+
+
+# The verb
+
+
+@pytest.fixture
+def baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    write_store(tmp_path / "old", toy_records(0))
+    path = tmp_path / "baseline.json"
+    assert main(["check", str(tmp_path / "old"), "--write-baseline", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    return path
+
+
+def test_the_verb_passes(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(baseline.parent / "new", toy_records(1))
+    assert main(["check", str(baseline.parent / "new"), "--baseline", str(baseline)]) == 0
+    text = capsys.readouterr().out
+    assert "FELL" not in text
+    assert text.count(" ok\n") == DISTILLED + 4
+    assert "t(1 - alpha / 2m, df) * sqrt(2 v / seeds)" in text
+    assert "alpha = 1 %" in text
+
+
+def test_the_verb_fires_and_names_rows_and_cells(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(baseline.parent / "new", toy_records(1, shift=-0.1))
+    assert main(["check", str(baseline.parent / "new"), "--baseline", str(baseline)]) == 1
+    text = capsys.readouterr().out
+    assert text.count(" FELL\n") == DISTILLED
+    lines = [line for line in text.splitlines() if line.startswith("fell: dm / pixel, toy, ipc 1, toy-1 on vit by ")]
+    assert len(lines) == 1
+    assert method("dm", "pixel", seed=1).key[:16] + " (seed 1)" in lines[0]
+
+
+def test_the_verb_lists_faults_after_the_table(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(baseline.parent / "new", without(toy_records(1, shift=-0.1)))
+    assert main(["check", str(baseline.parent / "new"), "--baseline", str(baseline)]) == 2
+    output = capsys.readouterr()
+    assert output.out.count(" FELL\n") == DISTILLED - 2
+    assert output.err.count("is in the baseline and not in the store") == 2
+
+
+def test_the_verb_speaks_json(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(baseline.parent / "new", without(toy_records(1, shift=-0.1)))
+    assert main(["check", str(baseline.parent / "new"), "--baseline", str(baseline), "--json"]) == 2
+    value = json.loads(capsys.readouterr().out)
+    assert (len(value["rows"]), len(value["faults"]), value["alpha"]) == (DISTILLED + 2, 2, ALPHA)
+    for row in value["rows"]:
+        assert row["change"] == pytest.approx(row["now"] - row["baseline"])
+        assert row["fell"] == (row["change"] < -row["smallest_detectable_drop"])
+
+
+def test_an_empty_store_does_not_pass(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(baseline.parent / "new", [])
+    assert main(["check", str(baseline.parent / "new"), "--baseline", str(baseline)]) == 2
+    output = capsys.readouterr()
+    assert "0 comparisons" in output.out
+    assert output.err.count("not in the store") == DISTILLED + 4
+
+
+def test_an_unreadable_record_is_a_warning_and_its_row_a_fault(
+    baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_store(baseline.parent / "new", toy_records(0))
+    key = method("dm", "pixel", seed=1).key
+    (store.cell(key) / "record.json").write_text("{")
+    assert main(["check", str(store.root), "--baseline", str(baseline)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("warning: record ")
+    assert error.count("the store lacks seed 1 of the baseline") == 2
+    assert main(["check", str(store.root), "--write-baseline", str(baseline.parent / "other.json")]) == 2
+    assert not (baseline.parent / "other.json").exists()
+
+
+def test_missing_files_are_sentences(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = str(baseline.parent / "nothing")
+    for arguments in ([nothing, "--baseline", str(baseline)], [str(baseline.parent / "old"), "--baseline", nothing]):
+        assert main(["check", *arguments]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
