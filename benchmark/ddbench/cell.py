@@ -43,6 +43,7 @@ class Desk:
     store: Store
     device: torch.device
     data_root: Path | None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     training: dict[tuple[str, float], TrainingData] = field(default_factory=dict)
     tests: dict[str, TestData] = field(default_factory=dict)
 
@@ -165,7 +166,7 @@ def _training_set(
     if plan.baseline == "random":
         made = random_real(run)
     else:
-        made = distill(plan, run, watch, Checkpoint(work), lambda done, total: report("distill", 0.5 * done / max(total, 1)))
+        made = distill(plan, run, watch, Checkpoint(work, desk.checkpoint_seconds), lambda done, total: report("distill", 0.5 * done / max(total, 1)))
     tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
     fields = {name: getattr(made, name) for name in ("steps", "bytes_stored", "stages", "chosen_stage", "learned")}
     seconds = watch.seconds()

@@ -16,6 +16,8 @@ from torch import Tensor
 from ddbench.errors import DataError
 
 MAX_JSON_BYTES = 256 << 20
+REMEDY = "Remove it, then run again to make it anew."
+REMEDY_FOLDER = "Remove its folder, then run again to make it anew."  # for what appears as a whole folder
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -37,34 +39,43 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """An object from a JSON file. Raises DataError, naming the file, if it is missing, too large, cut short or no object."""
+def read_json(path: Path, what: str, remedy: str = REMEDY) -> dict[str, Any]:
+    """An object from a JSON file. Raises DataError, naming the file, if it is missing, too large, cut short or no object;
+    `remedy` ends the sentence."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"{what} {path} is missing.") from error
+        raise DataError(f"{what} {path} is missing. {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{what} {path} is damaged or cut short ({error}). Remove it, then run again to make it anew.") from error
+        raise DataError(f"{what} {path} is damaged or cut short ({error}). {remedy}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{what} {path} holds no JSON object. Remove it, then run again to make it anew.")
+        raise DataError(f"{what} {path} holds no JSON object. {remedy}")
     return value
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
     """Safetensors with a JSON object as the one metadata entry `ddbench`; equal input gives equal bytes.
 
-    One entry only, because the library writes several in no fixed order.
+    One entry only, because the library writes several in no fixed order. Tensors that share memory (tied weights), which
+    the library refuses, are written once each.
     """
     from safetensors.torch import save
 
     text = json.dumps(meta or {}, sort_keys=True)
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"ddbench": text})
+    own, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        start = tensor.untyped_storage().data_ptr()
+        own[name] = tensor.clone() if start in seen else tensor
+        seen.add(start)
+    return save(own, {"ddbench": text})
 
 
-def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the JSON object of `tensors_to_bytes`. Raises DataError, naming the file, if it is missing or damaged."""
+def read_tensors(path: Path, what: str, remedy: str = REMEDY) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON object of `tensors_to_bytes`. Raises DataError, naming the file, if it is missing or damaged;
+    `remedy` ends the sentence."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -72,9 +83,9 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get("ddbench", "{}"))
     except FileNotFoundError as error:
-        raise DataError(f"{what} {path} is missing.") from error
+        raise DataError(f"{what} {path} is missing. {remedy}") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{what} {path} is damaged or cut short ({error}). Remove it, then run again to make it anew.") from error
+        raise DataError(f"{what} {path} is damaged or cut short ({error}). {remedy}") from error
     return tensors, meta
 
 
@@ -87,6 +98,7 @@ def sha256_file(path: Path) -> str:
 def publish(folder: Path, target: Path) -> bool:
     """Rename a finished folder to its place in one step; False, and the folder is removed, if another got there first."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sync(folder)
     try:
         folder.rename(target)
     except OSError:
@@ -94,4 +106,15 @@ def publish(folder: Path, target: Path) -> bool:
             raise
         shutil.rmtree(folder)
         return False
+    _sync(target.parent)
     return True
+
+
+def _sync(folder: Path) -> None:
+    """Flush a folder's list of names to disc, so that a power cut cannot show the folder without its files."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you
 MAX_SUITE_BYTES = 1 << 20
 MAX_CELLS = 100_000
 SUITE_SCHEMA = 1
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 NUMBERS: Mapping[str, type] = {
     "steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
@@ -134,11 +138,18 @@ class _Reader:
         for number, entry in enumerate(self._overrides()):
             if number not in self.used and not self.faults and not self.broken:
                 self.fault(f"override {number + 1} (where = {entry.get('where')}) matches no cell: mend its 'where' or remove it.")
+        if not self.faults:
+            for key, num in Counter(plan.key for plan in plans).items():
+                if num > 1:
+                    name = next(plan.name for plan in plans if plan.key == key)
+                    self.fault(f"the grid holds the cell '{name}' {num} times: name each loss, space, subset and baseline once.")
         if not plans and not self.faults and not self.broken:
             self.fault("the grid is empty: name at least one loss and space, or one baseline.")
+        name = self._value("name", str, Path(self.source).stem)
+        if not NAME.fullmatch(name):
+            self.fault(f"'name' must be made of letters, digits, '.', '-' and '_' and not begin with '.', for it names folders; got '{name}'.")
         if self.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.faults])
-        name = self._value("name", str, Path(self.source).stem)
         return Suite(name, self._value("description", str, ""), plans, text, self.data_root, tuple(self.broken))
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
@@ -154,7 +165,12 @@ class _Reader:
         return default
 
     def _overrides(self) -> list[dict[str, Any]]:
-        return [entry for entry in self._value("override", list, []) if isinstance(entry, dict)]
+        entries = []
+        for number, entry in enumerate(self._value("override", list, []), start=1):
+            entries.append(self._typed(entry, dict, f"override {number}", {}))
+            for key in entries[-1].keys() - {"where", "set"}:
+                self.fault(f"override {number} has no key '{key}'.{did_you_mean(key, ('where', 'set'))} It takes: where, set.")
+        return entries
 
     def _plugin(self, kind: str, entry: Any, extra: Mapping[str, Any] | None = None) -> PluginRef | None:
         """A name, or a table of a name and settings; `extra` settings go on top. A fault makes it None."""
@@ -165,7 +181,9 @@ class _Reader:
             return None
         settings = {key: value for key, value in entry.items() if key != "name"} | dict(extra or {})
         try:
-            return PluginRef.resolve(kind, entry["name"], settings)
+            ref = PluginRef.resolve(kind, entry["name"], settings)
+            ref.make()  # what it refuses is a fault of the suite, found now
+            return ref
         except PluginError as error:  # broken, not misnamed: it takes only its own cells with it
             self.broken.extend([str(error)] if str(error) not in self.broken else [])
         except BenchError as error:
@@ -188,11 +206,12 @@ class _Reader:
             self.fault(error)
             protocol = protocols.load("glad-1")
         seeds, ipcs = self._numbers("seeds", [0], 0), self._numbers("ipc", [1], 1)
-        networks = tuple(filter(None, (self._plugin("architectures", entry) for entry in self._value("networks", list, ["convnet"]))))
+        wanted = self._value("networks", list, ["convnet"])
+        networks = tuple(filter(None, (self._plugin("architectures", entry) for entry in wanted)))
         backbone = self._plugin("architectures", self.raw.get("backbone", "convnet"))
         threads = self._value("threads", int, 1)
         common: dict[str, Any] = {"protocol": protocol, "networks": networks, "backbone": backbone, "threads": threads}
-        if len({ref.label for ref in networks}) < len(networks) or not networks:
+        if len({ref.label for ref in networks}) < len(networks) or not wanted:
             self.fault("'networks' must name at least one network, and none twice.")
         baselines = self._value("baselines", list, list(BASELINES))
         for baseline in baselines:
@@ -202,7 +221,9 @@ class _Reader:
         if not self.raw.get("subsets"):
             self.fault("'subsets' must name at least one data set.")
         hashes = {ref.label: self._hash(ref) for ref in subsets}
-        if backbone is None:
+        for ref, network in product(subsets, {ref.label: ref for ref in (*networks, backbone) if ref}.values()):
+            self._check_side(ref, network)
+        if backbone is None or len(networks) < len(wanted):  # a broken one: every cell is its own
             return
         grid = list(product(self._value("losses", list, []), self._value("spaces", list, []), subsets, ipcs, seeds))
         if len(grid) > MAX_CELLS:
@@ -218,6 +239,12 @@ class _Reader:
             plan = self._cell(common, loss, space, dataset, hashes[dataset.label], ipc, seed)
             if plan:
                 yield plan
+
+    def _check_side(self, dataset: PluginRef, network: PluginRef) -> None:
+        spec, arch = dataset.make().spec(), network.make()
+        if min(spec.shape[1:]) < arch.min_size:
+            sides = " x ".join(map(str, spec.shape[1:]))
+            self.fault(f"architecture '{network.label}' needs images of at least {arch.min_size} px; those of '{dataset.label}' are {sides}.")
 
     def _hash(self, ref: PluginRef) -> str:
         try:
@@ -253,12 +280,21 @@ class _Reader:
                 self.fault(f"space '{refs['space'].name}' needs a generator: add generator = \"cvae\", or another, to the suite.")
                 return None
             refs["generator"] = self._plugin("generators", self.raw["generator"], generator_settings)
+            if refs["generator"] is None:
+                return None
         proxy = self._plugin("architectures", self.raw.get("proxy", self.raw.get("backbone", "convnet")))
+        if proxy is None:
+            return None
+        self._check_twice(refs["loss"], common["backbone"])
         rates = self._rates(refs["loss"], refs["space"], values.pop("rates"), values.get("labels", "hard"))
         plan = Plan(**common, dataset=dataset, data_hash=data_hash, ipc=ipc, seed=seed, **refs, rates=rates, proxy=proxy, **values)
         for sentence in plan.check():
             self.fault(sentence)
         return plan
+
+    def _check_twice(self, loss: PluginRef, backbone: PluginRef) -> None:
+        if loss.make().order > 1 and not backbone.make().double_backward:
+            self.fault(f"loss '{loss.name}' differentiates the backbone twice, and '{backbone.label}' cannot be: name another backbone.")
 
     def _merge(self, values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
         known = (*NUMBERS, *WORDS, "rates", *ROLES)
@@ -282,8 +318,8 @@ class _Reader:
             known = {*loss_made.rates, *names}
             if name not in known:
                 self.fault(f"there is no tensor '{name}' to give a rate.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")
-            elif not rate > 0:
-                self.fault(f"rate '{name}' must be above 0, got {rate}.")
+            elif not 0 < rate < inf:
+                self.fault(f"rate '{name}' must be a number above 0, got {rate}.")
             elif name in names:
                 rates[name] = rate
         for name in sorted(names - rates.keys()):

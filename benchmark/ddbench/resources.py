@@ -19,11 +19,12 @@ import ddbench
 from ddbench.api import Resource
 from ddbench.config import Plan, PluginRef, digest
 from ddbench.data.subsets import TrainingData
-from ddbench.errors import PluginError
-from ddbench.files import publish, read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
+from ddbench.errors import DataError, PluginError
+from ddbench.files import REMEDY_FOLDER, publish, read_json, read_tensors, sha256_file, tensors_to_bytes, write_bytes, write_json
 from ddbench.run import DistillRun
 
 RESOURCE_SCHEMA = 1
+_META_KEYS = {"key", "describe", "sha256", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,14 @@ class ResourceStore:
     def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors on a device, and its `resource.json`. Raises DataError where it is damaged."""
         folder = self.folder(key)
-        tensors, _ = read_tensors(folder / "tensors.safetensors", "resource")
-        return {name: tensor.to(device) for name, tensor in tensors.items()}, read_json(folder / "resource.json", "resource")
+        tensors, _ = read_tensors(folder / "tensors.safetensors", "resource", REMEDY_FOLDER)
+        meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
+        missing = sorted(_META_KEYS - meta.keys())
+        if missing:
+            raise DataError(f"resource {folder} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
+        if sha256_file(folder / "tensors.safetensors") != meta["sha256"]:
+            raise DataError(f"resource {folder} is damaged: its tensors are not those that were built. {REMEDY_FOLDER}")
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
 
     def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
         """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by the key alone."""
@@ -85,6 +92,8 @@ class ResourceStore:
         with FileLock(self.root / f"{need.key[:16]}.lock"):
             if self.is_built(need.key):
                 return
+            for leftover in self.root.glob(f".{need.key[:16]}.*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
             started = time.perf_counter()
             run = DistillRun(("resource", need.key), data, need.backbone, 0, device, {})
             content = tensors_to_bytes(need.resource.build(run))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,16 +18,17 @@ from pathlib import Path
 import torch
 
 from ddbench import hardware
-from ddbench.cell import needs_of_plan
+from ddbench.cell import CHECKPOINT_SECONDS, needs_of_plan
 from ddbench.config import Plan, PluginRef
 from ddbench.data.subsets import Identity, identify
 from ddbench.errors import ConfigError
 from ddbench.grid import Suite
 from ddbench.run import pick_device
 from ddbench.store import Store
-from ddbench.worker import Job, Message, work
+from ddbench.worker import Job, Message, sentence_of, work
 
 BUSY_SECONDS = 1.0  # between two looks at a cell that another runner is computing
+DEATH_SECONDS = 5.0  # that a worker whose pipe has closed may take to die
 
 
 class Identities:
@@ -54,15 +58,15 @@ class Progress:
         """A running job's progress."""
 
     def finish(self, job: Job, message: Message, seconds: float) -> None:
-        """A job is done, failed, or is another runner's."""
+        """A job is done, failed, or another runner's: found, or busy and looked at again later."""
 
 
 @dataclass
 class Outcome:
     """What became of a run."""
 
-    present: int = 0  # cells that were there already
-    computed: list[str] = field(default_factory=list)  # keys
+    present: int = 0  # cells that were there already, or that another run computed meanwhile
+    computed: list[str] = field(default_factory=list)  # keys, of this run
     failed: dict[str, str] = field(default_factory=dict)  # key to sentence
 
 
@@ -77,7 +81,7 @@ class Worker:
     started: float = 0.0
 
 
-def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
+def devices_of(device: str, workers: int | None, plans: Sequence[Plan]) -> list[str]:
     """One entry for each worker: every CUDA device once, or as many workers as cores allow. Raises ConfigError."""
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}.")
@@ -85,6 +89,7 @@ def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         return [names[number % len(names)] for number in range(workers or len(names))]
     picked = pick_device(device)
+    threads = max((plan.threads for plan in plans), default=1)
     default = max(1, hardware.num_cores() // threads) if picked.type == "cpu" else 1
     return [str(picked)] * (workers or default)
 
@@ -92,23 +97,30 @@ def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
 class Runner:
     """One call of `ddbench run`."""
 
-    def __init__(self, suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress) -> None:
+    def __init__(
+        self, suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:  # fmt: skip
+        self.checkpoint_seconds = checkpoint_seconds
         self.suite, self.store, self.identities, self.progress = suite, store, identities, progress
         self.plans = list({plan.key: plan for plan in plans}.values())
         self.outcome = Outcome()
         self.context = multiprocessing.get_context("spawn")
         self.workers: list[Worker] = []
         self.again: list[tuple[float, Job]] = []  # cells that another runner holds, and when to look again
+        self.pending: set[str] = set()  # resources that a job of this run has yet to build
 
     def run(self, devices: Sequence[str]) -> Outcome:
         """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on."""
+        for plan in self.plans:
+            self.store.tidy(plan.key)
         todo = [plan for plan in self.plans if not self.store.is_done(plan.key)]
         self.outcome.present = len(self.plans) - len(todo)
         self.progress.start(len(self.plans), self.outcome.present)
         if not todo:
             return self.outcome
         self.needs = self._needs(todo, devices[0])
-        self.queue = self._jobs(todo)
+        self.queue = self._jobs([plan for plan in todo if plan.key in self.needs])
         try:
             for device in devices[: len(self.queue)]:
                 self.workers.append(self._start(device))
@@ -117,16 +129,21 @@ class Runner:
                 self._listen()
         finally:
             for worker in self.workers:
-                worker.pipe.close()
                 worker.process.terminate()
             for worker in self.workers:
                 worker.process.join()
+                worker.pipe.close()
         return self.outcome
 
     def _needs(self, todo: Sequence[Plan], device: str) -> Mapping[str, list[str]]:
-        """The resources that each cell waits for, by keys."""
-        kind = torch.device(device)
-        return {plan.key: [need.key for need in needs_of_plan(plan, kind)] for plan in todo}
+        """The resources that each cell waits for, by keys. A plugin that cannot say what it needs fails its cell."""
+        kind, needs = torch.device(device), dict[str, list[str]]()
+        for plan in todo:
+            try:
+                needs[plan.key] = [need.key for need in needs_of_plan(plan, kind)]
+            except Exception as error:  # a stranger's code
+                self._fail(plan, Message("failed", error=sentence_of(error, plan, self.store.root), details=traceback.format_exc()))
+        return needs
 
     def _jobs(self, todo: Sequence[Plan]) -> list[Job]:
         """Shared resources first, each once; then the cells in the order of the suite."""
@@ -138,19 +155,20 @@ class Runner:
             for key in self.needs[plan.key]:
                 if not self.store.resources.is_built(key) and key not in resources:
                     resources[key] = Job(plan, self.suite.name, job.identity, key)
+        self.pending = set(resources)
         return [*resources.values(), *cells]
 
     def _start(self, device: str) -> Worker:
         ours, theirs = self.context.Pipe()
-        arguments = (theirs, self.store.root, device, self.suite.data_root)
+        arguments = (theirs, self.store.root, device, self.suite.data_root, self.checkpoint_seconds)
         process = self.context.Process(target=work, args=arguments, daemon=True)
-        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **_MALLOC}):
+        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **_MALLOC}), _interrupts_held_back():
             process.start()
         theirs.close()
         return Worker(process, ours, device)
 
     def _ready(self, job: Job) -> bool:
-        return job.resource is not None or all(self.store.resources.is_built(key) for key in self.needs[job.plan.key])
+        return job.resource is not None or self.pending.isdisjoint(self.needs[job.plan.key])
 
     def _hand_out(self) -> None:
         """Give each idle worker the first job that is ready."""
@@ -163,23 +181,32 @@ class Runner:
             if worker.job is None and job:
                 self.queue.remove(job)
                 worker.job, worker.started = job, time.monotonic()
-                worker.pipe.send(job)
+                with suppress(OSError):  # it died idle: _listen sees that
+                    worker.pipe.send(job)
 
     def _listen(self) -> None:
         """Wait for a message, a death or the time to look again, and act on it."""
-        waitables = {worker.pipe: worker for worker in self.workers if worker.job}
-        for pipe in wait(list(waitables), timeout=BUSY_SECONDS):
-            worker = waitables[pipe]  # type: ignore[index]
-            try:
-                message: Message = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
-                worker.process.join()
-                message = Message("failed", error=self._obituary(worker))
-                self.workers[self.workers.index(worker)] = self._replacement(worker)
-            if message.kind == "progress":
-                self.progress.update(worker.job, message)  # type: ignore[arg-type]
-            else:
-                self._settle(worker, message)
+        busy = [worker for worker in self.workers if worker.job]
+        waitables = [waitable for worker in busy for waitable in (worker.pipe, worker.process.sentinel)]
+        ready = wait(waitables, timeout=BUSY_SECONDS)
+        for worker in busy:
+            if worker.pipe in ready or worker.process.sentinel in ready:
+                message = self._receive(worker)
+                if message.kind == "progress":
+                    self.progress.update(worker.job, message)  # type: ignore[arg-type]
+                else:
+                    self._settle(worker, message)
+
+    def _receive(self, worker: Worker) -> Message:
+        """What a worker says, or what is to be said of a dead one; a fresh process then takes its place."""
+        with suppress(EOFError, OSError):
+            if worker.pipe.poll():
+                return worker.pipe.recv()
+        worker.process.join(DEATH_SECONDS)
+        worker.process.kill()  # one that closed its pipe and lives on
+        worker.process.join()
+        self.workers[self.workers.index(worker)] = self._replacement(worker)
+        return Message("failed", error=self._obituary(worker))
 
     def _obituary(self, worker: Worker) -> str:
         code = worker.process.exitcode or 0
@@ -196,6 +223,8 @@ class Runner:
         job, worker.job = worker.job, None
         assert job is not None
         seconds = time.monotonic() - worker.started
+        if job.resource:
+            self.pending.discard(job.resource)
         if message.kind == "busy":
             self.again.append((time.monotonic() + BUSY_SECONDS, job))
         elif message.kind == "failed" and job.resource:
@@ -205,6 +234,8 @@ class Runner:
                 self._fail(other.plan, message)
         elif message.kind == "failed":
             self._fail(job.plan, message)
+        elif message.kind == "found":
+            self.outcome.present += 1
         elif not job.resource:
             self.outcome.computed.append(job.plan.key)
         self.progress.finish(job, message, seconds)
@@ -215,6 +246,20 @@ class Runner:
             self.store.fail(plan, message.error, message.details)
         except OSError as error:
             self.outcome.failed[plan.key] += f" (Nor could this be recorded: {error.strerror}.)"
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches a process group: hold it back here, and so in a child that begins, until the child ignores it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # or starting a process starts it too, and that unblocks the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 # glibc gives large tensors back to the system at once and faults them in again at the next step; keeping them makes the
@@ -238,10 +283,9 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def run_suite(
-    suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress,
-    device: str = "auto", workers: int | None = None,
+    suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress, devices: Sequence[str],
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:  # fmt: skip
-    """Run a suite's cells. Raises ConfigError for a device that is not there."""
-    devices = devices_of(device, workers, max(plan.threads for plan in plans))
+    """Run a suite's cells with a worker for each of `devices` (of `devices_of`)."""
     store.add_suite(suite)
-    return Runner(suite, plans, store, identities, progress).run(devices)
+    return Runner(suite, plans, store, identities, progress, checkpoint_seconds).run(devices)

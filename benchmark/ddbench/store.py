@@ -33,14 +33,15 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ddbench.config import Plan
 from ddbench.errors import BenchError, DataError
-from ddbench.files import publish, read_json, write_bytes, write_json
+from ddbench.files import REMEDY_FOLDER, publish, read_json, write_bytes, write_json
 from ddbench.grid import Suite
 from ddbench.resources import ResourceStore
 
@@ -67,7 +68,7 @@ class Store:
                 raise DataError(f"store {root} has schema {schema}, this ddbench knows {STORE_SCHEMA}. Update ddbench, or name another store.")
         elif not create:
             raise DataError(f"there is no store at {root}. Make one with: ddbench run SUITE --store {root}")
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        elif root.exists() and (not root.is_dir() or any(not _is_begun(path) for path in root.iterdir())):
             raise DataError(f"{root} holds other things and no store.json: name an empty or new folder with --store.")
         else:
             write_json(marker, {"schema": STORE_SCHEMA})
@@ -90,11 +91,10 @@ class Store:
         """Whether a cell's folder is there; it appears whole."""
         return self.cell(key).is_dir()
 
-    def failures(self, key: str) -> list[dict[str, Any]]:
-        """The failed attempts of a cell, oldest first."""
-        folder = self.root / "failed" / short(key)
-        paths = sorted(folder.glob("*.json"), key=lambda path: int(path.stem)) if folder.is_dir() else []
-        return [read_json(path, "failure record") for path in paths]
+    def failures(self, key: str) -> list[Path]:
+        """The records of a cell's failed attempts, oldest first."""
+        paths = (self.root / "failed" / short(key)).glob("*.json")
+        return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
     def failed(self) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
         """(folder name, last failure) of every cell that failed and was not finished since, and a sentence for each that is unreadable."""
@@ -111,12 +111,13 @@ class Store:
 
     def fail(self, plan: Plan, error: str, details: str) -> None:
         """Record a failed attempt; the next run tries the cell again."""
-        number = len(self.failures(plan.key))
+        number = max((int(path.stem) + 1 for path in self.failures(plan.key)), default=0)
         path = self.root / "failed" / short(plan.key) / f"{number}.json"
         write_json(path, {"schema": RECORD_SCHEMA, "key": plan.key, "plan": plan.to_json(), "error": error, "details": details})
 
     def publish(self, plan: Plan, record: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-        """Write a finished cell aside, then put it in its place in one step; its working folder goes."""
+        """Write a finished cell aside, then put it in its place in one step; its working folder goes. The caller holds its lock."""
+        self._remove_asides(plan.key)
         aside = self.root / "work" / f".{short(plan.key)}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
             for name, content in contents.items():
@@ -127,6 +128,21 @@ class Store:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(self.work(plan.key), ignore_errors=True)
+
+    def tidy(self, key: str) -> None:
+        """Remove what a process that was killed just after it had published a cell left behind."""
+        if self.is_done(key) and (self.work(key).exists() or self._asides(key)):
+            with suppress(Timeout), self.lock(key).acquire(timeout=0):
+                self._remove_asides(key)
+                shutil.rmtree(self.work(key), ignore_errors=True)
+
+    def _asides(self, key: str) -> list[Path]:
+        return list((self.root / "work").glob(f".{short(key)}.*"))
+
+    def _remove_asides(self, key: str) -> None:
+        """Whoever holds the lock knows that these are a dead process's."""
+        for path in self._asides(key):
+            shutil.rmtree(path, ignore_errors=True)
 
     def add_suite(self, suite: Suite) -> None:
         """Keep the suite's text beside its results."""
@@ -155,15 +171,20 @@ class Store:
             yield from (entry / "record.json" for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
 
 
+def _is_begun(path: Path) -> bool:
+    """Whether a file is a store's marker that another process is about to write, or was when it was killed."""
+    return path.name.startswith(".store.json.")
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A record from a file. Raises DataError where it is cut short, of a newer schema, or lacks something."""
-    record = read_json(path, "record")
+    record = read_json(path, "record", REMEDY_FOLDER)
     schema = record.get("schema")
     if not isinstance(schema, int) or schema > RECORD_SCHEMA:
         raise DataError(f"record {path} has schema {schema}, this ddbench knows {RECORD_SCHEMA}. Update ddbench.")
     missing = sorted(_RECORD_KEYS - record.keys())
     if missing:
-        raise DataError(f"record {path} lacks {', '.join(missing)}. Remove its folder, then run again to make it anew.")
+        raise DataError(f"record {path} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
     return record
 
 

@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker says: kind is progress, done, busy or failed."""
+    """What a worker says: kind is progress, done, found (another run had computed it), busy or failed."""
 
     kind: str
     phase: str = ""
@@ -55,19 +55,21 @@ def sentence_of(error: BaseException, plan: Plan, store: Path) -> str:
         return f"the disc that holds {store} is full. Free some space, then give the same command again; finished cells are kept."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    text = " ".join(str(error).split())[:300]
-    return f"{plan.name}: {type(error).__name__}{where}: {text}. The traceback is in the failure record; mend the plugin or the plan."
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{plan.name}: {type(error).__name__}{where}{': ' if text else ''}{text}. The traceback is in the failure record; mend the plugin or the plan."
 
 
-def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path | None) -> None:
+def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path | None, checkpoint_seconds: float) -> None:
     """The worker's main function: answers each Job with Messages until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it while this process began
     threading.Thread(target=_die_with_parent, daemon=True).start()
     from ddbench.cell import Desk
     from ddbench.run import pick_device
     from ddbench.store import Store
 
-    desk = Desk(Store(store_root), pick_device(device_name), data_root)
+    desk = Desk(Store(store_root), pick_device(device_name), data_root, checkpoint_seconds)
     while True:
         try:
             job: Job = pipe.recv()
@@ -108,11 +110,15 @@ def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-un
             report("resources", 0.0)
             desk.store.resources.build(need, desk.training_data(job.plan), desk.device)
             return Message("done")
-        with desk.store.lock(job.plan.key).acquire(timeout=0):
-            if not desk.store.is_done(job.plan.key):
-                run_cell(job.plan, job.suite, job.identity, desk, report)
-            return Message("done")
-    except Timeout:
-        return Message("busy")
+        lock = desk.store.lock(job.plan.key)
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            return Message("busy")
+        with held:
+            if desk.store.is_done(job.plan.key):
+                return Message("found")
+            run_cell(job.plan, job.suite, job.identity, desk, report)
+        return Message("done")
     except Exception as error:
         return Message("failed", error=sentence_of(error, job.plan, desk.store.root), details=traceback.format_exc())

@@ -262,6 +262,7 @@ def test_two_releases_in_a_store_are_both_compared_and_no_baseline() -> None:
     both = [record(each, v) for one, v in ((plan, values), (newer, lower)) for each in (one, replace(one, seed=1))]
     report = check(both[:2], both)
     assert len(report.comparisons) == 4
+    assert {each.df for each in report.comparisons} == {3}  # of one row of the baseline and two of the store
     assert [each.now.name for each in report.fallen] == [
         "dm / pixel [space version=ddbench 0.2.0], toy, ipc 1, toy-1",
     ]

@@ -551,6 +551,7 @@ def test_the_verb_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (out / "suites" / "toy-grid-0123abcd.toml").read_text() == "schema = 1\n"
     assert "- dc / pixel, toy, ipc 1, seed 9 (" in text
     assert "went wrong again" in text
+    assert "left out" not in text
     assert "finished since" not in text
     before = text
     assert main(["leaderboard", str(store.root), "--out", str(tmp_path / "elsewhere")]) == 0

@@ -14,10 +14,11 @@ class Bar(runner.Progress):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-        self.bars = RichProgress(*columns, MofNCompleteColumn(), *times, console=self.console, transient=True)
+        self.bars = RichProgress(*columns, MofNCompleteColumn(), *times, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.running: dict[str, tuple[TaskID, float]] = {}
+        self.waiting: set[str] = set()
         self.finished = self.total = 0
 
     def start(self, total: int, done: int) -> None:
@@ -46,13 +47,16 @@ class Bar(runner.Progress):
         if task is not None:
             self.bars.remove_task(task)
         if message.kind == "busy":
-            self.console.print(f"{name}: another run is computing it; waiting")
+            if name not in self.waiting:
+                self.console.print(f"{name}: another run is computing it; waiting", markup=False)
+                self.waiting.add(name)
             return
         if not job.resource:
             self.finished += 1
             self.bars.advance(self.whole, 1.0 - before)
         count = "shared" if job.resource else f"{self.finished}/{self.total}"
-        self.console.print(f"[{count}] {name}: {message.kind} in {seconds:.1f} s", markup=False)
+        what = "another run computed it" if message.kind == "found" else f"{message.kind} in {seconds:.1f} s"
+        self.console.print(f"[{count}] {name}: {what}", markup=False)
 
     def close(self) -> None:
         """Take the bars away."""

@@ -23,16 +23,15 @@ def main(args: argparse.Namespace) -> int:
 
     from ddbench import grid
     from ddbench.cell import needs_of_plan
-    from ddbench.errors import DataError
     from ddbench.run import pick_device
     from ddbench.store import Store
+    from ddbench.worker import sentence_of
 
     suite, _ = load_suite(args.suite)
     plans = grid.select(suite.plans, args.only)
     root, device = store_path(args, suite), pick_device(args.device)
     store = Store(root, create=False) if root.exists() or args.store else None
-    if args.store and store is None:
-        raise DataError(f"there is no store at {root}.")
+    broken = list(suite.broken)
     rows, shared = [], dict[str, dict[str, Any]]()
     for plan in plans:
         state = "missing"
@@ -41,12 +40,17 @@ def main(args: argparse.Namespace) -> int:
         steps = 0 if plan.baseline else plan.steps
         row = {"method": plan.method, "subset": plan.dataset.label, "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
         rows.append(row | {"state": state, "key": plan.key[:16]})
-        for need in needs_of_plan(plan, device):
+        try:
+            needs = needs_of_plan(plan, device)
+        except Exception as error:  # a stranger's code
+            broken.append(sentence_of(error, plan, root))
+            continue
+        for need in needs:
             entry = shared.setdefault(need.key, {"shared": need.resource.describe(), "cells": 0, "state": "missing", "key": need.key[:16]})
             entry["cells"] += 1
             if store and store.resources.is_built(need.key):
                 entry["state"] = "done"
-    for sentence in suite.broken:
+    for sentence in dict.fromkeys(broken):
         print(f"ddbench: {sentence}", file=sys.stderr)
     if args.json:
         print(json.dumps({"suite": suite.name, "store": str(root), "cells": rows, "shared": list(shared.values())}, indent=1))
@@ -57,4 +61,4 @@ def main(args: argparse.Namespace) -> int:
             print("\n" + tabulate(list(shared.values()), headers="keys", tablefmt="github"))
         done = sum(row["state"] == "done" for row in rows)
         print(f"\n{len(rows)} cells, {done} done, {len(rows) - done} to run. Run them with: ddbench run {args.suite}")
-    return 1 if suite.broken else 0
+    return 1 if broken else 0

@@ -18,6 +18,10 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = sub.add_parser("run", help="compute what is missing of a suite, then render its leaderboard", description=__doc__)
     add_suite_arguments(parser)
     parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a cell)")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=20.0, metavar="S",
+        help="seconds between two checkpoints of a cell, from which a stopped run goes on (default: 20; 0: after every step)",
+    )  # fmt: skip
     parser.set_defaults(main=main)
 
 
@@ -25,15 +29,18 @@ def main(args: argparse.Namespace) -> int:
     """0: every cell is there; 1: some failed, the rest is there."""
     from ddbench import grid
     from ddbench.leaderboard.page import write
-    from ddbench.runner import run_suite
+    from ddbench.runner import devices_of, run_suite
     from ddbench.store import Store
 
     suite, identities = load_suite(args.suite)
+    for sentence in suite.broken:
+        print(f"ddbench: {sentence}", file=sys.stderr)
     plans = grid.select(suite.plans, args.only)
+    devices = devices_of(args.device, args.workers, plans)
     store = Store(store_path(args, suite))
     with _Bar() as progress:
-        outcome = run_suite(suite, plans, store, identities, progress, args.device, args.workers)
-    for sentence in (*suite.broken, *dict.fromkeys(outcome.failed.values())):
+        outcome = run_suite(suite, plans, store, identities, progress, devices, args.checkpoint_seconds)
+    for sentence in dict.fromkeys(outcome.failed.values()):
         print(f"ddbench: {sentence}", file=sys.stderr)
     written = write(store, store.root / "leaderboard")
     for sentence in written.unreadable:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.config import PluginRef, canonical
-from ddbench.errors import DataError
+from ddbench.errors import BenchError, DataError, PluginError
 from ddbench.ops.split import stratified_split
 from ddbench.seeds import stream
 
@@ -27,16 +27,24 @@ def default_root() -> Path | None:
 def load_split(ref: PluginRef, split: Split, root: Path | None) -> LabelledImages:
     """A split of a data set, checked against its spec. Raises DataError where it does not fit."""
     dataset: Dataset = ref.make()
-    spec, data = dataset.spec(), dataset.load(split, root)
-    images, labels = data.images, data.labels
+    try:
+        spec, data = dataset.spec(), dataset.load(split, root)
+        images, labels = data.images, data.labels
+    except BenchError:
+        raise
+    except Exception as error:  # a stranger's code
+        raise PluginError(f"dataset '{ref.name}': its {split} split cannot be loaded: {type(error).__name__}: {error}.") from error
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != spec.shape or len(images) == 0:
         raise DataError(
             f"dataset '{ref.name}': its {split} images must be uint8 [N, {', '.join(map(str, spec.shape))}], "
             f"got {images.dtype} {list(images.shape)}. This is a fault of the plugin or of the files."
         )
-    counts = torch.bincount(labels, minlength=spec.num_classes) if labels.min() >= 0 else torch.zeros(1)
-    if labels.shape != images.shape[:1] or len(counts) != spec.num_classes or not counts.all():
-        raise DataError(f"dataset '{ref.name}': its {split} labels must hold each of 0..{spec.num_classes - 1} for {len(images)} images.")
+    fit = labels.dtype == torch.int64 and labels.shape == images.shape[:1]
+    if not fit or labels.unique().tolist() != list(range(spec.num_classes)):
+        raise DataError(
+            f"dataset '{ref.name}': its {split} labels must be int64 and hold each of 0..{spec.num_classes - 1} for "
+            f"{len(images)} images. This is a fault of the plugin or of the files."
+        )
     return data
 
 
@@ -89,7 +97,7 @@ def load_training(ref: PluginRef, root: Path | None, validation_fraction: float,
     """The training split, less the same share of every class for validation, drawn from a stream that no plan can change."""
     dataset: Dataset = ref.make()
     spec, data = dataset.spec(), load_split(ref, "train", root)
-    train, held_out = stratified_split(data.labels, validation_fraction, stream("validation-split", ref.name))
+    train, held_out = stratified_split(data.labels, validation_fraction, stream("validation-split", spec.name))
     train = train[data.labels[train].argsort(stable=True)]
     labels = data.labels[train]
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(labels, minlength=spec.num_classes).cumsum(0)])

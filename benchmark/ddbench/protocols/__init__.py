@@ -31,13 +31,15 @@ class Protocol:
     test_batch: int
     validation_fraction: float
     full_data_epochs: int
+    full_data_ema: float
     lr_factor: float  # times the rate that the architecture declares
 
     def recipe(self, lr: float, full_data: bool = False) -> Recipe:
         """The training recipe for a network that declares the rate `lr`; for the row full-data its number of epochs is another, its shape the same."""
-        epochs = self.full_data_epochs if full_data else self.epochs
-        warmup = self.full_data_epochs // 2 if full_data else self.warmup_epochs
-        return Recipe(epochs, lr * self.lr_factor, self.batch, self.momentum, self.weight_decay, warmup, self.ema, self.augment)
+        epochs, warmup, ema = self.epochs, self.warmup_epochs, self.ema
+        if full_data:
+            epochs, warmup, ema = self.full_data_epochs, self.full_data_epochs // 2, self.full_data_ema
+        return Recipe(epochs, lr * self.lr_factor, self.batch, self.momentum, self.weight_decay, warmup, ema, self.augment)
 
     def to_json(self) -> dict[str, Any]:
         """All values, for plans and records."""
