@@ -15,7 +15,7 @@ from ddbench.clock import Stopwatch
 from ddbench.config import Plan, require
 from ddbench.errors import PluginError
 from ddbench.run import DistillRun
-from ddbench.select import Score, StageBest, scorer
+from ddbench.select import StageBest, scorer
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
 SMOOTHING = 0.1  # of the hard labels that learned ones start from
@@ -49,7 +49,12 @@ class Stage:
     def to_json(self) -> dict[str, Any]:
         """Without the tensors' values."""
         shapes = {name: list(tensor.shape) for name, tensor in self.state.params.items()}
-        return {"tensors": shapes, "chosen_step": self.chosen_step, "step_score": self.distance, "stage_score": self.score}
+        return {
+            "tensors": shapes,
+            "chosen_step": self.chosen_step,
+            "step_score": self.distance,
+            "stage_score": self.score,
+        }
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,9 @@ class DistilledSet:
         return self.images.numel() * self.images.element_size()
 
 
-def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
+def decode_leaf(
+    space: Space, state: State, index: Tensor, run: DistillRun, chunk: int
+) -> tuple[Tensor, Callable[[], None]]:
     """Decode [N] images; give them as a leaf, and a closure that pulls the leaf's gradient back to the stored tensors.
 
     With one chunk the graph of the decoding is kept. With several it is not: each chunk is decoded again with a graph when
@@ -93,10 +100,9 @@ def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chun
     return leaf, pull_back
 
 
-def starting_labels(classes: Tensor, num_classes: int, labels: str) -> Tensor:
+def starting_labels(hard: Tensor) -> Tensor:
     """[N,K] logits that learned labels start from: the logarithm of the smoothed hard ones."""
-    hard = F.one_hot(classes, num_classes).float()
-    return ((1 - SMOOTHING) * hard + SMOOTHING / num_classes).log() if labels == "learned" else hard
+    return ((1 - SMOOTHING) * hard + SMOOTHING / hard.shape[1]).log()
 
 
 class Distillation:
@@ -120,16 +126,19 @@ class Distillation:
 
     def _enter(self, state: State) -> None:
         """Make a stage's tensors leaves, with learned labels among them, and give them an optimiser without a past."""
-        self.classes = self.space.classes(state, self.run)
-        self.index = torch.arange(len(self.classes), device=self.run.device)
-        self.hard = F.one_hot(self.classes, self.run.spec.num_classes).float()
+        self._number(state)
         params = dict(state.params)
         if self.plan.labels == "learned":
-            earlier = self.stages[-1].state.params["labels"] if self.stages else starting_labels(self.classes, self.run.spec.num_classes, "learned")
-            params["labels"] = earlier
+            params["labels"] = self.stages[-1].state.params["labels"] if self.stages else starting_labels(self.hard)
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in params.items()}
         self.state, self.best = State(leaves, state.fixed, state.stage), StageBest()
         self._new_optimizer()
+
+    def _number(self, state: State) -> None:
+        """The classes, indices and hard labels of a state's images."""
+        self.classes = self.space.classes(state, self.run)
+        self.index = torch.arange(len(self.classes), device=self.run.device)
+        self.hard = F.one_hot(self.classes, self.run.spec.num_classes).float()
 
     def _new_optimizer(self) -> None:
         tensors = self.state.params | self.loss.params(self.memory)
@@ -139,6 +148,7 @@ class Distillation:
                 f"{self.plan.method}: there is no rate for the tensors {', '.join(missing)}. The plugin must name them in its "
                 "class variable `tensors` or `learned`, and the suite give them rates."
             )
+        self.optimized = tuple(tensors)  # names, in the optimiser's order
         groups = [{"params": [tensor], "lr": self.plan.rates[name]} for name, tensor in tensors.items()]
         self.optimizer = torch.optim.SGD(groups, momentum=self.plan.momentum)
 
@@ -154,49 +164,81 @@ class Distillation:
         label_leaf = labels.detach().requires_grad_(self.plan.labels == "learned")
         self.optimizer.zero_grad()
         value = self.loss.backward(Batch(leaf, label_leaf, self.classes), self.memory, now)
+        if leaf.grad is None:
+            raise PluginError(
+                f"{self.plan.method}: the loss left no gradient on the images: backward must add to syn.leaves."
+            )
         penalty = self.space.penalty(self.state, now)
         if penalty is not None:
             penalty.backward()
             value = value + penalty.detach()
         self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
-        if self.plan.rank_steps != "last" and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0:
-            self._offer(value if self.step_score is None else None, leaf)
+        if (
+            self.plan.rank_steps != "last"
+            and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0
+        ):
+            self._offer(value, leaf)
         pull_back()
         if label_leaf.grad is not None:
             labels.backward(label_leaf.grad)
         self.optimizer.step()
-        self.space.project_(self.state)
+        with torch.no_grad():
+            self.space.project_(self.state)
         self.step += 1
 
-    def _offer(self, value: Tensor | None, images: Tensor) -> None:
+    def _offer(self, value: Tensor, images: Tensor) -> None:
+        """Make the iterate a candidate, by the step ranker's score, or by the loss where that is the ranker."""
         with self.watch.phase("rank"):
-            score = value if self.step_score is None else self.step_score(images, self.classes)
-            if score is not None:
-                self.best.offer(self.state, score, self.step)
+            labels = self.labels(self.state).detach()
+            score = self.step_score(images, labels, self.classes) if self.step_score else value
+            self.best.offer(self.state, score, self.step)
+
+    def _offer_last(self) -> None:
+        """The iterate after the last update, whose loss no step has computed: here it is, on a copy of the memory."""
+        images, value = self.images(self.state), torch.tensor(torch.inf, device=self.run.device)
+        if self.step_score is None:
+            now = self.run.at(self.step)
+            memory = {
+                name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
+                for name, tensor in self.memory.items()
+            }
+            syn = Batch(images.requires_grad_(), self.labels(self.state).detach(), self.classes)
+            value = self.loss.backward(syn, memory, now)
+            penalty = self.space.penalty(self.state, now)
+            value = value if penalty is None else value + penalty.detach()
+        self._offer(value, images)
 
     def images(self, state: State) -> Tensor:
         """The whole set, decoded without a graph."""
         with torch.no_grad():
-            return torch.cat([self.space.decode(state, part, self.run.at(self.step)) for part in self.index.split(self.plan.chunk)])
+            return torch.cat(
+                [self.space.decode(state, part, self.run.at(self.step)) for part in self.index.split(self.plan.chunk)]
+            )
 
     def look(self) -> None:
         """Stop if the loss is no longer a number."""
         step = int(self.bad_step)
         if step >= 0:
             rates = ", ".join(f"{name} = {rate:g}" for name, rate in self.plan.rates.items())
-            raise PluginError(f"{self.plan.name}: the loss was NaN or infinite at step {step}. Lower its rates ({rates}) in the suite.")
+            raise PluginError(
+                f"{self.plan.name}: the loss was NaN or infinite at step {step}. Lower its rates ({rates}) in the suite."
+            )
 
     def leave_stage(self) -> None:
         """Keep the stage's winner and go on from it, if there is another stage."""
         self.look()
-        if self.step_score is not None:
-            self._offer(None, self.images(self.state))
+        if self.plan.rank_steps != "last":
+            self._offer_last()
         ranked = bool(self.best.params)
         state = self.best.state(self.state) if ranked else self.state.clone()
         chosen = int(self.best.step) if ranked else self.step
         distance = float(self.best.score) if ranked else None
         with self.watch.phase("rank"):
-            score = float(self.stage_score(self.images(state), self.classes)) if self.stage_score else None
+            score = (
+                float(self.stage_score(self.images(state), self.labels(state).detach(), self.classes))
+                if self.stage_score
+                else None
+            )
         self.stages.append(Stage(state, chosen, distance, score))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():
@@ -207,9 +249,7 @@ class Distillation:
         scored = [(stage.score, number) for number, stage in enumerate(self.stages) if stage.score is not None]
         chosen = min(scored)[1] if scored else len(self.stages) - 1
         state = self.stages[chosen].state
-        self.classes = self.space.classes(state, self.run)
-        self.index = torch.arange(len(self.classes), device=self.run.device)
-        self.hard = F.one_hot(self.classes, self.run.spec.num_classes).float()
+        self._number(state)
         stored = [tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"]
         return DistilledSet(
             self.images(state).float().cpu(),
@@ -226,13 +266,22 @@ class Distillation:
         """Everything a later process needs to go on."""
         self.look()
         tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
-        tensors |= _state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
+        tensors |= _state_tensors("state", self.state) | {
+            f"best.{name}": tensor for name, tensor in self.best.tensors().items()
+        }
         for number, stage in enumerate(self.stages):
             tensors |= _state_tensors(f"stage{number}", stage.state)
         for number, entry in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)}
+            own = f"optimizer.{self.optimized[number]}."
+            tensors |= {own + name: value for name, value in entry.items() if isinstance(value, Tensor)}
         stages = [{"chosen_step": s.chosen_step, "distance": s.distance, "score": s.score} for s in self.stages]
-        return tensors, {"step": self.step, "stages": stages, "ranked": bool(self.best.params), "seconds": self.watch.seconds()}
+        tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # stages may share what is fixed
+        return tensors, {
+            "step": self.step,
+            "stages": stages,
+            "ranked": bool(self.best.params),
+            "seconds": self.watch.seconds(),
+        }
 
     def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on where a checkpoint ends."""
@@ -241,7 +290,8 @@ class Distillation:
         for name in self.loss.params(self.memory):
             self.memory[name].requires_grad_()
         self.stages = [
-            Stage(_state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
+            Stage(_state_from(f"stage{number}", number, tensors), **entry)
+            for number, entry in enumerate(meta["stages"])
         ]
         self._enter(_state_from("state", len(self.stages), tensors))
         if self.plan.labels == "learned":
@@ -250,8 +300,8 @@ class Distillation:
             self.best = StageBest.of_tensors(_under("best.", tensors))
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", tensors).items():
-            number, _, key = name.partition(".")
-            entries.setdefault(int(number), {})[key] = tensor
+            owner, _, key = name.rpartition(".")
+            entries.setdefault(self.optimized.index(owner), {})[key] = tensor
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = meta["step"]
         self.watch.add(meta["seconds"])
@@ -271,7 +321,11 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def distill(
-    plan: Plan, run: DistillRun, watch: Stopwatch, keeper: Keeper | None = None, tick: Callable[[int, int], None] | None = None
+    plan: Plan,
+    run: DistillRun,
+    watch: Stopwatch,
+    keeper: Keeper | None = None,
+    tick: Callable[[int, int], None] | None = None,
 ) -> DistilledSet:
     """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step.
 
@@ -298,6 +352,3 @@ def distill(
             if keeper and len(loop.stages) < loop.num_stages and keeper.due():
                 keeper.save(*loop.put_away())
         return loop.result()
-
-
-__all__ = ["DistilledSet", "Distillation", "Keeper", "Score", "Stage", "decode_leaf", "distill"]

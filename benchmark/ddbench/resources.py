@@ -20,7 +20,16 @@ from ddbench.api import Resource
 from ddbench.config import Plan, PluginRef, digest
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, PluginError
-from ddbench.files import REMEDY_FOLDER, publish, read_json, read_tensors, sha256_file, tensors_to_bytes, write_bytes, write_json
+from ddbench.files import (
+    REMEDY_FOLDER,
+    publish,
+    read_json,
+    read_tensors,
+    sha256_file,
+    tensors_to_bytes,
+    write_bytes,
+    write_json,
+)
 from ddbench.run import DistillRun
 
 RESOURCE_SCHEMA = 1

@@ -19,8 +19,8 @@ from ddbench.errors import PluginError
 from ddbench.run import DistillRun
 from ddbench.train import predict, train
 
-Score = Callable[[Tensor, Tensor], Tensor]
-"""(images [N,C,H,W], classes [N]) -> 0-d; smaller is better."""
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(images [N,C,H,W], labels [N,K] probabilities, classes [N]) -> 0-d; smaller is better."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def gated_features(network: nn.Module, images: Tensor, classes: Tensor) -> Tenso
 
 def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Mean of [N,...] over the images of each class: [K,...]."""
-    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(0, classes, values)
+    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(
+        0, classes, values
+    )
     counts = torch.bincount(classes, minlength=num_classes).clamp(min=1).view(-1, *[1] * (values.dim() - 1))
     return sums / counts
 
@@ -82,8 +84,10 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
         parts.append(gated_features(network, images, classes))
     real = class_means(torch.cat(parts), run.data.labels, num_classes)
 
-    def score(images: Tensor, classes: Tensor) -> Tensor:
-        return (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
+    def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+        return (
+            (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
+        )
 
     return score
 
@@ -91,15 +95,17 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
 def validation_error(plan: Plan, run: DistillRun) -> Score:
     """The share of validation images that backbones trained on the set get wrong; mean over `rank_repeats` networks."""
     backbone = require(plan.backbone, "backbone")
-    recipe = replace(plan.protocol.recipe(backbone.make().lr), epochs=plan.rank_epochs, warmup_epochs=plan.rank_epochs // 2)
+    recipe = replace(
+        plan.protocol.recipe(backbone.make().lr), epochs=plan.rank_epochs, warmup_epochs=plan.rank_epochs // 2
+    )
     if not len(run.data.validation_labels):
         raise PluginError("ranking by validation needs a validation split, and the protocol holds out none.")
 
-    def score(images: Tensor, classes: Tensor) -> Tensor:
+    def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         errors = []
         for repeat in range(plan.rank_repeats):
             network = run.network("rank", repeat)
-            train(network, images.detach(), classes, recipe, (*run.root, "rank", repeat), run.augment)
+            train(network, images.detach(), labels.detach(), recipe, (*run.root, "rank", repeat), run.augment)
             wrong = predict(network, run.data.validation_images, plan.protocol.test_batch) != run.data.validation_labels
             errors.append(wrong.float().mean())
         return torch.stack(errors).mean()
@@ -126,15 +132,16 @@ class StageBest:
         self.step = torch.tensor(-1)
 
     def offer(self, state: State, score: Tensor, step: int) -> None:
-        """A candidate: the tensors as they are now."""
+        """A candidate: the tensors as they are now. A score that is no number wins against nothing."""
+        score = score.detach().nan_to_num(torch.inf, torch.inf, -torch.inf)
         if not self.params:
             self.params = {name: tensor.detach().clone() for name, tensor in state.params.items()}
-            self.score, self.step = score.detach().clone(), torch.full_like(score, step, dtype=torch.int64)
+            self.score, self.step = score.clone(), torch.full_like(score, step, dtype=torch.int64)
             return
         better = score < self.score
         for name, kept in self.params.items():
             kept.copy_(torch.where(better, state.params[name].detach(), kept))
-        self.score = torch.where(better, score.detach(), self.score)
+        self.score = torch.where(better, score, self.score)
         self.step = torch.where(better, step, self.step)
 
     def state(self, state: State) -> State:
@@ -143,14 +150,17 @@ class StageBest:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return {f"param.{name}": tensor for name, tensor in self.params.items()} | {"score": self.score, "step": self.step}
+        return {f"param.{name}": tensor for name, tensor in self.params.items()} | {
+            "score": self.score,
+            "step": self.step,
+        }
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> StageBest:
         """Back from a checkpoint."""
         best = cls()
-        best.params = {name.removeprefix("param."): tensor for name, tensor in tensors.items() if name.startswith("param.")}
+        best.params = {
+            name.removeprefix("param."): tensor for name, tensor in tensors.items() if name.startswith("param.")
+        }
         best.score, best.step = tensors["score"], tensors["step"]
         return best
-
-

@@ -422,7 +422,7 @@ def _fresh(loss: Loss, run: DistillRun) -> tuple[Batch, Memory, DistillRun]:
 
 
 def loss_gradient_is_the_slope(loss: Loss, run: DistillRun) -> None:
-    """The value's central difference along a random direction is the gradient: images, labels, learned tensors; float64."""
+    """The value's central difference along a random direction is the gradient, in float64: images, labels, params."""
     if not loss.exact:
         raise Skipped("the loss says exact = False: its gradient is a stated approximation")
     syn, memory, run = _fresh(loss, run)
@@ -439,7 +439,8 @@ def loss_gradient_is_the_slope(loss: Loss, run: DistillRun) -> None:
         up, down = (_value_at(loss, run, name, sign * STEP * direction) for sign in (1, -1))
         slope, given = float((up - down) / (2 * STEP)), float((grad * direction).sum())
         assert abs(slope - given) <= TOLERANCE * max(abs(slope), abs(given), 1e-3), (
-            f"the gradient of the {name} is wrong: along a random direction it says {given:.9g}, the value's finite difference {slope:.9g}."
+            f"the gradient of the {name} is wrong: along a random direction it says {given:.9g}, "
+            f"and the value's finite difference {slope:.9g}."
         )
 
 
@@ -547,7 +548,8 @@ def loss_goes_on_from_a_checkpoint(loss: Loss, run: DistillRun) -> None:
         copied[name].requires_grad_()
     values = [loss.backward(syn, held, run.at(2)) for held in (memory, copied)]
     assert torch.equal(*values), (
-        f"a copy of memory gives {float(values[1])} where memory itself gives {float(values[0])}: something is kept elsewhere."
+        f"a copy of memory gives {float(values[1])} where memory itself gives {float(values[0])}: "
+        "something is kept elsewhere."
     )
 
 

@@ -100,7 +100,7 @@ def test_one_seed_has_no_interval() -> None:
     assert made.half_width is made.std_seeds is None
     assert with_error(made) == "65.0 ± 7.1 †"
     assert with_error(accuracy([[0.6]], 1000)) == "60.0 †"
-    assert with_error(accuracy([[0.6, 0.61], [0.62, 0.63]], 1000)) == "61.5 ± 12.7"
+    assert with_error(accuracy([[0.6, 0.61], [0.62, 0.63]], 1000)) == "61.5 ± 1.4"
     assert with_error(None) == "–"
 
 
@@ -145,8 +145,8 @@ def test_a_rows_numbers_come_from_its_own_cells() -> None:
     others = [record(method("dm", "glad", seed=seed), LEVELS) for seed in (0, 1)]
     section = one_section([*map(record, plans, values), *others])
     (line,) = accuracy_table(section).query("method == 'dm / pixel'").to_dict("records")
-    assert line["same arch. (convnet)"] == f"64.0 ± {100 * 12.7062 * 0.03:.1f}"
-    assert line["vit"] == line["cross-arch. mean"] == f"46.0 ± {100 * 12.7062 * 0.04:.1f}"
+    assert line["same arch. (convnet)"] == f"64.0 ± {100 * 0.06 / 2**0.5:.1f}"
+    assert line["vit"] == line["cross-arch. mean"] == f"46.0 ± {100 * 0.08 / 2**0.5:.1f}"
     assert (line["seeds"], line["networks per seed"], line["KiB"], line["s to distil"]) == ("2", "2", "4.0", "11.0")
     (line,) = spread_table(section).query("method == 'dm / pixel'").to_dict("records")
     assert line["same arch. (convnet)"] == "4.2 / 1.4 / 1.5"

@@ -37,16 +37,14 @@ LEGEND = """\
 - **same arch.** is the network that also distilled (the backbone). **cross-arch. mean** is the unweighted mean over
   all other networks, the backbone excluded.
 - **61.2 ± 0.8** is the mean over distillation seeds, after the networks of each seed have been averaged, and the
-  half-width of its 95 % t-interval over the seeds. With two seeds the t quantile is 12.7: such intervals are wide,
-  so run more seeds. The interval is about other seeds on these test images.
+  standard deviation of the seeds' means (ddof 1).
 - **{one_seed}** marks rows of one distillation seed (full-data distils nothing and always has one). There the ± is
-  the standard deviation over the networks of that seed (ddof 1). It is no interval, and says nothing about another
-  seed.
-- **Spread** takes the uncertainty apart, in points of accuracy: the standard deviation over distillation seeds of
-  their means (ddof 1) / the standard deviation over the networks of one seed (ddof 1, mean over seeds; for the
-  cross-arch. mean also the mean over networks) / the standard error sqrt(p (1 - p) / n) left by having only n test
-  images. The last one is common to all rows of a table, which see the same test images; neither more seeds nor more
-  networks shrink it.
+  the standard deviation over the networks of that seed (ddof 1); it says nothing about another seed.
+- **Uncertainty** takes it apart, in points of accuracy: the half-width of the mean's 95 % t-interval over seeds (with
+  two seeds the t quantile is 12.7, so such an interval is wide: run more seeds) / the standard deviation over the
+  networks of one seed (ddof 1, mean over seeds; for the cross-arch. mean also the mean over networks) / the standard
+  error sqrt(p (1 - p) / n) left by having only n test images. The last one is common to all rows of a table, which see
+  the same test images; neither more seeds nor more networks shrink it.
 - **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images.
 - **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
   shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what
@@ -100,7 +98,7 @@ def _section(section: Section, cells: Sequence[Cell], around: Surroundings, refe
     title = f"## {section.data['label']}, {ipc}, {section.labels} labels, protocol {section.protocol['id']}"
     parts = [escape(title), "", *_facts(section), ""]
     parts += ["### Accuracy (%)", "", markdown(accuracy_table(section), left=("method",)), "", *_mixed(section)]
-    parts += ["### Spread (points of accuracy): over seeds / over networks / of the test set", ""]
+    parts += ["### Uncertainty (points of accuracy): 95 % interval of the mean / std over networks / error of the test set", ""]
     parts += [markdown(spread_table(section), left=("method",)), ""]
     timing = timing_table(section, reference)
     if len(timing):

@@ -37,11 +37,11 @@ def percent(value: float | None) -> str:
 
 
 def with_error(value: Accuracy | None) -> str:
-    """`61.2 ± 0.8`: the interval over seeds, or, marked, the spread over networks where there is one seed."""
+    """`61.2 ± 0.8`: the standard deviation over seeds, or, marked, that over networks where there is one seed."""
     if value is None:
         return NOTHING
-    if value.half_width is not None:
-        return f"{percent(value.mean)} ± {percent(value.half_width)}"
+    if value.std_seeds is not None:
+        return f"{percent(value.mean)} ± {percent(value.std_seeds)}"
     spread = "" if value.std_networks is None else f" ± {percent(value.std_networks)}"
     return f"{percent(value.mean)}{spread} {ONE_SEED}"
 
@@ -83,12 +83,12 @@ def accuracy_table(section: Section) -> pd.DataFrame:
 
 
 def spread_table(section: Section) -> pd.DataFrame:
-    """The parts of the uncertainty, each alone: over seeds / over networks / of the test set."""
+    """The rest of the uncertainty: 95 % interval of the mean / over networks / of the test set."""
 
     def parts(value: Accuracy | None) -> str:
         if value is None:
             return NOTHING
-        return " / ".join(map(percent, (value.std_seeds, value.std_networks, value.test_error)))
+        return " / ".join(map(percent, (value.half_width, value.std_networks, value.test_error)))
 
     return _frame(
         [

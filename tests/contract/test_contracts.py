@@ -1,0 +1,663 @@
+"""Every registered plugin keeps the contract, every loss runs in every space, and every check can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench import registry, testing
+from ddbench.api import (
+    Arch,
+    Batch,
+    Dataset,
+    Generator,
+    GeneratorConfig,
+    LabelledImages,
+    Loss,
+    Memory,
+    Resource,
+    Run,
+    Space,
+    Spec,
+    Split,
+    State,
+)
+from ddbench.clock import Stopwatch
+from ddbench.engine import Distillation, distill
+from ddbench.errors import ConfigError, DataError
+from ddbench.run import DistillRun
+from ddbench.testing import CHECKS, TOY_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
+
+SMALL = {"width": 16, "samples": 8, "epochs": 1}  # given to every plugin that has the setting, so that tests are quick
+EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
+
+
+def make(kind: str, name: str) -> Any:
+    source = registry.REGISTRIES[kind]
+    known = source.settings(name)
+    return source.make(name, {key: value for key, value in SMALL.items() if key in known})
+
+
+def the_run(kind: str) -> DistillRun:
+    return toy_run(channels=3) if kind == "architectures" else toy_run()
+
+
+@cache
+def verdict(kind: str, name: str, check: str) -> Exception | AssertionError | None:
+    """What a check raises, so that two tests can look at it."""
+    (found,) = (entry for entry in CHECKS[kind] if entry.__name__ == check)
+    try:
+        found(make(kind, name), the_run(kind))
+    except (AssertionError, Exception) as error:
+        return error
+    return None
+
+
+def cases() -> list[Any]:
+    listed = []
+    for kind, source in registry.REGISTRIES.items():
+        for name in source.names():
+            for check in CHECKS[kind]:
+                why = EXCEPTIONS.get((kind, name, check.__name__))
+                marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
+                listed.append(pytest.param(kind, name, check.__name__, marks=marks, id=f"{kind}-{name}-{check.__name__}"))
+    return listed
+
+
+@pytest.mark.parametrize(("kind", "name", "check"), cases())
+def test_every_plugin_keeps_every_part_of_the_contract(kind: str, name: str, check: str) -> None:
+    error = verdict(kind, name, check)
+    if isinstance(error, Skipped):
+        pytest.skip(str(error))
+    if error is not None:
+        raise error
+
+
+def may_skip(kind: str, plugin: Any) -> set[str]:
+    """The checks that may skip a plugin, decided here and not by the checks."""
+    if kind == "losses":
+        return set() if plugin.exact else {"loss_gradient_is_the_slope"}
+    if kind == "spaces":
+        one = plugin.num_stages(toy_run()) == 1
+        own = type(plugin).penalty is not Space.penalty
+        return ({"space_keeps_images_when_it_advances"} if one else set()) | (set() if own else {"space_penalty_is_a_number"})
+    if kind == "architectures":
+        return set() if plugin.double_backward else {"architecture_has_second_derivatives"}
+    if kind == "datasets":
+        try:
+            plugin.load("train", testing.default_root())
+        except DataError:
+            return {check.__name__ for check in CHECKS[kind]} - {"dataset_spec_is_sound"}
+    return set()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k, source in registry.REGISTRIES.items() for n in source.names()])
+def test_no_check_skips_without_a_reason(kind: str, name: str) -> None:
+    found = {check.__name__: verdict(kind, name, check.__name__) for check in CHECKS[kind]}
+    skipped = {check for check, error in found.items() if isinstance(error, Skipped)}
+    met = {check for check, error in found.items() if error is None}
+    excused = {check for k, n, check in EXCEPTIONS if (k, n) == (kind, name)}
+    assert skipped == may_skip(kind, make(kind, name))
+    assert len(met) == len(CHECKS[kind]) - len(skipped) - len(excused)
+    assert met, "no check at all was met"
+
+
+def test_all_kinds_have_plugins_and_checks() -> None:
+    assert set(CHECKS) == set(registry.REGISTRIES)
+    assert all(source.names() for source in registry.REGISTRIES.values())
+    listed = [check for checks in CHECKS.values() for check in checks]
+    written = {value for name, value in vars(testing).items() if name.split("_")[0] in registry.NOUNS.values() and callable(value)}
+    assert set(listed) == written, "a check is in no list"
+    assert len(listed) == len(set(listed))
+
+
+def test_checks_name_no_plugin() -> None:
+    words = Path(testing.__file__).read_text().split('"')[1::2]  # what stands in quotes
+    names = {name for source in registry.REGISTRIES.values() for name in source.names()}
+    assert not names & set(words)
+
+
+# ---------------------------------------------------------------- every loss in every space
+
+PAIRS = [(loss, space) for loss in registry.REGISTRIES["losses"].names() for space in registry.REGISTRIES["spaces"].names()]
+
+
+@pytest.mark.parametrize(("loss", "space"), PAIRS)
+def test_every_loss_in_every_space_for_two_steps(loss: str, space: str) -> None:
+    matching, where = make("losses", loss), make("spaces", space)
+    run = testing.prepared(matching, testing.prepared(where, toy_run()))
+    plan = toy_plan(matching, where)
+    made = distill(plan, run, Stopwatch(run.device))
+    assert made.steps == 2 * where.num_stages(run)
+    assert made.images.isfinite().all()
+    assert len(made.stages) == where.num_stages(run)
+    start = distill(replace(plan, steps=0), run, Stopwatch(run.device))
+    assert start.images.shape == made.images.shape
+    assert not torch.equal(made.images, start.images), "two steps have changed nothing"
+    assert torch.equal(made.images, distill(plan, run, Stopwatch(run.device)).images), "the same plan gives another set"
+
+
+@pytest.mark.parametrize("labels", ["hard", "learned"])
+@pytest.mark.parametrize(("loss", "space"), PAIRS)
+def test_gradients_do_not_depend_on_the_chunk(loss: str, space: str, labels: str) -> None:
+    matching, where = make("losses", loss), make("spaces", space)
+    run = testing.prepared(matching, testing.prepared(where, toy_run()))
+    grads = []
+    for chunk in (1, 4, 100):  # one image, a chunk that does not divide 6, all at once
+        loop = Distillation(toy_plan(matching, where, chunk=chunk, labels=labels), run, Stopwatch(run.device))
+        loop.begin()
+        loop.one_step()
+        grads.append({name: tensor.grad for name, tensor in loop.state.params.items() if tensor.grad is not None})
+    assert set(grads[0]) >= set(where.init(run).params)
+    for other in grads[1:]:
+        assert other.keys() == grads[0].keys()
+        for name, grad in other.items():
+            torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max()))
+
+
+# ---------------------------------------------------------------- sound toys, and broken ones that must fail
+
+
+@dataclass(frozen=True)
+class TwoStages(Space):
+    """Pixels as a scale times a pattern, then as they are; what is fixed goes along. With a penalty and a projection."""
+
+    tensors: ClassVar[tuple[str, ...]] = ("scale", "pattern", "pixels")
+
+    def init(self, run: Run) -> State:
+        shape = (run.spec.num_classes * run.ipc, *run.spec.shape)
+        pattern = torch.randn(shape, generator=run.rng("pattern"))
+        return State({"scale": torch.ones(shape[0], 1, 1, 1), "pattern": pattern}, {"offset": 0.1 * torch.ones(shape)})
+
+    def classes(self, state: State, run: Run) -> Tensor:
+        return torch.arange(run.spec.num_classes).repeat_interleave(run.ipc)
+
+    def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
+        if state.stage == 0:
+            return state.params["scale"][index] * state.params["pattern"][index] + state.fixed["offset"][index]
+        return state.params["pixels"][index] + state.fixed["offset"][index]
+
+    def num_stages(self, run: Run) -> int:
+        return 2
+
+    def advance(self, state: State, run: Run) -> State:
+        return State({"pixels": state.params["scale"] * state.params["pattern"]}, state.fixed)
+
+    def project_(self, state: State) -> None:
+        for tensor in state.params.values():
+            tensor.clamp_(-3, 3)
+
+    def penalty(self, state: State, run: Run) -> Tensor | None:
+        return 0.1 * state.params["scale"].square().sum() if state.stage == 0 else None
+
+
+@dataclass(frozen=True)
+class MeanPixel(Loss):
+    """(mean pixel of syn - shift - mean pixel of real)^2 a class, weighted by the label; the shift is learned."""
+
+    exact: ClassVar[bool] = True
+    learned: ClassVar[tuple[str, ...]] = ("shift",)
+
+    def init(self, run: Run) -> Memory:
+        return {"shift": torch.zeros((), requires_grad=True), "steps": torch.zeros(())}
+
+    def params(self, memory: Memory) -> dict[str, Tensor]:
+        return {"shift": memory["shift"]}
+
+    def value(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        total = syn.images.new_zeros(())
+        for label in range(run.spec.num_classes):
+            own = syn.classes == label
+            real = run.real(label, 4, run.rng("real", run.step, label)).mean()
+            weighted = (syn.images[own].mean((1, 2, 3)) * syn.labels[own, label]).mean()
+            total = total + (weighted - memory["shift"] - real).square()
+        return total * (1 + memory["steps"])
+
+    def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        value = self.value(syn, memory, run)
+        value.backward(inputs=[*syn.leaves, memory["shift"]])
+        memory["steps"] = memory["steps"] + 1
+        return value.detach()
+
+
+@dataclass(frozen=True)
+class Ready(GeneratorConfig):
+    """A generator that stands ready."""
+
+    kind: type[Generator] = ToyGenerator
+
+    def load(self, run: Run) -> Generator:
+        return self.kind(run.spec)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class Noise(Dataset):
+    """Noise of three classes."""
+
+    def spec(self) -> Spec:
+        return testing.toy_spec()
+
+    def load(self, split: Split, root: Path | None) -> LabelledImages:
+        rng = torch.Generator().manual_seed(len(split))
+        images = torch.randint(256, (9, *self.spec().shape), generator=rng, dtype=torch.uint8)
+        return LabelledImages(images, torch.arange(9) % 3)
+
+
+SOUND: dict[str, tuple[Any, set[str]]] = {
+    "spaces": (TwoStages(), set()),
+    "losses": (MeanPixel(), set()),
+    "generators": (Ready(), set()),
+    "architectures": (TOY_ARCH, set()),
+    "datasets": (Noise(), set()),
+}
+
+
+def refuse_small(spec: Spec) -> nn.Module:
+    if min(spec.shape[1:]) < 4:
+        raise ConfigError("too small")
+    return toy_network(spec)
+
+
+SOUND["architectures"] = (replace(TOY_ARCH, build=refuse_small), set())
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_toy_meets_every_check(kind: str) -> None:
+    plugin, skipped = SOUND[kind]
+    outcome = run_checks(kind, plugin, toy_run())
+    assert set(outcome.skipped) == skipped
+    assert len(outcome.met) == len(CHECKS[kind]) - len(skipped)
+
+
+def test_run_checks_wants_the_right_type() -> None:
+    with pytest.raises(AssertionError, match="kind losses must be a Loss"):
+        run_checks("losses", TwoStages(), toy_run())
+
+
+def broken_space(**methods: Any) -> Space:
+    return dataclass(frozen=True)(type("Broken", (TwoStages,), {"__doc__": "Broken.", **methods}))()
+
+
+def broken_loss(**methods: Any) -> Loss:
+    return dataclass(frozen=True)(type("Broken", (MeanPixel,), {"__doc__": "Broken.", **methods}))()
+
+
+def broken_generator(**methods: Any) -> GeneratorConfig:
+    return Ready(type("Broken", (ToyGenerator,), methods))
+
+
+def broken_dataset(**methods: Any) -> Dataset:
+    return dataclass(frozen=True)(type("Broken", (Noise,), {"__doc__": "Broken.", **methods}))()
+
+
+def after(method: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The method with its result changed."""
+    return lambda *arguments: change(method(*arguments))
+
+
+def renamed(state: State) -> State:
+    return State({**state.params, "extra": torch.ones(1)}, state.fixed, state.stage)
+
+
+def noisy_init(self: TwoStages, run: Run) -> State:
+    state = TwoStages.init(self, run)
+    return State({**state.params, "pattern": torch.randn_like(state.params["pattern"])}, state.fixed)
+
+
+def by_position(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
+    return TwoStages.decode(self, state, torch.arange(len(index)) % len(state.fixed["offset"]), run)
+
+
+def by_step(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
+    return TwoStages.decode(self, state, index, run) + run.step
+
+
+def remembering(seen: list[Tensor]) -> Callable[..., Tensor]:
+    def decode(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
+        seen.append(state.params[min(state.params)])  # keeps something that is not in the state
+        return TwoStages.decode(self, state, index, run) + (0.0 if seen[-1] is seen[0] else 1.0)
+
+    return decode
+
+
+def deaf(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
+    if state.stage == 0:
+        return state.params["pattern"][index] + 0 * state.params["scale"][index]
+    return TwoStages.decode(self, state, index, run)
+
+
+def halving(self: TwoStages, state: State) -> None:
+    for tensor in state.params.values():
+        tensor.mul_(0.5)
+
+
+BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
+    "space_starts_the_same_every_time": [("global", broken_space(init=noisy_init), "global generator")],
+    "space_names_its_tensors": [
+        ("unnamed", broken_space(init=after(TwoStages.init, renamed)), "does not name: extra"),
+        ("later", broken_space(tensors=("scale", "pattern")), "does not name: pixels"),
+    ],
+    "space_sorts_its_classes": [
+        ("order", broken_space(classes=after(TwoStages.classes, lambda found: found.flip(0))), "must be sorted"),
+        ("counts", broken_space(classes=after(TwoStages.classes, lambda found: found[1:])), "same number of images"),
+        ("dtype", broken_space(classes=after(TwoStages.classes, Tensor.float)), "must be int64"),
+    ],
+    "space_decodes_images": [
+        ("shape", broken_space(decode=after(TwoStages.decode, lambda images: images[:, :, 1:])), "decode must give"),
+        ("nan", broken_space(decode=after(TwoStages.decode, lambda images: images / 0)), "not all finite"),
+    ],
+    "space_decodes_by_index": [
+        ("position", broken_space(decode=by_position), "permuted"),
+        ("batch", broken_space(decode=after(TwoStages.decode, lambda images: images - images.sum(0))), "index"),
+        ("step", broken_space(decode=by_step), "at another step"),
+    ],
+    "space_state_survives_a_file": [("memory", broken_space(decode=remembering([])), "saved and read")],
+    "space_passes_gradients": [
+        ("cut", broken_space(decode=after(TwoStages.decode, Tensor.detach)), "cuts the graph"),
+        ("zero", broken_space(decode=deaf), "'scale' in stage 0 is zero"),
+    ],
+    "space_keeps_images_when_it_advances": [
+        ("moved", broken_space(advance=after(TwoStages.advance, lambda s: State({"pixels": s.params["pixels"] + 1}, s.fixed))), "changes the images"),
+    ],
+    "space_projects_once": [("halving", broken_space(project_=halving), "project_ applied once")],
+    "space_penalty_is_a_number": [
+        ("vector", broken_space(penalty=lambda self, state, run: next(iter(state.params.values())).flatten()), "0-d"),
+        ("detached", broken_space(penalty=lambda self, state, run: torch.ones(())), "has no graph"),
+    ],
+}
+
+
+def doubled(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    return 2 * MeanPixel.backward(self, syn, memory, run)
+
+
+def attached(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    MeanPixel.backward(self, syn, memory, run)
+    return syn.images.sum()
+
+
+def global_noise(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    return MeanPixel.backward(self, syn, memory, run) + torch.rand(())
+
+
+def overwriting(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    for leaf in syn.leaves:
+        leaf.grad = None
+    return MeanPixel.backward(self, syn, memory, run)
+
+
+def in_place(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    value = MeanPixel.backward(self, syn, memory, run)
+    syn.images.detach().mul_(0.5)
+    return value
+
+
+def elsewhere(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    memory["hidden"] = torch.zeros(2, requires_grad=True)
+    memory["hidden"].grad = torch.ones(2)
+    return MeanPixel.backward(self, syn, memory, run)
+
+
+def unasked(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    value = MeanPixel.backward(self, syn, memory, run)
+    syn.labels.grad = torch.ones_like(syn.labels)
+    return value
+
+
+def remembers(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    memory["net"] = [1, 2]  # type: ignore[assignment]
+    return MeanPixel.backward(self, syn, memory, run)
+
+
+def counting(count: dict[int, int]) -> Callable[..., Tensor]:
+    def backward(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        count[id(memory)] = count.get(id(memory), 0) + 1
+        return MeanPixel.backward(self, syn, memory, run) * count[id(memory)]
+
+    return backward
+
+
+BROKEN_LOSSES: dict[str, list[tuple[str, Loss, str]]] = {
+    "loss_gradient_is_the_slope": [("doubled", broken_loss(backward=doubled), "gradient of the images is wrong")],
+    "loss_gives_a_detached_number": [
+        ("attached", broken_loss(backward=attached), "detached"),
+        ("vector", broken_loss(backward=after(MeanPixel.backward, lambda value: value[None])), "0-d"),
+        ("nan", broken_loss(backward=after(MeanPixel.backward, lambda value: value * torch.nan)), "the value is nan"),
+    ],
+    "loss_repeats_itself": [("global", broken_loss(backward=global_noise), "global generator")],
+    "loss_adds_to_gradients": [("overwrites", broken_loss(backward=overwriting), "overwrites the .grad of the images")],
+    "loss_touches_only_its_leaves": [
+        ("in-place", broken_loss(backward=in_place), "changes the images in place"),
+        ("memory", broken_loss(backward=elsewhere), "leaves a gradient on 'hidden'"),
+        ("labels", broken_loss(backward=unasked), "labels that want none"),
+    ],
+    "loss_memory_is_tensors": [
+        ("list", broken_loss(backward=remembers), "holds 'net': list"),
+        ("unnamed", broken_loss(learned=()), "does not name 'shift'"),
+        ("copy", broken_loss(params=lambda self, memory: {"shift": memory["shift"] + 0}), r"memory\['shift'\] itself"),
+    ],
+    "loss_goes_on_from_a_checkpoint": [("counts", broken_loss(backward=counting({})), "kept elsewhere")],
+}
+
+
+def forgets_start(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+    return ToyGenerator.synthesize(self, w, hidden, max(start - 1, 0), stop)
+
+
+class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
+    """Its weights want gradients."""
+
+    def __init__(self, spec: Spec) -> None:
+        nn.Module.__init__(self)
+        ToyGenerator.__init__(self, spec)
+        self.gain = nn.Parameter(torch.ones(()))
+
+
+BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
+    "generator_layers_compose": [("twice", broken_generator(synthesize=forgets_start), "0 to 1 and then 1 to 13")],
+    "generator_gives_pixels": [
+        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 2 * made)), r"\[0, 1\]"),
+        ("batch", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made / made.max())), "depends on the others"),
+        ("shape", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made[:, :, 1:])), "must give"),
+    ],
+    "generator_draws_codes_from_its_stream": [
+        ("global", broken_generator(latents=after(ToyGenerator.latents, torch.randn_like)), "global generator"),
+        ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
+        ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
+    ],
+    "generator_is_frozen": [
+        ("cut", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made.detach().requires_grad_())), "no gradient"),
+        ("thawed", Ready(Thawed), "must not want gradients: gain"),
+    ],
+}
+
+
+class Headless(nn.Module):
+    """`forward` adds something that `forward_head` does not know; or wrong shapes; or constants for weights."""
+
+    def __init__(self, spec: Spec, fault: str) -> None:
+        super().__init__()
+        self.inner, self.fault = refuse_small(spec), fault
+        if fault == "constant":
+            for parameter in self.parameters():
+                nn.init.constant_(parameter, 0.1)
+        if fault == "clock":
+            self.inner.classifier.weight.data.mul_(torch.rand((), generator=FREE))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        if self.fault == "hard":
+            images = Rounded.apply(images)
+        return self.inner.forward_features(images)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        if pre_logits and self.fault == "maps":
+            return features
+        return self.inner.forward_head(features, pre_logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.forward_head(self.forward_features(images))
+        if self.fault == "extra":
+            return logits + 1
+        return logits - logits.mean(0) if self.fault == "batch" else logits
+
+
+FREE = torch.Generator().manual_seed(0)  # goes on from network to network
+
+
+class Rounded(torch.autograd.Function):
+    """A function with a first derivative and no second one."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.clone()
+
+
+def broken_arch(fault: str) -> Arch:
+    return replace(TOY_ARCH, build=lambda spec: Headless(spec, fault))
+
+
+BROKEN_ARCHITECTURES: dict[str, list[tuple[str, Arch, str]]] = {
+    "architecture_has_its_shapes": [("maps", broken_arch("maps"), "pre_logits")],
+    "architecture_is_head_of_features": [
+        ("extra", broken_arch("extra"), "forward_head of forward_features"),
+        ("batch", broken_arch("batch"), "forward_head of forward_features"),
+    ],
+    "architecture_has_second_derivatives": [("hard", broken_arch("hard"), "double_backward = False")],
+    "architecture_refuses_smaller_images": [
+        ("takes", replace(TOY_ARCH, build=refuse_small, min_size=6), "takes 5 x 5 px as well"),
+        ("crashes", replace(TOY_ARCH, build=lambda spec: nn.Linear(spec.shape[1] // 4, -1)), "must raise ConfigError, and raises"),
+        ("rate", replace(TOY_ARCH, lr=0.0), "lr must be positive"),
+    ],
+    "architecture_starts_from_the_global_stream": [
+        ("constant", broken_arch("constant"), "another seed gives the same weights"),
+        ("clock", broken_arch("clock"), "gives another 'inner.classifier.weight'"),
+    ],
+}
+
+
+def changed(**fields: Any) -> Callable[[LabelledImages], LabelledImages]:
+    return lambda data: replace(data, **{name: change(getattr(data, name)) for name, change in fields.items()})
+
+
+BROKEN_DATASETS: dict[str, list[tuple[str, Dataset, str]]] = {
+    "dataset_spec_is_sound": [
+        ("std", broken_dataset(spec=lambda self: replace(testing.toy_spec(), std=(0.1, 0.1))), "must have 1 entries"),
+        ("names", broken_dataset(spec=lambda self: replace(testing.toy_spec(), class_names=("a", "a", "b"))), "distinct"),
+    ],
+    "dataset_fits_its_spec": [
+        ("float", broken_dataset(load=after(Noise.load, changed(images=Tensor.float))), "must be uint8"),
+        ("shape", broken_dataset(load=after(Noise.load, changed(images=lambda images: images[..., 1:]))), "the spec says"),
+        ("labels", broken_dataset(load=after(Noise.load, changed(labels=lambda labels: labels[1:]))), "labels must be int64"),
+    ],
+    "dataset_covers_its_classes": [
+        ("missing", broken_dataset(load=after(Noise.load, changed(labels=lambda labels: labels % 2))), "must be all of"),
+    ],
+    "dataset_loads_the_same_every_time": [
+        ("order", broken_dataset(load=after(Noise.load, changed(images=lambda images: images[torch.randperm(9, generator=FREE)]))), "another the second time"),
+    ],
+}
+
+BROKEN: dict[str, dict[str, list[Any]]] = {
+    "spaces": BROKEN_SPACES,  # type: ignore[dict-item]
+    "losses": BROKEN_LOSSES,  # type: ignore[dict-item]
+    "generators": BROKEN_GENERATORS,  # type: ignore[dict-item]
+    "architectures": BROKEN_ARCHITECTURES,  # type: ignore[dict-item]
+    "datasets": BROKEN_DATASETS,  # type: ignore[dict-item]
+}
+
+
+def test_every_check_is_shown_to_fail() -> None:
+    for kind, checks in CHECKS.items():
+        assert {check.__name__ for check in checks} == set(BROKEN[kind])
+
+
+@pytest.mark.parametrize(
+    ("check", "plugin", "sentence"),
+    [
+        pytest.param(check, plugin, sentence, id=f"{check.__name__}-{label}")
+        for kind, checks in CHECKS.items()
+        for check in checks
+        for label, plugin, sentence in BROKEN[kind][check.__name__]
+    ],
+)
+def test_a_broken_toy_fails(check: testing.Check, plugin: Any, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        check(plugin, toy_run())
+
+
+def test_a_loss_that_states_an_approximation_skips_aloud() -> None:
+    outcome = run_checks("losses", broken_loss(exact=False, backward=doubled), toy_run())
+    assert set(outcome.skipped) == {"loss_gradient_is_the_slope"}
+    assert "exact = False" in outcome.skipped["loss_gradient_is_the_slope"]
+
+
+def test_an_architecture_without_second_derivative_skips_aloud() -> None:
+    outcome = run_checks("architectures", replace(broken_arch("hard"), double_backward=False), toy_run())
+    assert outcome.skipped == {"architecture_has_second_derivatives": "the architecture says double_backward = False"}
+
+
+def test_missing_data_skip_with_their_sentence() -> None:
+    def missing(self: Noise, split: Split, root: Path | None) -> LabelledImages:
+        raise DataError("dataset 'noise' is not there.")
+
+    outcome = run_checks("datasets", broken_dataset(load=missing), toy_run())
+    assert outcome.met == ("dataset_spec_is_sound",)
+    assert set(outcome.skipped.values()) == {"dataset 'noise' is not there."}
+
+
+# ---------------------------------------------------------------- the toys themselves
+
+
+def test_what_needs_declares_is_built_and_nothing_else() -> None:
+    @dataclass(frozen=True)
+    class Seven(Resource):
+        def build(self, run: Run) -> dict[str, Tensor]:
+            return {"seven": torch.tensor(7.0)}
+
+    @dataclass(frozen=True)
+    class Asking(MeanPixel):
+        declared: bool = True
+
+        def needs(self, run: Run) -> tuple[Resource, ...]:
+            return (Seven(),) if self.declared else ()
+
+        def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
+            assert run.resource(Seven())["seven"] == 7
+            return MeanPixel.backward(self, syn, memory, run)
+
+    assert len(run_checks("losses", Asking(), toy_run()).met) == len(CHECKS["losses"])
+    with pytest.raises(Exception, match="not declared"):
+        run_checks("losses", Asking(declared=False), toy_run())
+
+
+def test_a_space_that_uses_a_generator_must_say_so() -> None:
+    def init(self: TwoStages, run: Run) -> State:
+        assert run.generator.depth
+        return TwoStages.init(self, run)
+
+    with pytest.raises(ConfigError, match="names no generator"):
+        run_checks("spaces", broken_space(init=init), toy_run())
+    run_checks("spaces", broken_space(init=init, needs_generator=True), toy_run())
+
+
+def test_toy_run_in_double() -> None:
+    run = toy_run(channels=3, double=True)
+    assert run.real(0, 2, run.rng("x")).dtype == torch.float64
+    assert {parameter.dtype for parameter in run.network("x").parameters()} == {torch.float64}
+    single = toy_run(channels=3)
+    for a, b in zip(single.network("x").parameters(), run.network("x").parameters(), strict=True):
+        assert torch.equal(a.double(), b), "the same weights, drawn in float32"
+    assert F.mse_loss(single.data.images.double(), run.data.images) == 0
