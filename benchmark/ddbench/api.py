@@ -130,10 +130,25 @@ class Augment(Protocol):
 class Run(Protocol):
     """All that a plugin may ask for. There is no test data here, and no way to it."""
 
-    spec: Spec
-    ipc: int
-    step: int  # counted over all stages
-    device: torch.device
+    @property
+    def spec(self) -> Spec:
+        """The subset's shape, classes and normalisation."""
+        ...
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The step, counted over all stages."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+        ...
 
     @property
     def augment(self) -> Augment:
@@ -284,7 +299,7 @@ class Generator(ABC):
 
     @abstractmethod
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
-        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None where start is 0."""
+        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None for start 0, where F_0 comes from w."""
 
 
 class GeneratorConfig(ABC):

@@ -76,9 +76,7 @@ class DistilledSet:
         return self.images.numel() * self.images.element_size()
 
 
-def decode_leaf(
-    space: Space, state: State, index: Tensor, run: DistillRun, chunk: int
-) -> tuple[Tensor, Callable[[], None]]:
+def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
     """Decode [N] images; give them as a leaf, and a closure that pulls the leaf's gradient back to the stored tensors.
 
     With one chunk the graph of the decoding is kept. With several it is not: each chunk is decoded again with a graph when
@@ -165,18 +163,13 @@ class Distillation:
         self.optimizer.zero_grad()
         value = self.loss.backward(Batch(leaf, label_leaf, self.classes), self.memory, now)
         if leaf.grad is None:
-            raise PluginError(
-                f"{self.plan.method}: the loss left no gradient on the images: backward must add to syn.leaves."
-            )
+            raise PluginError(f"{self.plan.method}: the loss left no gradient on the images: backward must add to syn.leaves.")
         penalty = self.space.penalty(self.state, now)
         if penalty is not None:
             penalty.backward()
             value = value + penalty.detach()
         self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
-        if (
-            self.plan.rank_steps != "last"
-            and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0
-        ):
+        if self.plan.rank_steps != "last" and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0:
             self._offer(value, leaf)
         pull_back()
         if label_leaf.grad is not None:
@@ -198,10 +191,7 @@ class Distillation:
         images, value = self.images(self.state), torch.tensor(torch.inf, device=self.run.device)
         if self.step_score is None:
             now = self.run.at(self.step)
-            memory = {
-                name: tensor.detach().clone().requires_grad_(tensor.requires_grad)
-                for name, tensor in self.memory.items()
-            }
+            memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in self.memory.items()}
             syn = Batch(images.requires_grad_(), self.labels(self.state).detach(), self.classes)
             value = self.loss.backward(syn, memory, now)
             penalty = self.space.penalty(self.state, now)
@@ -266,9 +256,7 @@ class Distillation:
         """Everything a later process needs to go on."""
         self.look()
         tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
-        tensors |= _state_tensors("state", self.state) | {
-            f"best.{name}": tensor for name, tensor in self.best.tensors().items()
-        }
+        tensors |= _state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
         for number, stage in enumerate(self.stages):
             tensors |= _state_tensors(f"stage{number}", stage.state)
         for number, entry in self.optimizer.state_dict()["state"].items():
@@ -290,8 +278,7 @@ class Distillation:
         for name in self.loss.params(self.memory):
             self.memory[name].requires_grad_()
         self.stages = [
-            Stage(_state_from(f"stage{number}", number, tensors), **entry)
-            for number, entry in enumerate(meta["stages"])
+            Stage(_state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
         ]
         self._enter(_state_from("state", len(self.stages), tensors))
         if self.plan.labels == "learned":

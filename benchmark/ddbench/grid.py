@@ -124,9 +124,9 @@ class _Reader:
         self.data_root = Path(given).expanduser() if given else data_root
         self.used: set[int] = set()  # overrides that matched a cell
 
-    def fault(self, sentence: object) -> None:
-        if str(sentence) not in self.faults:
-            self.faults.append(str(sentence))
+    def fault(self, sentence: str | BenchError) -> None:
+        several = sentence.faults if isinstance(sentence, Faults) else (str(sentence),)
+        self.faults.extend(one for one in several if one not in self.faults)
 
     def suite(self, text: str) -> Suite:
         for key in self.raw:
@@ -258,8 +258,8 @@ class _Reader:
     ) -> Plan | None:
         """One cell: the suite's [distill] table, then every override whose `where` matches, later ones on top."""
         have = {
-            "loss": loss["name"] if isinstance(loss, dict) else loss,
-            "space": space["name"] if isinstance(space, dict) else space,
+            "loss": loss.get("name") if isinstance(loss, dict) else loss,
+            "space": space.get("name") if isinstance(space, dict) else space,
             "subset": dataset.name, "ipc": str(ipc), "seed": str(seed),
         }  # fmt: skip
         values: dict[str, Any] = {"rates": {}, "loss": {}, "space": {}, "generator": {}}

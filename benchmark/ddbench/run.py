@@ -30,7 +30,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"unknown device '{name}'. Name cpu, cuda, cuda:0, ... or auto.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}' is not there: {torch.cuda.device_count()} CUDA devices are visible. Name another, or cpu.")
+        count = torch.cuda.device_count()
+        raise ConfigError(f"device '{name}' is not there: {count} CUDA devices are visible. Name another, or cpu.")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device '{name}' is not supported. Name cpu, cuda, cuda:0, ... or auto.")
     return device

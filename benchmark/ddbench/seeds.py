@@ -20,13 +20,13 @@ def seed_of(*name: str | int) -> int:
 
 
 def stream(*name: str | int) -> torch.Generator:
-    """A generator on the CPU at the start of the stream of that name; drawing on the CPU makes the numbers equal on every device."""
+    """A generator at the start of the stream of that name. It draws on the CPU: the numbers are equal on every device."""
     return torch.Generator().manual_seed(seed_of(*name))
 
 
 @contextmanager
 def global_stream(*name: str | int) -> Iterator[None]:
-    """Lend torch's global generators to code that knows no other (layer initialisers, dropout), seeded by name, then put them back."""
+    """Lend torch's global generators, seeded by name, to code that knows no other (initialisers, dropout); then put them back."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(*name))

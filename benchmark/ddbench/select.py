@@ -70,9 +70,7 @@ def gated_features(network: nn.Module, images: Tensor, classes: Tensor) -> Tenso
 
 def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Mean of [N,...] over the images of each class: [K,...]."""
-    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(
-        0, classes, values
-    )
+    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(0, classes, values)
     counts = torch.bincount(classes, minlength=num_classes).clamp(min=1).view(-1, *[1] * (values.dim() - 1))
     return sums / counts
 
@@ -85,9 +83,7 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
     real = class_means(torch.cat(parts), run.data.labels, num_classes)
 
     def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        return (
-            (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
-        )
+        return (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
 
     return score
 
@@ -95,9 +91,7 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
 def validation_error(plan: Plan, run: DistillRun) -> Score:
     """The share of validation images that backbones trained on the set get wrong; mean over `rank_repeats` networks."""
     backbone = require(plan.backbone, "backbone")
-    recipe = replace(
-        plan.protocol.recipe(backbone.make().lr), epochs=plan.rank_epochs, warmup_epochs=plan.rank_epochs // 2
-    )
+    recipe = replace(plan.protocol.recipe(backbone.make().lr), epochs=plan.rank_epochs, warmup_epochs=plan.rank_epochs // 2)
     if not len(run.data.validation_labels):
         raise PluginError("ranking by validation needs a validation split, and the protocol holds out none.")
 
@@ -159,8 +153,6 @@ class StageBest:
     def of_tensors(cls, tensors: dict[str, Tensor]) -> StageBest:
         """Back from a checkpoint."""
         best = cls()
-        best.params = {
-            name.removeprefix("param."): tensor for name, tensor in tensors.items() if name.startswith("param.")
-        }
+        best.params = {name.removeprefix("param."): tensor for name, tensor in tensors.items() if name.startswith("param.")}
         best.score, best.step = tensors["score"], tensors["step"]
         return best

@@ -132,9 +132,7 @@ class ToyGenerator(Generator):
     def __init__(self, spec: Spec, depth: int = 13, features: int = 4, codes: int = 3) -> None:
         """Weights from one stream, equal for equal arguments."""
         if depth < 2 or spec.shape[1] % 2:
-            raise ConfigError(
-                f"the toy generator needs a depth of at least 2 and an even side, got {depth} and {spec.shape}."
-            )
+            raise ConfigError(f"the toy generator needs a depth of at least 2 and an even side, got {depth} and {spec.shape}.")
         rng = stream("toy generator", depth, features, codes, *spec.shape)
         self.depth, self.features, self.codes = depth, features, codes
         self.side = (spec.shape[1] // 2, spec.shape[2] // 2)
@@ -225,9 +223,7 @@ def run_checks(kind: str, plugin: Any, run: DistillRun) -> Outcome:
 
 def _leaves(state: State) -> State:
     """As the engine makes them: every parameter a leaf of its own."""
-    return State(
-        {name: t.detach().clone().requires_grad_() for name, t in state.params.items()}, state.fixed, state.stage
-    )
+    return State({name: t.detach().clone().requires_grad_() for name, t in state.params.items()}, state.fixed, state.stage)
 
 
 def _run_of(space: Space, run: DistillRun) -> DistillRun:
@@ -260,9 +256,7 @@ def space_starts_the_same_every_time(space: Space, run: DistillRun) -> None:
     for a, b in ((first.params, second.params), (first.fixed, second.fixed)):
         assert a.keys() == b.keys(), f"init gives other tensors the second time: {sorted(a)} and {sorted(b)}."
         for name in a:
-            assert torch.equal(a[name], b[name]), (
-                f"init gives another '{name}' the second time; draw from run.rng(name)."
-            )
+            assert torch.equal(a[name], b[name]), f"init gives another '{name}' the second time; draw from run.rng(name)."
 
 
 def space_names_its_tensors(space: Space, run: DistillRun) -> None:
@@ -288,9 +282,7 @@ def space_sorts_its_classes(space: Space, run: DistillRun) -> None:
         assert classes.dtype == torch.int64, f"classes must be int64, got {classes.dtype}."
         assert torch.equal(classes, classes.sort().values), f"classes must be sorted, got {classes.tolist()}."
         counts = torch.bincount(classes, minlength=run.spec.num_classes).tolist()
-        assert len(counts) == run.spec.num_classes, (
-            f"classes must lie in 0..{run.spec.num_classes - 1}, got {classes.tolist()}."
-        )
+        assert len(counts) == run.spec.num_classes, f"classes must lie in 0..{run.spec.num_classes - 1}, got {classes.tolist()}."
         assert min(counts) == max(counts) >= run.ipc, (
             f"every class must have the same number of images, at least {run.ipc}, got {counts}."
         )
@@ -301,9 +293,7 @@ def space_decodes_images(space: Space, run: DistillRun) -> None:
     run = _run_of(space, run)
     for state in stages(space, run):
         images, num = _decode_all(space, state, run), len(space.classes(state, run))
-        assert images.shape == (num, *run.spec.shape), (
-            f"decode must give {[num, *run.spec.shape]}, got {list(images.shape)}."
-        )
+        assert images.shape == (num, *run.spec.shape), f"decode must give {[num, *run.spec.shape]}, got {list(images.shape)}."
         assert images.is_floating_point(), f"decode must give floating-point images, got {images.dtype}."
         assert images.isfinite().all(), f"the images of stage {state.stage} are not all finite."
 
@@ -330,9 +320,7 @@ def space_state_survives_a_file(space: Space, run: DistillRun) -> None:
     """A state written to a file and read again decodes to equal images: nothing is stored elsewhere."""
     run = _run_of(space, run)
     for state in stages(space, run):
-        tensors = {f"p.{name}": t for name, t in state.params.items()} | {
-            f"f.{name}": t for name, t in state.fixed.items()
-        }
+        tensors = {f"p.{name}": t for name, t in state.params.items()} | {f"f.{name}": t for name, t in state.fixed.items()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "state.safetensors")
             path.write_bytes(tensors_to_bytes({name: tensor.clone() for name, tensor in tensors.items()}))
@@ -428,9 +416,7 @@ def loss_gradient_is_the_slope(loss: Loss, run: DistillRun) -> None:
     syn, memory, run = _fresh(loss, run)
     loss.backward(syn, memory, run)
     assert syn.images.grad is not None, "backward left no gradient on the images."
-    wanted = {"images": syn.images.grad, "labels": syn.labels.grad} | {
-        name: t.grad for name, t in loss.params(memory).items()
-    }
+    wanted = {"images": syn.images.grad, "labels": syn.labels.grad} | {name: t.grad for name, t in loss.params(memory).items()}
     for name, grad in wanted.items():
         if grad is None:
             continue  # a loss may ignore labels
@@ -507,9 +493,7 @@ def loss_touches_only_its_leaves(loss: Loss, run: DistillRun) -> None:
     ):
         assert torch.equal(tensor, kept), f"backward changes the {name} in place."
     allowed = {id(tensor) for tensor in loss.params(memory).values()}
-    others = memory | {
-        f"{need.describe()}: {name}": t for need, held in run.resources.items() for name, t in held.items()
-    }
+    others = memory | {f"{need.describe()}: {name}": t for need, held in run.resources.items() for name, t in held.items()}
     for name, tensor in {**others, "real images": run.data.images}.items():
         assert tensor.grad is None or id(tensor) in allowed, (
             f"backward leaves a gradient on '{name}', which is none of its leaves."
@@ -533,9 +517,7 @@ def loss_memory_is_tensors(loss: Loss, run: DistillRun) -> None:
         assert memory.get(name) is tensor, (
             f"the learned tensor '{name}' must be memory['{name}'] itself, or a checkpoint loses it."
         )
-        assert tensor.is_leaf and tensor.requires_grad, (
-            f"the learned tensor '{name}' must be a leaf that wants a gradient."
-        )
+        assert tensor.is_leaf and tensor.requires_grad, f"the learned tensor '{name}' must be a leaf that wants a gradient."
 
 
 def loss_goes_on_from_a_checkpoint(loss: Loss, run: DistillRun) -> None:
@@ -548,8 +530,7 @@ def loss_goes_on_from_a_checkpoint(loss: Loss, run: DistillRun) -> None:
         copied[name].requires_grad_()
     values = [loss.backward(syn, held, run.at(2)) for held in (memory, copied)]
     assert torch.equal(*values), (
-        f"a copy of memory gives {float(values[1])} where memory itself gives {float(values[0])}: "
-        "something is kept elsewhere."
+        f"a copy of memory gives {float(values[1])} where memory itself gives {float(values[0])}: something is kept elsewhere."
     )
 
 
@@ -595,9 +576,7 @@ def generator_draws_codes_from_its_stream(config: GeneratorConfig, run: DistillR
     classes = torch.arange(run.spec.num_classes).repeat_interleave(2)
     before = torch.random.get_rng_state()
     same, other = (generator.latents(classes, stream(name)) for name in ("codes", "others"))
-    assert torch.equal(before, torch.random.get_rng_state()), (
-        "latents draws from torch's global generator, not from rng."
-    )
+    assert torch.equal(before, torch.random.get_rng_state()), "latents draws from torch's global generator, not from rng."
     assert w.dim() == 3 and w.shape[:2] == (len(classes), generator.depth), (
         f"latents must be [{len(classes)}, {generator.depth}, D], got {list(w.shape)}."
     )
@@ -645,9 +624,7 @@ def architecture_has_its_shapes(arch: Arch, run: DistillRun) -> None:
         with torch.no_grad():
             features = network.eval().forward_features(images)  # type: ignore[operator]
             logits, embedding = network.forward_head(features), network.forward_head(features, pre_logits=True)  # type: ignore[operator]
-        assert features.dim() == 4 and len(features) == 3, (
-            f"forward_features must give [B,D,h,w], got {list(features.shape)}."
-        )
+        assert features.dim() == 4 and len(features) == 3, f"forward_features must give [B,D,h,w], got {list(features.shape)}."
         assert logits.shape == (3, run.spec.num_classes), (
             f"forward_head must give [3, {run.spec.num_classes}], got {list(logits.shape)}."
         )
@@ -677,12 +654,12 @@ def architecture_has_second_derivatives(arch: Arch, run: DistillRun) -> None:
     loss = F.cross_entropy(network.train()(images), torch.arange(3) % run.spec.num_classes)
     first = torch.autograd.grad(loss, list(network.parameters()), create_graph=True, allow_unused=True)
     try:
-        torch.stack([grad.square().sum() for grad in first if grad is not None]).sum().backward(inputs=[images])
+        torch.stack(
+            [grad.square().sum() for grad in first if grad is not None]
+        ).sum().backward()
     except RuntimeError as error:
         raise AssertionError(f"it cannot be differentiated twice ({error}): say double_backward = False.") from error
-    assert images.grad is not None and bool(images.grad.isfinite().all()), (
-        "the second derivative is missing or not finite."
-    )
+    assert images.grad is not None and bool(images.grad.isfinite().all()), "the second derivative is missing or not finite."
     assert images.grad.any(), "the second derivative is zero: say double_backward = False."
 
 

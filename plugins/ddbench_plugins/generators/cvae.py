@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ def first_side(spec: Spec) -> tuple[int, int]:
     _, height, width = spec.shape
     doublings = height.bit_length() - 3  # 2^(n+2) <= side < 2^(n+3)
     if height != width or doublings < 1 or height % 2**doublings:
-        raise ConfigError(f"generator 'cvae' makes square images whose side is 4 to 7 times a power of two, not {height} x {width}.")
+        raise ConfigError(f"generator 'cvae' makes square images of a side 4 to 7 times a power of two, not {height} x {width}.")
     return height >> doublings, doublings
 
 
@@ -106,7 +107,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(spec, latent, codes, width)
         sides = [spec.shape[0], width // 2, width, width]
         self.encoder = nn.Sequential(
-            *[layer for a, b in zip(sides, sides[1:], strict=False) for layer in (nn.Conv2d(a, b, 3, 2, 1), nn.LeakyReLU(0.2))],
+            *[layer for a, b in pairwise(sides) for layer in (nn.Conv2d(a, b, 3, 2, 1), nn.LeakyReLU(0.2))],
             nn.Flatten(),
         )
         features = width * math.ceil(spec.shape[1] / 8) ** 2
