@@ -161,12 +161,14 @@ def _training_set(
     path = work / "distilled.safetensors"
     if path.is_file():
         tensors, kept = read_tensors(path, "distilled set of a running cell")
-        return DistilledSet(**tensors, **kept["fields"]), kept["seconds"]
+        values: dict[str, Any] = {**tensors, **kept["fields"]}
+        return DistilledSet(**values), kept["seconds"]
     run = open_run(plan, data, desk.device, resources)
     if plan.baseline == "random":
         made = random_real(run)
     else:
-        made = distill(plan, run, watch, Checkpoint(work, desk.checkpoint_seconds), lambda done, total: report("distill", 0.5 * done / max(total, 1)))
+        keeper = Checkpoint(work, desk.checkpoint_seconds)
+        made = distill(plan, run, watch, keeper, lambda done, total: report("distill", 0.5 * done / max(total, 1)))
     tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
     fields = {name: getattr(made, name) for name in ("steps", "bytes_stored", "stages", "chosen_stage", "learned")}
     seconds = watch.seconds()

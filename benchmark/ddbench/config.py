@@ -140,7 +140,10 @@ class Plan:
         return faults
 
 
-_LEAST = {"ipc": 1, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1, "threads": 1}
+_LEAST = {
+    "ipc": 1, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1,
+    "threads": 1,
+}  # fmt: skip
 
 
 def require(ref: PluginRef | None, role: str) -> PluginRef:

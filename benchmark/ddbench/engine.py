@@ -223,12 +223,10 @@ class Distillation:
         state = self.best.state(self.state) if ranked else self.state.clone()
         chosen = int(self.best.step) if ranked else self.step
         distance = float(self.best.score) if ranked else None
-        with self.watch.phase("rank"):
-            score = (
-                float(self.stage_score(self.images(state), self.labels(state).detach(), self.classes))
-                if self.stage_score
-                else None
-            )
+        score = None
+        if self.stage_score:
+            with self.watch.phase("rank"):
+                score = float(self.stage_score(self.images(state), self.labels(state).detach(), self.classes))
         self.stages.append(Stage(state, chosen, distance, score))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():

@@ -133,11 +133,13 @@ class _Reader:
             if key not in TOP:
                 self.fault(f"a suite has no key '{key}'.{did_you_mean(key, TOP)} It takes: {', '.join(TOP)}.")
         if self.raw.get("schema") != SUITE_SCHEMA:
-            self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {self.raw.get('schema')!r}. Update ddbench if it is newer.")
+            got = self.raw.get("schema")
+            self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
         plans = tuple(self._plans())
         for number, entry in enumerate(self._overrides()):
             if number not in self.used and not self.faults and not self.broken:
-                self.fault(f"override {number + 1} (where = {entry.get('where')}) matches no cell: mend its 'where' or remove it.")
+                where = entry.get("where")
+                self.fault(f"override {number + 1} (where = {where}) matches no cell: mend its 'where' or remove it.")
         if not self.faults:
             for key, num in Counter(plan.key for plan in plans).items():
                 if num > 1:
@@ -147,7 +149,8 @@ class _Reader:
             self.fault("the grid is empty: name at least one loss and space, or one baseline.")
         name = self._value("name", str, Path(self.source).stem)
         if not NAME.fullmatch(name):
-            self.fault(f"'name' must be made of letters, digits, '.', '-' and '_' and not begin with '.', for it names folders; got '{name}'.")
+            allowed = "letters, digits, '.', '-' and '_'"
+            self.fault(f"'name' must be made of {allowed} and not begin with '.', for it names folders; got '{name}'.")
         if self.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.faults])
         return Suite(name, self._value("description", str, ""), plans, text, self.data_root, tuple(self.broken))
@@ -216,7 +219,8 @@ class _Reader:
         baselines = self._value("baselines", list, list(BASELINES))
         for baseline in baselines:
             if baseline not in BASELINES:
-                self.fault(f"unknown baseline {baseline!r}.{did_you_mean(str(baseline), BASELINES)} Known: {', '.join(BASELINES)}.")
+                near = did_you_mean(str(baseline), BASELINES)
+                self.fault(f"unknown baseline {baseline!r}.{near} Known: {', '.join(BASELINES)}.")
         subsets = [ref for ref in (self._plugin("datasets", entry) for entry in self._value("subsets", list, [])) if ref]
         if not self.raw.get("subsets"):
             self.fault("'subsets' must name at least one data set.")
@@ -244,7 +248,8 @@ class _Reader:
         spec, arch = dataset.make().spec(), network.make()
         if min(spec.shape[1:]) < arch.min_size:
             sides = " x ".join(map(str, spec.shape[1:]))
-            self.fault(f"architecture '{network.label}' needs images of at least {arch.min_size} px; those of '{dataset.label}' are {sides}.")
+            needs = f"architecture '{network.label}' needs images of at least {arch.min_size} px"
+            self.fault(f"{needs}; those of '{dataset.label}' are {sides}.")
 
     def _hash(self, ref: PluginRef) -> str:
         try:
@@ -267,11 +272,14 @@ class _Reader:
         for number, entry in enumerate(self._overrides()):
             where = self._typed(entry.get("where", {}), dict, f"override {number + 1}: 'where'", {})
             for key in where.keys() - set(WHERE):
-                self.fault(f"override {number + 1}: 'where' has no key '{key}'.{did_you_mean(key, WHERE)} It takes: {', '.join(WHERE)}.")
+                near = did_you_mean(key, WHERE)
+                self.fault(f"override {number + 1}: 'where' has no key '{key}'.{near} It takes: {', '.join(WHERE)}.")
             if all(have.get(key) == str(value) for key, value in where.items()):
                 self.used.add(number)
-                self._merge(values, self._typed(entry.get("set", {}), dict, f"override {number + 1}: 'set'", {}), f"override {number + 1}")
-        refs = {"loss": self._plugin("losses", loss, values.pop("loss")), "space": self._plugin("spaces", space, values.pop("space"))}
+                new = self._typed(entry.get("set", {}), dict, f"override {number + 1}: 'set'", {})
+                self._merge(values, new, f"override {number + 1}")
+        refs: dict[str, Any] = {"loss": self._plugin("losses", loss, values.pop("loss"))}
+        refs["space"] = self._plugin("spaces", space, values.pop("space"))
         if refs["loss"] is None or refs["space"] is None:
             return None
         generator_settings = values.pop("generator")
@@ -287,14 +295,16 @@ class _Reader:
             return None
         self._check_twice(refs["loss"], common["backbone"])
         rates = self._rates(refs["loss"], refs["space"], values.pop("rates"), values.get("labels", "hard"))
-        plan = Plan(**common, dataset=dataset, data_hash=data_hash, ipc=ipc, seed=seed, **refs, rates=rates, proxy=proxy, **values)
+        values |= common | refs | {"rates": rates, "proxy": proxy}
+        plan = Plan(**values, dataset=dataset, data_hash=data_hash, ipc=ipc, seed=seed)
         for sentence in plan.check():
             self.fault(sentence)
         return plan
 
     def _check_twice(self, loss: PluginRef, backbone: PluginRef) -> None:
         if loss.make().order > 1 and not backbone.make().double_backward:
-            self.fault(f"loss '{loss.name}' differentiates the backbone twice, and '{backbone.label}' cannot be: name another backbone.")
+            twice = f"loss '{loss.name}' differentiates the backbone twice"
+            self.fault(f"{twice}, and '{backbone.label}' cannot be: name another backbone.")
 
     def _merge(self, values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
         known = (*NUMBERS, *WORDS, "rates", *ROLES)
@@ -317,7 +327,8 @@ class _Reader:
             rate = self._typed(rate, float, f"rate '{name}'", 0.0)
             known = {*loss_made.rates, *names}
             if name not in known:
-                self.fault(f"there is no tensor '{name}' to give a rate.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")
+                near = did_you_mean(name, known)
+                self.fault(f"there is no tensor '{name}' to give a rate.{near} Known: {', '.join(sorted(known))}.")
             elif not 0 < rate < inf:
                 self.fault(f"rate '{name}' must be a number above 0, got {rate}.")
             elif name in names:

@@ -55,7 +55,8 @@ def commit() -> str | None:
         return None
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(["git", "status", "--porcelain", "--", "benchmark", "plugins"], cwd=root, capture_output=True, text=True, timeout=30)
+        status = ["git", "status", "--porcelain", "--", "benchmark", "plugins"]
+        changes = subprocess.run(status, cwd=root, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return head.stdout.strip() + ("+" if changes.stdout.strip() else "") if head.returncode == 0 else None

@@ -142,7 +142,8 @@ class Runner:
             try:
                 needs[plan.key] = [need.key for need in needs_of_plan(plan, kind)]
             except Exception as error:  # a stranger's code
-                self._fail(plan, Message("failed", error=sentence_of(error, plan, self.store.root), details=traceback.format_exc()))
+                told = sentence_of(error, plan, self.store.root)
+                self._fail(plan, Message("failed", error=told, details=traceback.format_exc()))
         return needs
 
     def _jobs(self, todo: Sequence[Plan]) -> list[Job]:
@@ -212,7 +213,8 @@ class Runner:
         code = worker.process.exitcode or 0
         name = worker.job.plan.name if worker.job else "?"
         hint = " (signal 9: the system may have run out of memory)" if code == -9 else ""
-        return f"{name}: its worker process died with exit code {code}{hint}. Give the same command again to go on from its checkpoint."
+        died = f"{name}: its worker process died with exit code {code}{hint}."
+        return f"{died} Give the same command again to go on from its checkpoint."
 
     def _replacement(self, dead: Worker) -> Worker:
         dead.pipe.close()

@@ -65,7 +65,8 @@ class Store:
         if marker.is_file():
             schema = read_json(marker, "store marker").get("schema")
             if not isinstance(schema, int) or schema > STORE_SCHEMA:
-                raise DataError(f"store {root} has schema {schema}, this ddbench knows {STORE_SCHEMA}. Update ddbench, or name another store.")
+                told = f"store {root} has schema {schema}, this ddbench knows {STORE_SCHEMA}"
+                raise DataError(f"{told}. Update ddbench, or name another store.")
         elif not create:
             raise DataError(f"there is no store at {root}. Make one with: ddbench run SUITE --store {root}")
         elif root.exists() and (not root.is_dir() or any(not _is_begun(path) for path in root.iterdir())):
@@ -97,7 +98,7 @@ class Store:
         return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
     def failed(self) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-        """(folder name, last failure) of every cell that failed and was not finished since, and a sentence for each that is unreadable."""
+        """(folder name, last failure) of each cell that failed and was not finished since; a sentence for each unreadable one."""
         good, bad = [], []
         folder = self.root / "failed"
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -116,7 +117,10 @@ class Store:
         write_json(path, {"schema": RECORD_SCHEMA, "key": plan.key, "plan": plan.to_json(), "error": error, "details": details})
 
     def publish(self, plan: Plan, record: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-        """Write a finished cell aside, then put it in its place in one step; its working folder goes. The caller holds its lock."""
+        """Write a finished cell aside, then put it in its place in one step; its working folder goes.
+
+        The caller holds the cell's lock.
+        """
         self._remove_asides(plan.key)
         aside = self.root / "work" / f".{short(plan.key)}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
         try:
@@ -167,8 +171,9 @@ class Store:
 
     def _record_paths(self) -> Iterator[Path]:
         folder = self.root / "cells"
-        if folder.is_dir():
-            yield from (entry / "record.json" for entry in sorted(folder.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield entry / "record.json"
 
 
 def _is_begun(path: Path) -> bool:

@@ -56,7 +56,8 @@ def sentence_of(error: BaseException, plan: Plan, store: Path) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = " ".join(str(error).split())[:300].rstrip(".")
-    return f"{plan.name}: {type(error).__name__}{where}{': ' if text else ''}{text}. The traceback is in the failure record; mend the plugin or the plan."
+    what = f"{type(error).__name__}{where}{': ' if text else ''}{text}"
+    return f"{plan.name}: {what}. The traceback is in the failure record; mend the plugin or the plan."
 
 
 def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path | None, checkpoint_seconds: float) -> None:

@@ -1,5 +1,7 @@
 """Suites: every fault in a sentence, all of them at once; overrides, selection, and keys that stay."""
 
+# ruff: noqa: E501  (a fault and its sentence stand side by side)
+
 from __future__ import annotations
 
 import hashlib
@@ -181,7 +183,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
                  "setting 'batch_real' must be", "has no setting 'agument'", "no key 'stesp'"):  # fmt: skip
         assert sum(part in fault for fault in said) == 1, (part, said)
     assert all("\n" not in fault for fault in said)
-    assert len(said) == 10
+    assert len(said) == 9
 
 
 def test_missing_data_are_a_fault_among_others(tmp_path: Path) -> None:
@@ -333,7 +335,7 @@ def test_the_key_is_the_hash_of_the_canonical_json(plan: Plan) -> None:
 def test_a_golden_key(plan: Plan) -> None:
     """A change of this number makes every stored cell anew: say so in the changelog."""
     values = {name: value for name, value in plan.to_json().items() if name != "protocol"}  # that has an id of its own
-    assert digest(values) == "GOLDEN"
+    assert digest(values) == "9da0e6ad6a0cfc7f6b938be9ba60fac86c648395f75401487f2b6346fae52a7d"
 
 
 def test_the_order_of_settings_does_not_count(plan: Plan) -> None:

@@ -134,9 +134,9 @@ def test_feature_distance_looks_at_all_real_images() -> None:
 
 def test_the_proxy_is_trained_on_real_images_only_where_a_ranker_needs_it(run: DistillRun, plan: Any) -> None:
     assert needs(plan) == ()
-    ranked = replace(plan, rank_steps="feature-distance", proxy_epochs=20)
+    ranked = replace(plan, rank_steps="feature-distance", proxy_epochs=250)
     (need,) = needs(ranked)
-    assert need == Classifier(plan.proxy, 20)
+    assert need == Classifier(plan.proxy, 250)
     assert need in needs(replace(ranked, rank_steps="last", rank_stages="feature-distance"))
     assert needs(replace(ranked, baseline="random")) == ()
     with pytest.raises(ConfigError, match="names no proxy"):

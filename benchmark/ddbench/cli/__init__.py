@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ddbench: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"ddbench: {error.strerror or error}: {error.filename or ''}. Check the path, its rights and the free space.", file=sys.stderr)
+        what = f"{error.strerror or error}: {error.filename or ''}"
+        print(f"ddbench: {what}. Check the path, its rights and the free space.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ddbench: stopped. Finished cells are kept; the same command goes on from the last checkpoint.", file=sys.stderr)

@@ -15,9 +15,11 @@ class Bar(runner.Progress):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-        self.bars = RichProgress(*columns, MofNCompleteColumn(), *times, console=self.console, transient=True, disable=not self.console.is_terminal)
+        columns = (*shown, MofNCompleteColumn(), *times)
+        hidden = not self.console.is_terminal
+        self.bars = RichProgress(*columns, console=self.console, transient=True, disable=hidden)
         self.running: dict[str, tuple[TaskID, float]] = {}
         self.waiting: set[str] = set()
         self.finished = self.total = 0

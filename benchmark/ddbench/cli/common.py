@@ -15,7 +15,7 @@ def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
     """SUITE --store --only --device --json."""
     parser.add_argument("suite", help="a suite that ddbench ships (such as quickstart), or a TOML file")
     parser.add_argument("--store", type=Path, help="the folder of results (default: runs/<name of the suite>)")
-    parser.add_argument("--only", metavar="KEY=VALUE,...", help="only these cells; keys: loss, space, subset, ipc, seed, baseline")
+    parser.add_argument("--only", metavar="KEY=VALUE,...", help="only these cells, by loss, space, subset, ipc, seed, baseline")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: every CUDA device, else the CPU)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 

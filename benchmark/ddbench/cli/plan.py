@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> int:
             broken.append(sentence_of(error, plan, root))
             continue
         for need in needs:
-            entry = shared.setdefault(need.key, {"shared": need.resource.describe(), "cells": 0, "state": "missing", "key": need.key[:16]})
+            new = {"shared": need.resource.describe(), "cells": 0, "state": "missing", "key": need.key[:16]}
+            entry = shared.setdefault(need.key, new)
             entry["cells"] += 1
             if store and store.resources.is_built(need.key):
                 entry["state"] = "done"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import add_suite_arguments, load_suite, store_path
 
@@ -46,8 +46,10 @@ def main(args: argparse.Namespace) -> int:
     for sentence in written.unreadable:
         print(f"warning: {sentence}", file=sys.stderr)
     if args.json:
-        summary = {"suite": suite.name, "store": str(store.root), "present": outcome.present, "computed": outcome.computed}
-        print(json.dumps(summary | {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(written.path)}, indent=1))
+        summary: dict[str, Any] = {"suite": suite.name, "store": str(store.root), "present": outcome.present}
+        summary["computed"] = outcome.computed
+        summary |= {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(written.path)}
+        print(json.dumps(summary, indent=1))
     else:
         print(summary_line(outcome, len(plans), str(store.root)))
         print(written.path)

@@ -33,7 +33,8 @@ def load_split(ref: PluginRef, split: Split, root: Path | None) -> LabelledImage
     except BenchError:
         raise
     except Exception as error:  # a stranger's code
-        raise PluginError(f"dataset '{ref.name}': its {split} split cannot be loaded: {type(error).__name__}: {error}.") from error
+        what = f"{type(error).__name__}: {error}"
+        raise PluginError(f"dataset '{ref.name}': its {split} split cannot be loaded: {what}.") from error
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != spec.shape or len(images) == 0:
         raise DataError(
             f"dataset '{ref.name}': its {split} images must be uint8 [N, {', '.join(map(str, spec.shape))}], "
