@@ -233,6 +233,10 @@ class Space(ABC):
         """What must be trained before `init`; checked and built before step 0."""
         return ()
 
+    def check(self, depth: int) -> None:
+        """Raise ConfigError where this space cannot live in a generator of that many layers; asked before any step."""
+        return
+
     @abstractmethod
     def init(self, run: Run) -> State:
         """The starting point."""
@@ -308,6 +312,10 @@ class GeneratorConfig(ABC):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `load`."""
         return ()
+
+    @abstractmethod
+    def depth(self, spec: Spec) -> int:
+        """How many layers it has for such images. Raises ConfigError where it cannot make them."""
 
     @abstractmethod
     def load(self, run: Run) -> Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ddbench
@@ -17,6 +17,7 @@ LABELS = ("hard", "learned")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
 BASELINES = ("random", "full-data")
+WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
 
 
 def canonical(value: Any) -> str:
@@ -114,16 +115,17 @@ class Plan:
         """64 hex digits: equal keys mean equal numbers on one machine."""
         return digest({"plan": self.to_json(), "ddbench": ddbench.__version__})
 
-    def distil_fields(self) -> Mapping[str, PluginRef | None]:
-        """The plugins of this plan by role."""
-        return {
-            "dataset": self.dataset,
-            "loss": self.loss,
-            "space": self.space,
-            "generator": self.generator,
-            "backbone": self.backbone,
-            "proxy": self.proxy,
-        } | {f"network {ref.label}": ref for ref in self.networks}
+    def without_idle_settings(self) -> Plan:
+        """The same plan with the rankers' settings that no ranker of it reads at their defaults, so that they do not count."""
+        rankers = (self.rank_steps, self.rank_stages)
+        idle: dict[str, Any] = {}
+        if "feature-distance" not in rankers:
+            idle |= {"proxy": None, "proxy_epochs": Plan.proxy_epochs}
+        if "validation" not in rankers:
+            idle |= {"rank_epochs": Plan.rank_epochs, "rank_repeats": Plan.rank_repeats}
+        if self.rank_steps == "last":
+            idle |= {"rank_every": Plan.rank_every}
+        return replace(self, **idle)
 
     def check(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
@@ -151,3 +153,13 @@ def require(ref: PluginRef | None, role: str) -> PluginRef:
     if ref is None:
         raise ConfigError(f"the plan names no {role}.")
     return ref
+
+
+def coordinates(plan: Plan) -> dict[str, str]:
+    """Where a plan lies in its grid, by the keys that --only and overrides take."""
+    names = {"subset": plan.dataset.name, "ipc": str(plan.ipc), "seed": str(plan.seed)}
+    if plan.baseline:
+        return names | {"baseline": plan.baseline}
+    if plan.loss and plan.space:
+        names |= {"loss": plan.loss.name, "space": plan.space.name}
+    return names

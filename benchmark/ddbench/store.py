@@ -42,7 +42,7 @@ from filelock import FileLock, Timeout
 from ddbench.config import Plan
 from ddbench.errors import BenchError, DataError
 from ddbench.files import REMEDY_FOLDER, publish, read_json, write_bytes, write_json
-from ddbench.grid import Suite
+from ddbench.suite_reader import Suite
 from ddbench.resources import ResourceStore
 
 STORE_SCHEMA = 1

@@ -236,6 +236,9 @@ class Ready(GeneratorConfig):
 
     kind: type[Generator] = ToyGenerator
 
+    def depth(self, spec: Spec) -> int:
+        return self.kind(spec).depth  # type: ignore[call-arg]
+
     def load(self, run: Run) -> Generator:
         return self.kind(run.spec)  # type: ignore[call-arg]
 

@@ -17,7 +17,7 @@ import ddbench
 from ddbench import grid
 from ddbench.config import Plan, PluginRef, canonical, digest
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
-from ddbench.grid import Suite
+from ddbench.suite_reader import Suite
 from ddbench.protocols import load as load_protocol
 
 GOOD = """
@@ -28,7 +28,7 @@ seeds = [0, 1]
 ipc = [1, 10]
 subsets = ["mnist-5k"]
 losses = ["dm", "dsa"]
-spaces = ["pixel", "glad"]
+spaces = ["pixel", { name = "glad", layer = 2 }]
 generator = "cvae"
 backbone = { name = "convnet", width = 4 }
 networks = [{ name = "convnet", width = 4 }, { name = "alexnet", width = 4 }]
@@ -72,7 +72,7 @@ def test_a_grid_is_the_product_of_its_lists(tmp_path: Path) -> None:
     assert cells[:5] == [("random", 1, 0), ("random", 1, 1), ("random", 10, 0), ("random", 10, 1), ("full-data", 1, 0)]
     assert cells[5:] == [
         (f"{loss} / {space}", ipc, seed)
-        for loss in ("dm", "dsa") for space in ("pixel", "glad") for ipc in (1, 10) for seed in (0, 1)
+        for loss in ("dm", "dsa") for space in ("pixel", "glad(layer=2)") for ipc in (1, 10) for seed in (0, 1)
     ]  # fmt: skip
     assert len({plan.key for plan in suite.plans}) == len(suite.plans) == 21
     assert {plan.steps for plan in suite.plans if not plan.baseline} == {7}
@@ -101,6 +101,10 @@ CASES = {
     "unknown space": (changed("spaces", '["pixle"]'), "unknown space 'pixle'. Did you mean 'pixel'? Installed: "),
     "unknown data set": (changed("subsets", '["mnist"]'), "unknown dataset 'mnist'. Did you mean 'mnist-5k'? Installed: "),
     "unknown backbone": (changed("backbone", '"convnett"'), "unknown architecture 'convnett'. Did you mean 'convnet'?"),
+    "layer that the generator lacks": (
+        changed("spaces", '["glad"]'),
+        "space 'glad' with generator 'cvae' on 'mnist-5k': layer 12 does not exist: this generator has layers 0..6, where 6 is the image.",
+    ),
     "unknown proxy": (changed("proxy", '"convnett"'), "unknown architecture 'convnett'. Did you mean 'convnet'?"),
     "unknown generator": (changed("generator", '"cvea"'), "unknown generator 'cvea'. Did you mean 'cvae'? Installed: "),
     "missing generator": (
@@ -257,7 +261,7 @@ def test_only_selects(tmp_path: Path) -> None:
     plans = load(tmp_path, GOOD).plans
     assert grid.select(plans, None) == grid.select(plans, "") == plans
     chosen = grid.select(plans, "loss=dm,space=glad,ipc=10,seed=1,subset=mnist-5k")
-    assert [plan.name for plan in chosen] == ["dm / glad, mnist-5k, ipc 10, seed 1"]
+    assert [plan.name for plan in chosen] == ["dm / glad(layer=2), mnist-5k, ipc 10, seed 1"]
     assert {plan.baseline for plan in grid.select(plans, "baseline=full-data")} == {"full-data"}
     assert len(grid.select(plans, "ipc=10")) == 10
     for only, told in (

@@ -32,7 +32,7 @@ LAYERS = (
     ("settings", "seeds", "files", "hardware", "clock", "picture", "protocols", "suites"),
     ("registry",),
     ("config",),
-    ("train", "data", "run"),
+    ("train", "data", "run", "suite_reader"),
     ("resources", "select", "grid"),
     ("store",),
     ("engine", "evaluate"),

@@ -21,7 +21,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ddbench.errors import ConfigError
-from ddbench.grid import Suite
+from ddbench.suite_reader import Suite
 from ddbench.runner import Identities, Progress, Runner, devices_of
 from ddbench.store import Store, stable
 from ddbench.worker import Message

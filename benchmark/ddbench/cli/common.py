@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddbench.grid import Suite
+    from ddbench.suite_reader import Suite
     from ddbench.runner import Identities
 
 

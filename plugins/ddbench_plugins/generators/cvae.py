@@ -176,6 +176,10 @@ class ConditionalVAE(GeneratorConfig):
     def _weights(self) -> CvaeWeights:
         return CvaeWeights(self.latent, self.codes, self.width, self.epochs, self.lr)
 
+    def depth(self, spec: Spec) -> int:
+        """Two layers for each side from the first to the images'."""
+        return 2 * (first_side(spec)[1] + 1)
+
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)

@@ -60,6 +60,10 @@ class Layered(Space):
             raise ConfigError(f"layer {layer} does not exist: this generator has layers 0..{depth}, where {depth} is the image.")
         return found
 
+    def check(self, depth: int) -> None:
+        """Every layer of the walk must exist."""
+        self.layers(depth)
+
     def num_stages(self, run: Run) -> int:
         """One, or as many as the walk has layers."""
         return len(self.layers(run.generator.depth))
