@@ -303,7 +303,7 @@ class Generator(ABC):
 
     @abstractmethod
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
-        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None for start 0, where F_0 comes from w."""
+        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None for start 0: F_0 comes from w."""
 
 
 class GeneratorConfig(ABC):

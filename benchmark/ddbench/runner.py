@@ -22,9 +22,9 @@ from ddbench.cell import CHECKPOINT_SECONDS, needs_of_plan
 from ddbench.config import Plan, PluginRef
 from ddbench.data.subsets import Identity, identify
 from ddbench.errors import ConfigError
-from ddbench.suite_reader import Suite
 from ddbench.run import pick_device
 from ddbench.store import Store
+from ddbench.suite_reader import Suite
 from ddbench.worker import Job, Message, sentence_of, work
 
 BUSY_SECONDS = 1.0  # between two looks at a cell that another runner is computing

@@ -42,8 +42,8 @@ from filelock import FileLock, Timeout
 from ddbench.config import Plan
 from ddbench.errors import BenchError, DataError
 from ddbench.files import REMEDY_FOLDER, publish, read_json, write_bytes, write_json
-from ddbench.suite_reader import Suite
 from ddbench.resources import ResourceStore
+from ddbench.suite_reader import Suite
 
 STORE_SCHEMA = 1
 RECORD_SCHEMA = 1

@@ -654,9 +654,7 @@ def architecture_has_second_derivatives(arch: Arch, run: DistillRun) -> None:
     loss = F.cross_entropy(network.train()(images), torch.arange(3) % run.spec.num_classes)
     first = torch.autograd.grad(loss, list(network.parameters()), create_graph=True, allow_unused=True)
     try:
-        torch.stack(
-            [grad.square().sum() for grad in first if grad is not None]
-        ).sum().backward()
+        torch.stack([grad.square().sum() for grad in first if grad is not None]).sum().backward()
     except RuntimeError as error:
         raise AssertionError(f"it cannot be differentiated twice ({error}): say double_backward = False.") from error
     assert images.grad is not None and bool(images.grad.isfinite().all()), "the second derivative is missing or not finite."

@@ -289,6 +289,16 @@ def test_the_loss_ranker_picks_the_true_minimum(run: DistillRun, loss: Loss, spa
     torch.testing.assert_close(made.images, space.decode(state, torch.arange(6), run))
 
 
+def test_candidates_are_counted_from_the_start_of_each_stage(run: DistillRun) -> None:
+    loop, offered = start(plan_of(Sum(2), steps=3, rank_steps="loss", rank_every=2), run), []
+    loop.step_score = lambda images, labels, classes: torch.tensor(float(offered.append(loop.step) or 0))
+    for _ in range(2):
+        for _ in range(3):
+            loop.one_step()
+        loop.leave_stage()
+    assert offered == [0, 2, 3, 3, 5, 6]
+
+
 def test_the_last_iterate_wins_where_every_step_helps(run: DistillRun) -> None:
     assert made_by(plan_of(rank_steps="loss"), run).stages[0]["chosen_step"] == 4
 

@@ -17,8 +17,8 @@ import ddbench
 from ddbench import grid
 from ddbench.config import Plan, PluginRef, canonical, digest
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
-from ddbench.suite_reader import Suite
 from ddbench.protocols import load as load_protocol
+from ddbench.suite_reader import Suite
 
 GOOD = """
 schema = 1

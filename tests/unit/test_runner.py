@@ -21,9 +21,9 @@ import pytest
 from safetensors.torch import load_file
 
 from ddbench.errors import ConfigError
-from ddbench.suite_reader import Suite
 from ddbench.runner import Identities, Progress, Runner, devices_of
 from ddbench.store import Store, stable
+from ddbench.suite_reader import Suite
 from ddbench.worker import Message
 
 pytestmark = pytest.mark.slow

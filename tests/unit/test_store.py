@@ -13,9 +13,9 @@ import pytest
 
 from ddbench.config import Plan, PluginRef
 from ddbench.errors import DataError
-from ddbench.suite_reader import Suite
 from ddbench.protocols import load as load_protocol
 from ddbench.store import Store, group_key, read_record, short, stable
+from ddbench.suite_reader import Suite
 from ddbench.worker import sentence_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddbench.suite_reader import Suite
     from ddbench.runner import Identities
+    from ddbench.suite_reader import Suite
 
 
 def add_suite_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,9 @@ class Layered(Space):
     def __post_init__(self) -> None:
         """Refuse what has no meaning for any generator."""
         if self.step < 1 or self.samples < 1 or self.clip < 0:
-            raise ConfigError(f"'step' and 'samples' must be at least 1 and 'clip' at least 0, got {self.step}, {self.samples}, {self.clip}.")
+            raise ConfigError(
+                f"'step' and 'samples' must be at least 1 and 'clip' at least 0, got {self.step}, {self.samples}, {self.clip}."
+            )
         if self.first is None and self.last is not None:
             raise ConfigError("'last' has no meaning without 'first'.")
 
