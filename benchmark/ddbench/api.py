@@ -206,7 +206,7 @@ class Resource(ABC):
 
     @abstractmethod
     def build(self, run: Run) -> dict[str, Tensor]:
-        """Train it. `run` has streams of its own, the same whichever cell asked first; its `ipc` and `generator` are not to be used."""
+        """Train it. `run` has streams of its own, the same whichever cell asked first, and neither an `ipc` nor a generator."""
 
 
 @dataclass(frozen=True)
