@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.clock import Stopwatch
 from ddbench.config import Plan, require
+from ddbench.distilled import DistilledSet, Stage, state_from, state_tensors, under
 from ddbench.errors import PluginError
 from ddbench.run import DistillRun
 from ddbench.select import StageBest, scorer
@@ -35,45 +36,6 @@ class Keeper(Protocol):
     def save(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Replace the checkpoint."""
         ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What came out of a stage."""
-
-    state: State
-    chosen_step: int  # over all stages; the number of updates the chosen tensors had seen
-    distance: float | None  # the step ranker's score of the chosen iterate, smaller is better
-    score: float | None  # the stage ranker's
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the tensors' values."""
-        shapes = {name: list(tensor.shape) for name, tensor in self.state.params.items()}
-        return {
-            "tensors": shapes,
-            "chosen_step": self.chosen_step,
-            "step_score": self.distance,
-            "stage_score": self.score,
-        }
-
-
-@dataclass(frozen=True)
-class DistilledSet:
-    """The result: decoded images, their labels, and what it took."""
-
-    images: Tensor  # [N,C,H,W], normalised float32
-    labels: Tensor  # [N,K], probabilities
-    classes: Tensor  # [N] int64
-    steps: int
-    bytes_stored: int  # of the tensors that decode to the images
-    stages: tuple[dict[str, Any], ...] = ()
-    chosen_stage: int = 0
-    learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
-
-    @property
-    def bytes_images(self) -> int:
-        """Of the decoded images; the budget beside IPC is the smaller of the two."""
-        return self.images.numel() * self.images.element_size()
 
 
 def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
@@ -254,9 +216,9 @@ class Distillation:
         """Everything a later process needs to go on."""
         self.look()
         tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
-        tensors |= _state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
+        tensors |= state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
         for number, stage in enumerate(self.stages):
-            tensors |= _state_tensors(f"stage{number}", stage.state)
+            tensors |= state_tensors(f"stage{number}", stage.state)
         for number, entry in self.optimizer.state_dict()["state"].items():
             own = f"optimizer.{self.optimized[number]}."
             tensors |= {own + name: value for name, value in entry.items() if isinstance(value, Tensor)}
@@ -272,37 +234,24 @@ class Distillation:
     def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on where a checkpoint ends."""
         tensors = {name: tensor.to(self.run.device) for name, tensor in tensors.items()}
-        self.memory = _under("memory.", tensors)
+        self.memory = under("memory.", tensors)
         for name in self.loss.params(self.memory):
             self.memory[name].requires_grad_()
         self.stages = [
-            Stage(_state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
+            Stage(state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
         ]
-        self._enter(_state_from("state", len(self.stages), tensors))
+        self._enter(state_from("state", len(self.stages), tensors))
         if self.plan.labels == "learned":
             self.state.params["labels"].data.copy_(tensors["state.params.labels"])
         if meta["ranked"]:
-            self.best = StageBest.of_tensors(_under("best.", tensors))
+            self.best = StageBest.of_tensors(under("best.", tensors))
         entries: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
+        for name, tensor in under("optimizer.", tensors).items():
             owner, _, key = name.rpartition(".")
             entries.setdefault(self.optimized.index(owner), {})[key] = tensor
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = meta["step"]
         self.watch.add(meta["seconds"])
-
-
-def _state_tensors(prefix: str, state: State) -> dict[str, Tensor]:
-    params = {f"{prefix}.params.{name}": tensor for name, tensor in state.params.items()}
-    return params | {f"{prefix}.fixed.{name}": tensor for name, tensor in state.fixed.items()}
-
-
-def _state_from(prefix: str, stage: int, tensors: dict[str, Tensor]) -> State:
-    return State(_under(f"{prefix}.params.", tensors), _under(f"{prefix}.fixed.", tensors), stage)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def distill(

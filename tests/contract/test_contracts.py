@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,6 +32,7 @@ from ddbench.api import (
     State,
 )
 from ddbench.clock import Stopwatch
+from ddbench.data.subsets import default_root
 from ddbench.engine import Distillation, distill
 from ddbench.errors import ConfigError, DataError
 from ddbench.run import DistillRun
@@ -93,7 +95,7 @@ def may_skip(kind: str, plugin: Any) -> set[str]:
         return set() if plugin.double_backward else {"architecture_has_second_derivatives"}
     if kind == "datasets":
         try:
-            plugin.load("train", testing.default_root())
+            plugin.load("train", default_root())
         except DataError:
             return {check.__name__ for check in CHECKS[kind]} - {"dataset_spec_is_sound"}
     return set()
@@ -114,15 +116,16 @@ def test_all_kinds_have_plugins_and_checks() -> None:
     assert set(CHECKS) == set(registry.REGISTRIES)
     assert all(source.names() for source in registry.REGISTRIES.values())
     listed = [check for checks in CHECKS.values() for check in checks]
-    written = {
-        value for name, value in vars(testing).items() if name.split("_")[0] in registry.NOUNS.values() and callable(value)
-    }
+    rooms = [importlib.import_module(f"ddbench.testing.{kind}") for kind in CHECKS]
+    named = [entry for room in rooms for entry in vars(room).items()]
+    written = {value for name, value in named if name.split("_")[0] in registry.NOUNS.values() and callable(value)}
     assert set(listed) == written, "a check is in no list"
     assert len(listed) == len(set(listed))
 
 
 def test_checks_name_no_plugin() -> None:
-    words = Path(testing.__file__).read_text().split('"')[1::2]  # what stands in quotes
+    texts = [path.read_text() for path in Path(testing.__file__).parent.glob("*.py")]
+    words = [word for text in texts for word in text.split('"')[1::2]]  # what stands in quotes
     names = {name for source in registry.REGISTRIES.values() for name in source.names()}
     assert not names & set(words)
 

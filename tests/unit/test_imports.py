@@ -29,7 +29,7 @@ LAYERS = (
     ("errors",),
     ("api",),
     ("ops",),
-    ("settings", "seeds", "files", "hardware", "clock", "picture", "protocols", "suites"),
+    ("settings", "seeds", "files", "hardware", "clock", "picture", "protocols", "suites", "distilled"),
     ("registry",),
     ("config",),
     ("train", "data", "run", "suite_reader"),

@@ -1,0 +1,65 @@
+"""What distillation gives, and how its states are named in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ddbench.api import State
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What came out of a stage."""
+
+    state: State
+    chosen_step: int  # over all stages; the number of updates the chosen tensors had seen
+    distance: float | None  # the step ranker's score of the chosen iterate, smaller is better
+    score: float | None  # the stage ranker's
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the tensors' values."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.state.params.items()}
+        return {
+            "tensors": shapes,
+            "chosen_step": self.chosen_step,
+            "step_score": self.distance,
+            "stage_score": self.score,
+        }
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """The result: decoded images, their labels, and what it took."""
+
+    images: Tensor  # [N,C,H,W], normalised float32
+    labels: Tensor  # [N,K], probabilities
+    classes: Tensor  # [N] int64
+    steps: int
+    bytes_stored: int  # of the tensors that decode to the images
+    stages: tuple[dict[str, Any], ...] = ()
+    chosen_stage: int = 0
+    learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
+
+    @property
+    def bytes_images(self) -> int:
+        """Of the decoded images; the budget beside IPC is the smaller of the two."""
+        return self.images.numel() * self.images.element_size()
+
+
+def state_tensors(prefix: str, state: State) -> dict[str, Tensor]:
+    """A state under names that begin with a prefix, for a checkpoint."""
+    params = {f"{prefix}.params.{name}": tensor for name, tensor in state.params.items()}
+    return params | {f"{prefix}.fixed.{name}": tensor for name, tensor in state.fixed.items()}
+
+
+def state_from(prefix: str, stage: int, tensors: dict[str, Tensor]) -> State:
+    """The inverse of `state_tensors`."""
+    return State(under(f"{prefix}.params.", tensors), under(f"{prefix}.fixed.", tensors), stage)
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,32 @@
+"""What the checks of every kind share."""
+
+
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ddbench.run import DistillRun
+
+Check = Callable[[Any, DistillRun], None]
+
+STEP = 1e-5  # of finite differences, in float64
+TOLERANCE = 1e-5  # of a derivative against its finite difference, relative
+CLOSE = 1e-5  # of float32 numbers that two orders of summation give
+
+
+class Skipped(Exception):
+    """A check that does not apply to a plugin, and why."""
+
+
+def assert_close(got: Tensor, wanted: Tensor, sentence: str) -> None:
+    """Equal shapes and, up to rounding, values; else AssertionError with the sentence."""
+    assert got.shape == wanted.shape, f"{sentence} Shapes: {list(got.shape)} and {list(wanted.shape)}."
+    if wanted.numel() == 0:
+        return
+    gap = float((got - wanted).detach().abs().max())
+    limit = CLOSE * max(1.0, float(wanted.detach().abs().max()))
+    assert gap <= limit, f"{sentence} Largest difference: {gap:.3g}."

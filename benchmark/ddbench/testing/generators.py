@@ -1,0 +1,98 @@
+"""The contract of generators."""
+
+# ruff: noqa: PT018 (one sentence often covers two conditions)
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ddbench.api import (
+    Generator,
+    GeneratorConfig,
+)
+from ddbench.run import DistillRun
+from ddbench.seeds import stream
+from ddbench.testing.checks import Check, assert_close
+from ddbench.testing.toys import (
+    prepared,
+)
+
+
+def _loaded(config: GeneratorConfig, run: DistillRun) -> tuple[Generator, Tensor]:
+    """The generator, and a code for two images of every class."""
+    run = prepared(config, replace(run, loaded=None))
+    generator = config.load(run)
+    return generator, generator.latents(torch.arange(run.spec.num_classes).repeat_interleave(2), stream("codes"))
+
+
+def generator_layers_compose(config: GeneratorConfig, run: DistillRun) -> None:
+    """From 0 to L is from 0 to k, then from k to L, for every k."""
+    generator, w = _loaded(config, run)
+    with torch.no_grad():
+        whole = generator.synthesize(w, None, 0, generator.depth)
+        for k in range(generator.depth + 1):
+            hidden = generator.synthesize(w, None, 0, k)
+            parts = generator.synthesize(w, hidden, k, generator.depth)
+            assert_close(parts, whole, f"0 to {k} and then {k} to {generator.depth} is not 0 to {generator.depth}.")
+
+
+def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
+    """F_L is finite pixels in [0, 1] of the data set's shape, equal every time and for every image by itself."""
+    generator, w = _loaded(config, run)
+    with torch.no_grad():
+        pixels, again = (generator.synthesize(w, None, 0, generator.depth) for _ in range(2))
+        alone = torch.cat([generator.synthesize(code[None], None, 0, generator.depth) for code in w])
+    assert pixels.shape == (len(w), *run.spec.shape), (
+        f"the last layer must give {[len(w), *run.spec.shape]}, got {list(pixels.shape)}."
+    )
+    inside = bool(((pixels >= 0) & (pixels <= 1)).all())  # False for NaN too
+    assert inside, f"pixels must lie in [0, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}."
+    assert torch.equal(pixels, again), "the same codes give other pixels the second time: is it in evaluation mode?"
+    assert_close(alone, pixels, "an image depends on the others of its batch: is it in evaluation mode?")
+
+
+def generator_draws_codes_from_its_stream(config: GeneratorConfig, run: DistillRun) -> None:
+    """`latents` is [B, L, D], equal for equal streams and other for others; loading twice gives the same generator."""
+    generator, w = _loaded(config, run)
+    classes = torch.arange(run.spec.num_classes).repeat_interleave(2)
+    before = torch.random.get_rng_state()
+    same, other = (generator.latents(classes, stream(name)) for name in ("codes", "others"))
+    assert torch.equal(before, torch.random.get_rng_state()), "latents draws from torch's global generator, not from rng."
+    assert w.dim() == 3 and w.shape[:2] == (len(classes), generator.depth), (
+        f"latents must be [{len(classes)}, {generator.depth}, D], got {list(w.shape)}."
+    )
+    assert torch.equal(w, same), "the same stream gives other codes the second time."
+    assert not torch.equal(w, other), "another stream gives the same codes: latents does not use rng."
+    again, codes = _loaded(config, run)
+    assert torch.equal(w, codes), "the generator loaded a second time gives other codes."
+    with torch.no_grad():
+        pictures = [each.synthesize(w, None, 0, each.depth) for each in (generator, again)]
+    assert torch.equal(*pictures), "the generator loaded a second time gives other pixels."
+
+
+def generator_is_frozen(config: GeneratorConfig, run: DistillRun) -> None:
+    """Gradients reach codes and features, and no weight wants one."""
+    generator, w = _loaded(config, run)
+    w = w.detach().requires_grad_()
+    middle = generator.depth // 2
+    hidden = generator.synthesize(w.detach(), None, 0, middle).detach().requires_grad_()
+    generator.synthesize(w, hidden, middle, generator.depth).square().sum().backward()
+    for name, tensor in (("codes", w), ("features", hidden)):
+        assert tensor.grad is not None and bool(tensor.grad.isfinite().all() and tensor.grad.any()), (
+            f"the {name} get no gradient."
+        )
+    if isinstance(generator, nn.Module):
+        thawed = [name for name, parameter in generator.named_parameters() if parameter.requires_grad]
+        assert not thawed, f"weights of a loaded generator must not want gradients: {', '.join(thawed)}."
+        assert not generator.training, "a loaded generator must be in evaluation mode."
+
+
+generator_checks: list[Check] = [
+    generator_layers_compose,
+    generator_gives_pixels,
+    generator_draws_codes_from_its_stream,
+    generator_is_frozen,
+]

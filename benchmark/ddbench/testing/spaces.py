@@ -1,0 +1,209 @@
+"""The contract of spaces."""
+
+# ruff: noqa: PT018 (one sentence often covers two conditions)
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddbench.api import (
+    Space,
+    State,
+)
+from ddbench.files import read_tensors, tensors_to_bytes
+from ddbench.run import DistillRun
+from ddbench.seeds import stream
+from ddbench.testing.checks import Check, Skipped, assert_close
+from ddbench.testing.toys import (
+    prepared,
+)
+
+
+def _leaves(state: State) -> State:
+    """As the engine makes them: every parameter a leaf of its own."""
+    return State({name: t.detach().clone().requires_grad_() for name, t in state.params.items()}, state.fixed, state.stage)
+
+
+def _run_of(space: Space, run: DistillRun) -> DistillRun:
+    """What the space may ask for: no generator, unless it says that it needs one."""
+    return prepared(space, run if space.needs_generator else replace(run, loaded=None))
+
+
+def stages(space: Space, run: DistillRun) -> Iterator[State]:
+    """The state at the start of every stage, as the engine enters it."""
+    state = _leaves(space.init(run))
+    yield state
+    for stage in range(1, space.num_stages(run)):
+        with torch.no_grad():
+            state = _leaves(replace(space.advance(state, run), stage=stage))
+        yield state
+
+
+def _decode_all(space: Space, state: State, run: DistillRun) -> Tensor:
+    with torch.no_grad():
+        return space.decode(state, torch.arange(len(space.classes(state, run))), run)
+
+
+def space_starts_the_same_every_time(space: Space, run: DistillRun) -> None:
+    """`init` is a function of the run's streams, and leaves torch's global generator alone."""
+    run, before = _run_of(space, run), torch.random.get_rng_state()
+    first, second = space.init(run), space.init(run)
+    assert torch.equal(before, torch.random.get_rng_state()), (
+        "init draws from torch's global generator; take run.rng(name) or run.seeded(name)."
+    )
+    for a, b in ((first.params, second.params), (first.fixed, second.fixed)):
+        assert a.keys() == b.keys(), f"init gives other tensors the second time: {sorted(a)} and {sorted(b)}."
+        for name in a:
+            assert torch.equal(a[name], b[name]), f"init gives another '{name}' the second time; draw from run.rng(name)."
+
+
+def space_names_its_tensors(space: Space, run: DistillRun) -> None:
+    """In every stage the parameters are floating-point tensors, named in `Space.tensors`."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        assert state.params, f"stage {state.stage} has no parameters: nothing could be optimised."
+        extra = sorted(state.params.keys() - set(space.tensors))
+        assert not extra, (
+            f"stage {state.stage} has parameters that the class variable `tensors` does not name: {', '.join(extra)}."
+        )
+        for name, tensor in state.params.items():
+            assert tensor.is_floating_point(), (
+                f"parameter '{name}' of stage {state.stage} must be floating-point, got {tensor.dtype}."
+            )
+
+
+def space_sorts_its_classes(space: Space, run: DistillRun) -> None:
+    """`classes` is int64, sorted, with equally many images of every class, at least IPC."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        classes = space.classes(state, run)
+        assert classes.dtype == torch.int64, f"classes must be int64, got {classes.dtype}."
+        assert torch.equal(classes, classes.sort().values), f"classes must be sorted, got {classes.tolist()}."
+        counts = torch.bincount(classes, minlength=run.spec.num_classes).tolist()
+        assert len(counts) == run.spec.num_classes, f"classes must lie in 0..{run.spec.num_classes - 1}, got {classes.tolist()}."
+        assert min(counts) == max(counts) >= run.ipc, (
+            f"every class must have the same number of images, at least {run.ipc}, got {counts}."
+        )
+
+
+def space_decodes_images(space: Space, run: DistillRun) -> None:
+    """`decode` gives finite floating-point images of the data set's shape."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        images, num = _decode_all(space, state, run), len(space.classes(state, run))
+        assert images.shape == (num, *run.spec.shape), f"decode must give {[num, *run.spec.shape]}, got {list(images.shape)}."
+        assert images.is_floating_point(), f"decode must give floating-point images, got {images.dtype}."
+        assert images.isfinite().all(), f"the images of stage {state.stage} are not all finite."
+
+
+def space_decodes_by_index(space: Space, run: DistillRun) -> None:
+    """The same index always gives the same image, whatever else is asked for with it."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        images = _decode_all(space, state, run)
+        mixed = torch.cat([torch.randperm(len(images), generator=stream("order")), torch.tensor([0, 0])])
+        with torch.no_grad():
+            assert_close(
+                space.decode(state, mixed, run),
+                images[mixed],
+                "decode does not follow its index: a permuted index gives other images.",
+            )
+            single = torch.cat([space.decode(state, part, run) for part in torch.arange(len(images)).split(1)])
+            later = space.decode(state, torch.arange(len(images)), run.at(run.step + 7))
+        assert_close(single, images, "decode does not follow its index: one image at a time gives other images.")
+        assert_close(later, images, "decode gives other images at another step.")
+
+
+def space_state_survives_a_file(space: Space, run: DistillRun) -> None:
+    """A state written to a file and read again decodes to equal images: nothing is stored elsewhere."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        tensors = {f"p.{name}": t for name, t in state.params.items()} | {f"f.{name}": t for name, t in state.fixed.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "state.safetensors")
+            path.write_bytes(tensors_to_bytes({name: tensor.clone() for name, tensor in tensors.items()}))
+            read, _ = read_tensors(path, "state")
+        params, fixed = ({n[2:]: t for n, t in read.items() if n.startswith(kind)} for kind in ("p.", "f."))
+        again = _decode_all(space, State(params, fixed, state.stage), run)
+        assert torch.equal(again, _decode_all(space, state, run)), (
+            f"the images of stage {state.stage} change when its state is saved and read."
+        )
+
+
+def space_passes_gradients(space: Space, run: DistillRun) -> None:
+    """Every parameter of every stage gets a finite gradient that is not zero."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        images = space.decode(state, torch.arange(len(space.classes(state, run))), run)
+        assert images.requires_grad, f"decode in stage {state.stage} cuts the graph: the images want no gradient."
+        images.backward(torch.randn(images.shape, generator=stream("cotangent")).to(images.dtype))
+        for name, tensor in state.params.items():
+            assert tensor.grad is not None, f"parameter '{name}' of stage {state.stage} gets no gradient."
+            assert tensor.grad.isfinite().all(), f"the gradient of '{name}' in stage {state.stage} is not finite."
+            assert tensor.grad.any(), f"the gradient of '{name}' in stage {state.stage} is zero."
+
+
+def space_keeps_images_when_it_advances(space: Space, run: DistillRun) -> None:
+    """`advance` gives other tensors that decode to the same images of the same classes."""
+    run = _run_of(space, run)
+    if space.num_stages(run) == 1:
+        raise Skipped("the space has one stage")
+    entered = list(stages(space, run))
+    for before, after in pairwise(entered):
+        what = f"advance from stage {before.stage} to {after.stage}"
+        assert torch.equal(space.classes(before, run), space.classes(after, run)), f"{what} changes the classes."
+        assert_close(_decode_all(space, after, run), _decode_all(space, before, run), f"{what} changes the images.")
+
+
+def space_projects_once(space: Space, run: DistillRun) -> None:
+    """`project_` leaves tensors that decode to finite images, and a second time changes nothing."""
+    run = _run_of(space, run)
+    for state in stages(space, run):
+        with torch.no_grad():
+            for name, tensor in state.params.items():
+                tensor.add_(torch.randn(tensor.shape, generator=stream("noise", name)).to(tensor.dtype))
+            space.project_(state)
+            once = {name: tensor.clone() for name, tensor in state.params.items()}
+            space.project_(state)
+        for name, tensor in state.params.items():
+            assert torch.equal(tensor, once[name]), (
+                f"project_ applied twice is not project_ applied once, for '{name}' in stage {state.stage}."
+            )
+        assert _decode_all(space, state, run).isfinite().all(), (
+            f"after project_ the images of stage {state.stage} are not finite."
+        )
+
+
+def space_penalty_is_a_number(space: Space, run: DistillRun) -> None:
+    """`penalty` is None, or 0-d and finite with a graph to the parameters."""
+    run = _run_of(space, run)
+    asked = [(state, space.penalty(state, run)) for state in stages(space, run)]
+    if all(term is None for _, term in asked):
+        raise Skipped("the space has no penalty")
+    for state, term in asked:
+        if term is not None:
+            assert term.dim() == 0 and bool(term.isfinite()), f"the penalty must be 0-d and finite, got {term}."
+            assert term.requires_grad, "the penalty has no graph: return None, or do not detach it."
+            term.backward()
+            assert any(tensor.grad is not None for tensor in state.params.values()), "the penalty reaches no parameter."
+
+
+space_checks: list[Check] = [
+    space_starts_the_same_every_time,
+    space_names_its_tensors,
+    space_sorts_its_classes,
+    space_decodes_images,
+    space_decodes_by_index,
+    space_state_survives_a_file,
+    space_passes_gradients,
+    space_keeps_images_when_it_advances,
+    space_projects_once,
+    space_penalty_is_a_number,
+]
