@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.store import Store
     from ddbench.worker import sentence_of
 
-    suite, _ = load_suite(args.suite)
+    suite, identities = load_suite(args.suite)
     plans = grid.select(suite.plans, args.only)
     root, device = store_path(args, suite), pick_device(args.device)
     store = Store(root, create=False) if root.exists() or args.store else None
@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         if store:
             state = "done" if store.is_done(plan.key) else "failed" if store.failures(plan.key) else "missing"
         steps = 0 if plan.baseline else plan.steps
-        row = {"method": plan.method, "subset": plan.dataset.label, "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
+        row = {"method": plan.method, "subset": identities.of(plan).label(plan.dataset.label), "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
         rows.append(row | {"state": state, "key": plan.key[:16]})
         try:
             needs = needs_of_plan(plan, device)
