@@ -38,7 +38,8 @@ def main(args: argparse.Namespace) -> int:
         if store:
             state = "done" if store.is_done(plan.key) else "failed" if store.failures(plan.key) else "missing"
         steps = 0 if plan.baseline else plan.steps
-        row = {"method": plan.method, "subset": identities.of(plan).label(plan.dataset.label), "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
+        subset = identities.of(plan).label(plan.dataset.label)
+        row = {"method": plan.method, "subset": subset, "ipc": plan.ipc, "seed": plan.seed, "steps a stage": steps}
         rows.append(row | {"state": state, "key": plan.key[:16]})
         try:
             needs = needs_of_plan(plan, device)
