@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ddbench.api import Arch, Spec
 from ddbench.config import Plan, PluginRef
-from ddbench.data.sealed import TestData
+from ddbench.data.sealed import TestData, open_test
 from ddbench.ops.augment import SiameseAugment
 from ddbench.run import build_network
 from ddbench.train import predict, train
@@ -75,3 +76,12 @@ def evaluate(
         entries = [*entries, entry | {"seconds": time.perf_counter() - started}]
         keep(entries)
     return entries
+
+
+def judge(
+    plan: Plan, images: Tensor, labels: Tensor, root: Path | None, device: torch.device, tick: Callable[[float], None]
+) -> list[Entry]:
+    """Evaluate a set that lies in a file: images [N,C,H,W] normalised, labels [N,K]."""
+    spec: Spec = plan.dataset.make().spec()
+    test = open_test(plan.dataset, root, device)
+    return evaluate(plan, images.to(device), labels.to(device), spec, test, [], lambda entries: None, tick)

@@ -22,7 +22,7 @@ from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks
 from ddbench.testing.generators import generator_checks
 from ddbench.testing.losses import loss_checks
-from ddbench.testing.spaces import space_checks
+from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
     Given,
@@ -38,7 +38,7 @@ from ddbench.testing.toys import (
 
 __all__ = [
     "CHECKS", "TOY_ARCH", "Check", "Given", "Outcome", "Skipped", "ToyGenerator", "architecture_checks", "dataset_checks",
-    "generator_checks", "in_double", "loss_checks", "prepared", "run_checks", "space_checks", "toy_data", "toy_network",
+    "generator_checks", "in_double", "loss_checks", "prepared", "run_checks", "space_checks", "stages", "toy_data", "toy_network",
     "toy_plan", "toy_run", "toy_spec",
 ]  # fmt: skip
 

@@ -1,0 +1,154 @@
+"""`ddbench evaluate`: judge a distilled set from a file, ours or anybody's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddbench.config import Plan, PluginRef
+    from ddbench.evaluate.sets import ImportedSet
+
+NETWORKS = "convnet,alexnet,vgg11,resnet18,vit"
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    text = "train networks on a distilled set from a file and read their accuracy"
+    parser = sub.add_parser("evaluate", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("set", type=Path, metavar="SET", help="a .safetensors or .pt file of images and labels")
+    parser.add_argument("--data", metavar="NAME", help="the data set it stands for (default: the one the file names)")
+    parser.add_argument("--protocol", default="glad-1", metavar="ID", help="see `ddbench protocols` (default: glad-1)")
+    parser.add_argument("--archs", default=NETWORKS, metavar="NAME,...", help="networks, as in convnet(width=32)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="networks of each architecture (default: the protocol's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the evaluation's random streams (default: 0)")
+    parser.add_argument("--images", choices=("normalised", "pixels"), help="what a file that is not ours holds")
+    parser.add_argument("--mean", type=_numbers, metavar="M,...", help="that normalised images were normalised by, per channel")
+    parser.add_argument("--std", type=_numbers, metavar="S,...", help="likewise")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU; they decide the last bits (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.set_defaults(main=main)
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def networks_of(text: str) -> list[PluginRef]:
+    """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
+    from ddbench.config import PluginRef
+    from ddbench.errors import ConfigError
+
+    refs = []
+    for entry in re.split(r",(?![^(]*\))", text):
+        match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
+        if not match:
+            raise ConfigError(f"--archs takes names such as convnet or convnet(width=32), separated by commas; got '{entry}'.")
+        settings: dict[str, Any] = {}
+        for part in filter(None, (match[2] or "").split(",")):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise ConfigError(f"--archs: '{part}' in '{entry}' must be name=value.")
+            settings[key.strip()] = _value(value.strip())
+        refs.append(PluginRef.resolve("architectures", match[1], settings))
+    if len({ref.label for ref in refs}) < len(refs):
+        raise ConfigError(f"--archs names a network twice: {text}.")
+    return refs
+
+
+def _value(text: str) -> Any:
+    """A TOML value; a bare word is text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print a line for each network: mean, spread over initialisations, seconds."""
+    from ddbench.data.subsets import default_root, identify
+    from ddbench.evaluate.evaluator import judge
+    from ddbench.run import be_deterministic, pick_device
+
+    device, root = pick_device(args.device), default_root()
+    plan, given = _prepare(args)
+    for sentence in given.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    identity = identify(plan.dataset, root)
+    be_deterministic(plan.threads)
+    with _bar() as tick:
+        entries = judge(plan, given.images, given.labels, root, device, tick)
+    rows = [_row(ref.label, [entry for entry in entries if entry["network"] == ref.label]) for ref in plan.networks]
+    about: dict[str, Any] = {"set": str(args.set), "data": identity.label(plan.dataset.label), "protocol": plan.protocol.id}
+    about |= {"labels": given.kind, "seed": plan.seed, "repeats": plan.protocol.repeats}
+    if args.json:
+        print(json.dumps(about | {"data_hash": identity.hash, "networks": rows, "evaluations": entries}, indent=1))
+    else:
+        _print(about, rows)
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Plan, ImportedSet]:
+    """What is to be done, with every mistake in the arguments and the file found before a step."""
+    from dataclasses import replace
+
+    from ddbench import protocols
+    from ddbench.config import Plan, PluginRef
+    from ddbench.errors import ConfigError
+    from ddbench.evaluate.sets import named_dataset, read_set
+
+    protocol = protocols.load(args.protocol)
+    if args.repeats is not None:
+        protocol = replace(protocol, repeats=args.repeats)
+    if protocol.repeats < 1 or args.threads < 1 or args.seed < 0:
+        raise ConfigError("--repeats and --threads must be at least 1 and --seed at least 0.")
+    networks = tuple(networks_of(args.archs))
+    name = args.data or named_dataset(args.set)
+    if name is None:
+        raise ConfigError(f"{args.set} does not name its data set: add --data NAME, one of `ddbench plugins --kind datasets`.")
+    dataset = PluginRef.resolve("datasets", name, {})
+    spec = dataset.make().spec()
+    for network in networks:
+        network.make().build(spec)  # refuses what does not fit
+    given = read_set(args.set, spec, args.images, args.mean, args.std)
+    ipc = len(given.images) // spec.num_classes
+    return Plan(dataset, "", protocol, networks, networks[0], ipc, args.seed, threads=args.threads), given
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[float], None]]:
+    """A progress bar with an ETA on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluate", total=1.0)
+        yield lambda fraction: progress.update(task, completed=fraction)
+
+
+def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from tabulate import tabulate
+
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    shown = [
+        [row["network"], f"{100 * row['accuracy']:.1f} ± {100 * row['std']:.1f}", f"{row['seconds']:.1f}"] for row in rows
+    ]
+    headers = ["network", "accuracy (%), std over networks", "seconds"]
+    print(tabulate(shown, headers=headers, tablefmt="github", colalign=("left", "right", "right"), disable_numparse=True))
+
+
+def _row(label: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and population standard deviation over initialisations, as the papers give them."""
+    accuracies = [entry["accuracy"] for entry in entries]
+    seconds = sum(entry["seconds"] for entry in entries)
+    return {"network": label, "accuracy": statistics.fmean(accuracies), "std": statistics.pstdev(accuracies), "seconds": seconds}
