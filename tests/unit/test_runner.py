@@ -127,7 +127,7 @@ class Desk:
         command = [sys.executable, "-m", "ddbench", "run", str(suite), "--store", store, "--device", "cpu", "--json", *more]
         environment = os.environ | {"PYTHONPATH": self.path}
         return subprocess.Popen(
-            command, cwd=self.root, env=environment, text=True, start_new_session=True,
+            command, cwd=self.root, env=environment, text=True, start_new_session=True, preexec_fn=hear_interrupts,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -145,8 +145,17 @@ class Desk:
         return [line for line in lines if line[1] == what]
 
 
+def hear_interrupts() -> None:
+    """A shell that runs the tests in the background lets its children ignore Ctrl-C; as at a terminal, these must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
-    out, error = process.communicate(timeout=PATIENCE)
+    try:
+        out, error = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return out, error, process.returncode
 
 
