@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
     be_deterministic(plan.threads)
     reset_peak_memory(desk.device)
     store, work = desk.store, desk.store.work(plan.key)
+    place = {"versions": hardware.versions(), "hardware": hardware.hardware(desk.device, plan.threads)}
+    go_on_only_where_it_began(work, place)
     data = desk.training_data(plan)
     metas, resources = [], dict[Resource, dict[str, Tensor]]()
     for need in needs_of_plan(plan, desk.device):
@@ -111,7 +114,7 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
     made, seconds = _training_set(plan, data, resources, work, desk, report)
     keep_path = work / "evaluations.json"
     entries = read_json(keep_path, "evaluations of a running cell")["entries"] if keep_path.is_file() else []
-    images, labels = (made.images.to(desk.device), made.labels.to(desk.device)) if made else (data.images, data.labels)
+    images, labels = (made.images.to(desk.device), made.labels.to(desk.device)) if made else data.everything()
     entries = evaluate(
         plan, images, labels, data.spec, desk.test_data(plan), entries,
         keep=lambda entries: write_json(keep_path, {"entries": entries}),
@@ -137,17 +140,26 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
         "distilled": _distilled(made, data, files),
         "evaluations": [{name: value for name, value in entry.items() if name != "seconds"} for entry in entries],
         "resources": [{name: meta[name] for name in ("key", "describe", "sha256")} for meta in metas],
-        "versions": hardware.versions(),
+        "versions": place["versions"],
         "measured": {
             "seconds": seconds,
             "seconds_by_network": by_network,
             "peak_memory_bytes": peak_memory_bytes(desk.device),
-            "hardware": hardware.hardware(desk.device, plan.threads),
+            "hardware": place["hardware"],
             "commit": hardware.commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
     store.publish(plan, record, files)
+
+
+def go_on_only_where_it_began(work: Path, place: dict[str, Any]) -> None:
+    """Drop what a cell has so far if it was begun on other hardware or under other libraries: no record mixes two."""
+    path = work / "place.json"
+    if path.is_file() and read_json(path, "place of a running cell") != place:
+        shutil.rmtree(work)
+    if not path.is_file():
+        write_json(path, place)
 
 
 def _training_set(
@@ -181,7 +193,7 @@ def random_real(run: DistillRun) -> DistilledSet:
     own = [run.real(label, run.ipc, run.rng("random", label)) for label in range(run.spec.num_classes)]
     images = torch.cat(own).cpu()
     classes = torch.cat([torch.full((len(part),), label) for label, part in enumerate(own)])
-    return DistilledSet(images, F.one_hot(classes, run.spec.num_classes).float(), classes, 0, images.numel())
+    return DistilledSet(images, F.one_hot(classes, run.spec.num_classes).float(), classes, 0, images.nbytes)
 
 
 def _files(plan: Plan, made: DistilledSet, data: TrainingData) -> dict[str, bytes]:
@@ -202,11 +214,12 @@ def _files(plan: Plan, made: DistilledSet, data: TrainingData) -> dict[str, byte
 
 
 def _distilled(made: DistilledSet | None, data: TrainingData, files: dict[str, bytes]) -> dict[str, Any]:
-    """The record's part on the set itself; for full-data the real images count, a byte a value."""
+    """The record's part on the set itself; real images count four bytes a value, like synthetic ones."""
     if made is None:
-        size = data.images.numel()
+        images, _ = data.everything()
+        size = images.numel() * images.element_size()
         return {
-            "num_images": len(data.images), "bytes_stored": size, "bytes_images": size, "steps": 0, "stages": [],
+            "num_images": len(images), "bytes_stored": size, "bytes_images": size, "steps": 0, "stages": [],
             "chosen_stage": 0, "learned": {}, "sha256": None,
         }  # fmt: skip
     return {

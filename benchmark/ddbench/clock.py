@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import sys
 import time
@@ -72,10 +74,16 @@ class Stopwatch:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of the peak, where the system can (CUDA; Linux)."""
+    """Start a new measurement of the peak, where the system can (CUDA; Linux).
+
+    What earlier cells of the same process have freed goes back to the system first, or it would count for this one.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
+        gc.collect()
+        with suppress(OSError, AttributeError):  # only glibc has it
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):  # some containers forbid it; the peak is then that of the process so far
             Path("/proc/self/clear_refs").write_text("5")
 

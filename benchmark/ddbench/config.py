@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ddbench
 from ddbench import registry
-from ddbench.errors import ConfigError
+from ddbench.errors import BenchError, ConfigError, PluginError
 from ddbench.protocols import Protocol
 
 LABELS = ("hard", "learned")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
+T = TypeVar("T")
 BASELINES = ("random", "full-data")
 WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
 
@@ -59,6 +60,18 @@ class PluginRef:
     def make(self) -> Any:
         """The plugin itself."""
         return registry.REGISTRIES[self.kind].make(self.name, self.settings)
+
+    def ask(self, question: Callable[[Any], T]) -> T:
+        """What the plugin answers. Raises PluginError for whatever a stranger's code raises; BenchErrors pass as they are."""
+        plugin = self.make()
+        try:
+            return question(plugin)
+        except BenchError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            noun = registry.NOUNS[self.kind]
+            raise PluginError(f"{noun} '{self.name}' (from {self.distribution} {self.version}) is broken: {what}.") from error
 
 
 def _show(value: Any) -> str:

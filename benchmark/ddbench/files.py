@@ -21,7 +21,9 @@ REMEDY_FOLDER = "Remove its folder, then run again to make it anew."  # for what
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to disc, then rename over it."""
+    """Write beside the target, flush to disc, then rename over it. Raises DataError if a folder is in its place."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder and must be a file: name another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -55,6 +55,8 @@ def select(plans: tuple[Plan, ...], only: str | None) -> tuple[Plan, ...]:
         key, equals, value = part.partition("=")
         if not equals or key not in WHERE:
             raise ConfigError(f"--only takes key=value,... with keys {', '.join(WHERE)}; got '{part}'.{did_you_mean(key, WHERE)}")
+        if key in where:
+            raise ConfigError(f"--only names '{key}' twice: a cell has one. Give the command once for each.")
         where[key] = value
     chosen = tuple(plan for plan in plans if _matches(plan, where))
     if not chosen:

@@ -66,6 +66,8 @@ class PluginRow:
     version: str
     description: str  # the first line of the docstring
     status: str  # "ok", or a sentence saying what is wrong
+    target: str = ""  # module:object
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # with their defaults; "required" for none
 
 
 @dataclass(frozen=True)
@@ -140,17 +142,20 @@ class Registry:
         self._scanned = None
 
     def _row(self, origin: Origin, offers: list[Origin]) -> PluginRow:
-        description, status = "", "ok"
+        description, status, settings = "", "ok", dict[str, Any]()
         try:
             target, known = _load(_only(offers))
             doc = (target.__doc__ or "").strip()  # a dataclass without a docstring has its signature there
             description = "" if doc.startswith(f"{target.__name__}(") else doc.partition("\n")[0]
+            own = self.settings(origin.name)
+            settings = {key: "required" if value is REQUIRED else value for key, value in own.items()}
             if all(setting.default is not REQUIRED for setting in known.values()):
                 self.resolve(origin.name)
                 self.make(origin.name)
         except (ConfigError, PluginError) as error:
             status = str(error)
-        return PluginRow(self.kind, origin.name, origin.distribution, origin.version, description, status)
+        about = (origin.distribution, origin.version, description, status, origin.target, settings)
+        return PluginRow(self.kind, origin.name, *about)
 
     def _scan(self) -> _Scan:
         """The entry points, read again when the path or one of its folders has changed (a scan takes milliseconds)."""

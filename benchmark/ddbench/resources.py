@@ -49,9 +49,15 @@ class Need:
         """64 hex digits."""
         return digest(self.identity)
 
+    @property
+    def stream(self) -> str:
+        """What its random streams are named by: what it is and from which images. A new release, another number of threads or
+        another device make another resource, but draw the same numbers for it."""
+        return digest({name: self.identity[name] for name in ("type", "fields", "data_hash", "validation_fraction")})
+
 
 def need_of(resource: Resource, owner: PluginRef | None, plan: Plan, device: torch.device) -> Need:
-    """Identity of a resource: its type and fields, its owner's version, the data and their split, threads and kind of device."""
+    """Identity of a resource: type, fields, owner's version, the data and their split, threads, kind of device, torch."""
     if not is_dataclass(resource):
         raise PluginError(f"resource {type(resource).__qualname__} must be a frozen dataclass deriving from Resource.")
     backbone = plan.backbone if resource.uses_backbone else None
@@ -65,6 +71,7 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: Plan, device: tor
         "backbone": asdict(backbone) if backbone else None,
         "threads": plan.threads,
         "device": device.type,
+        "torch": str(torch.__version__),
     }
     return Need(resource, identity, backbone)
 
@@ -96,7 +103,7 @@ class ResourceStore:
         return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
 
     def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
-        """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by the key alone."""
+        """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by `Need.stream`."""
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f"{need.key[:16]}.lock"):
             if self.is_built(need.key):
@@ -104,7 +111,7 @@ class ResourceStore:
             for leftover in self.root.glob(f".{need.key[:16]}.*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             started = time.perf_counter()
-            run = DistillRun(("resource", need.key), data, need.backbone, 0, device, {})
+            run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {})
             content = tensors_to_bytes(need.resource.build(run))
             work = self.root / f".{need.key[:16]}.{uuid.uuid4().hex}"
             try:

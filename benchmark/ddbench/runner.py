@@ -21,7 +21,7 @@ from ddbench import hardware
 from ddbench.cell import CHECKPOINT_SECONDS, needs_of_plan
 from ddbench.config import Plan, PluginRef
 from ddbench.data.subsets import Identity, identify
-from ddbench.errors import ConfigError
+from ddbench.errors import ConfigError, Faults
 from ddbench.run import pick_device
 from ddbench.store import Store
 from ddbench.suite_reader import Suite
@@ -42,6 +42,16 @@ class Identities:
         if (ref.label, root) not in self.known:
             self.known[ref.label, root] = identify(ref, root)
         return self.known[ref.label, root].hash
+
+    def check_ipc(self, plans: Sequence[Plan]) -> None:
+        """Raise Faults where a class has fewer real training images than IPC asks for: such a set distils nothing."""
+        faults = []
+        for plan in plans:
+            least = min(self.of(plan).train_counts)
+            if plan.ipc > least:
+                faults.append(f"ipc {plan.ipc} is more than the {least} training images of a class of '{plan.dataset.label}': lower it.")
+        if faults:
+            raise Faults(list(dict.fromkeys(faults)))
 
     def of(self, plan: Plan) -> Identity:
         """The identity behind a plan's data hash."""

@@ -63,7 +63,7 @@ class Store:
         self.resources = ResourceStore(root / "resources")
         marker = root / "store.json"
         if marker.is_file():
-            schema = read_json(marker, "store marker").get("schema")
+            schema = read_json(marker, "store marker", 'Write {"schema": 1} into it.').get("schema")
             if not isinstance(schema, int) or schema > STORE_SCHEMA:
                 told = f"store {root} has schema {schema}, this ddbench knows {STORE_SCHEMA}"
                 raise DataError(f"{told}. Update ddbench, or name another store.")

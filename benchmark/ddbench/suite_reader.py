@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ddbench import protocols
-from ddbench.config import BASELINES, WHERE, Plan, PluginRef
+from ddbench.config import BASELINES, Plan, PluginRef
+from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
 
 MAX_CELLS = 100_000
@@ -56,7 +57,11 @@ class SuiteReader:
         self.faults: list[str] = []
         self.broken: list[str] = []
         given = self._value("data_root", str, "")
-        self.data_root = Path(given).expanduser() if given else data_root
+        self.data_root = data_root
+        try:
+            self.data_root = expanded(given) if given else data_root
+        except ConfigError as error:
+            self.fault(error)
         self.used: set[int] = set()  # overrides that matched a cell
 
     def fault(self, sentence: str | BenchError) -> None:
@@ -69,7 +74,7 @@ class SuiteReader:
         for key in self.raw:
             if key not in TOP:
                 self.fault(f"a suite has no key '{key}'.{did_you_mean(key, TOP)} It takes: {', '.join(TOP)}.")
-        if self.raw.get("schema") != SUITE_SCHEMA:
+        if type(self.raw.get("schema")) is not int or self.raw["schema"] != SUITE_SCHEMA:
             got = self.raw.get("schema")
             self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
         plans = tuple(self._plans())
@@ -84,13 +89,13 @@ class SuiteReader:
                     self.fault(f"the grid holds the cell '{name}' {num} times: name each loss, space, subset and baseline once.")
         if not plans and not self.faults and not self.broken:
             self.fault("the grid is empty: name at least one loss and space, or one baseline.")
-        name = self._value("name", str, Path(self.source).stem)
+        name, description = self._value("name", str, Path(self.source).stem), self._value("description", str, "")
         if not NAME.fullmatch(name):
             allowed = "letters, digits, '.', '-' and '_'"
             self.fault(f"'name' must be made of {allowed} and not begin with '.', for it names folders; got '{name}'.")
         if self.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.faults])
-        return Suite(name, self._value("description", str, ""), plans, text, self.data_root, tuple(self.broken))
+        return Suite(name, description, plans, text, self.data_root, tuple(self.broken))
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
         return self._typed(self.raw.get(key, default), kind, f"'{key}'", default)
@@ -125,7 +130,7 @@ class SuiteReader:
             ref.make()  # what it refuses is a fault of the suite, found now
             return ref
         except PluginError as error:  # broken, not misnamed: it takes only its own cells with it
-            self.broken.extend([str(error)] if str(error) not in self.broken else [])
+            self._break(error)
         except BenchError as error:
             self.fault(error)
         return None
@@ -162,6 +167,7 @@ class SuiteReader:
         if not self.raw.get("subsets"):
             self.fault("'subsets' must name at least one data set.")
         hashes = {ref.label: self._hash(ref) for ref in subsets}
+        subsets = [ref for ref in subsets if hashes[ref.label]]  # a broken one takes its cells with it
         for ref, network in product(subsets, {ref.label: ref for ref in (*networks, backbone) if ref}.values()):
             self._check_side(ref, network)
         if backbone is None or len(networks) < len(wanted):  # a broken one: every cell is its own
@@ -173,16 +179,19 @@ class SuiteReader:
         for dataset in subsets:
             shared = common | {"dataset": dataset, "data_hash": hashes[dataset.label]}
             if "random" in baselines:
-                yield from (Plan(**shared, ipc=ipc, seed=seed, baseline="random") for ipc, seed in product(ipcs, seeds))
+                for ipc, seed in product(ipcs, seeds):
+                    yield self._checked(Plan(**shared, ipc=ipc, seed=seed, baseline="random"))
             if "full-data" in baselines and seeds:
-                yield Plan(**shared, ipc=1, seed=seeds[0], baseline="full-data")
+                yield self._checked(Plan(**shared, ipc=1, seed=seeds[0], baseline="full-data"))
         for loss, space, dataset, ipc, seed in grid:
             plan = self._cell(common, loss, space, dataset, hashes[dataset.label], ipc, seed)
             if plan:
                 yield plan
 
     def _check_side(self, dataset: PluginRef, network: PluginRef) -> None:
-        spec, arch = dataset.make().spec(), network.make()
+        spec, arch = self._told(dataset, lambda plugin: plugin.spec()), network.make()
+        if spec is None:
+            return
         if min(spec.shape[1:]) < arch.min_size:
             sides = " x ".join(map(str, spec.shape[1:]))
             needs = f"architecture '{network.label}' needs images of at least {arch.min_size} px"
@@ -191,9 +200,11 @@ class SuiteReader:
     def _hash(self, ref: PluginRef) -> str:
         try:
             return self.identify(ref, self.data_root)
+        except PluginError as error:
+            self._break(error)
         except BenchError as error:
             self.fault(error)
-            return ""
+        return ""
 
     def _cell(
         self, common: dict[str, Any], loss: Any, space: Any, dataset: PluginRef, data_hash: str, ipc: int, seed: int
@@ -208,9 +219,9 @@ class SuiteReader:
         self._merge(values, self._value("distill", dict, {}), "[distill]")
         for number, entry in enumerate(self._overrides()):
             where = self._typed(entry.get("where", {}), dict, f"override {number + 1}: 'where'", {})
-            for key in where.keys() - set(WHERE):
-                near = did_you_mean(key, WHERE)
-                self.fault(f"override {number + 1}: 'where' has no key '{key}'.{near} It takes: {', '.join(WHERE)}.")
+            for key in where.keys() - have.keys():
+                near = did_you_mean(key, have)
+                self.fault(f"override {number + 1}: 'where' has no key '{key}'.{near} It takes: {', '.join(have)}.")
             if all(have.get(key) == str(value) for key, value in where.items()):
                 self.used.add(number)
                 new = self._typed(entry.get("set", {}), dict, f"override {number + 1}: 'set'", {})
@@ -227,23 +238,48 @@ class SuiteReader:
             refs["generator"] = self._plugin("generators", self.raw["generator"], generator_settings)
             if refs["generator"] is None:
                 return None
-            self._check_layers(refs["space"], refs["generator"], dataset)
+            if not self._check_layers(refs["space"], refs["generator"], dataset):
+                return None
         proxy = self._plugin("architectures", self.raw.get("proxy", self.raw.get("backbone", "convnet")))
         if proxy is None:
             return None
         self._check_twice(refs["loss"], common["backbone"])
         rates = self._rates(refs["loss"], refs["space"], values.pop("rates"), values.get("labels", "hard"))
+        if rates is None:
+            return None
         values |= common | refs | {"rates": rates, "proxy": proxy}
         plan = Plan(**values, dataset=dataset, data_hash=data_hash, ipc=ipc, seed=seed)
+        return self._checked(plan).without_idle_settings()
+
+    def _checked(self, plan: Plan) -> Plan:
         for sentence in plan.check():
             self.fault(sentence)
-        return plan.without_idle_settings()
+        return plan
 
-    def _check_layers(self, space: PluginRef, generator: PluginRef, dataset: PluginRef) -> None:
+    def _check_layers(self, space: PluginRef, generator: PluginRef, dataset: PluginRef) -> bool:
+        """Whether the generator can make such images, and the space live in it; a broken plugin takes its cells with it."""
         try:
-            space.make().check(generator.make().depth(dataset.make().spec()))
+            depth = generator.ask(lambda plugin: plugin.depth(dataset.make().spec()))
+            space.ask(lambda plugin: plugin.check(depth))
+        except PluginError as error:
+            self._break(error)
+            return False
         except BenchError as error:
             self.fault(f"space '{space.label}' with generator '{generator.label}' on '{dataset.label}': {error}")
+        return True
+
+    def _break(self, error: PluginError) -> None:
+        self.broken.extend([str(error)] if str(error) not in self.broken else [])
+
+    def _told(self, ref: PluginRef, question: Callable[[Any], Any]) -> Any:
+        """What a plugin answers; None, and it is broken, where it raises."""
+        try:
+            return ref.ask(question)
+        except PluginError as error:
+            self._break(error)
+        except BenchError as error:
+            self.fault(error)
+        return None
 
     def _check_twice(self, loss: PluginRef, backbone: PluginRef) -> None:
         if loss.make().order > 1 and not backbone.make().double_backward:
@@ -262,14 +298,21 @@ class SuiteReader:
             else:
                 self.fault(f"{where} has no key '{key}'.{did_you_mean(key, known)} It takes: {', '.join(known)}.")
 
-    def _rates(self, loss: PluginRef, space: PluginRef, given: Mapping[str, Any], labels: str) -> dict[str, float]:
-        """The learning rate of every tensor that the space, the loss or learned labels may optimise."""
-        loss_made, space_made = loss.make(), space.make()
-        names = {*space_made.tensors, *loss_made.learned, *(("labels",) if labels == "learned" else ())}
-        rates = {name: float(rate) for name, rate in loss_made.rates.items() if name in names}
+    def _rates(self, loss: PluginRef, space: PluginRef, given: Mapping[str, Any], labels: str) -> dict[str, float] | None:
+        """The learning rate of every tensor that the space, the loss or learned labels may optimise; None: one is broken."""
+        defaults = self._told(loss, lambda made: {name: float(rate) for name, rate in made.rates.items()})
+        learned = self._told(loss, lambda made: set(made.learned))
+        tensors = self._told(space, lambda made: set(made.tensors))
+        if defaults is None or learned is None or tensors is None:
+            return None
+        names = tensors | learned | ({"labels"} if labels == "learned" else set())
+        rates = {name: rate for name, rate in defaults.items() if name in names}
         for name, rate in given.items():
-            rate = self._typed(rate, float, f"rate '{name}'", 0.0)
-            known = {*loss_made.rates, *names}
+            known = {*defaults, *names}
+            if type(rate) not in (int, float):
+                self.fault(f"rate '{name}' must be a number, got {rate!r}.")
+                continue
+            rate = float(rate)
             if name not in known:
                 near = did_you_mean(name, known)
                 self.fault(f"there is no tensor '{name}' to give a rate.{near} Known: {', '.join(sorted(known))}.")

@@ -50,7 +50,7 @@ class Message:
 def sentence_of(error: BaseException, plan: Plan, store: Path) -> str:
     """One sentence for whatever stopped a cell."""
     if isinstance(error, BenchError):
-        return str(error)
+        return str(error) if str(error).startswith(plan.name) else f"{plan.name}: {error}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disc that holds {store} is full. Free some space, then give the same command again; finished cells are kept."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]

@@ -169,6 +169,8 @@ def test_from_a_shell_with_pythonpath_the_broken_one_is_only_a_line(thirdparty: 
         "version": "1.2.3",
         "description": "Squared distance of the mean images of every class, without a network.",
         "status": "ok",
+        "target": "ddbench_example.mean_image:MeanImage",
+        "settings": {"batch_real": 64},
     }
     assert "RuntimeError: this module breaks when it is imported." in rows["broken-on-import"]["status"]
 

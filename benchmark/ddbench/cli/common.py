@@ -27,7 +27,9 @@ def load_suite(name: str) -> tuple[Suite, Identities]:
     from ddbench.runner import Identities
 
     identities = Identities()
-    return grid.load(name, identities, default_root()), identities
+    suite = grid.load(name, identities, default_root())
+    identities.check_ipc(suite.plans)
+    return suite, identities
 
 
 def store_path(args: argparse.Namespace, suite: Suite) -> Path:

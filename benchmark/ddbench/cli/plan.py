@@ -62,5 +62,7 @@ def main(args: argparse.Namespace) -> int:
         if shared:
             print("\n" + tabulate(list(shared.values()), headers="keys", tablefmt="github"))
         done = sum(row["state"] == "done" for row in rows)
-        print(f"\n{len(rows)} cells, {done} done, {len(rows) - done} to run. Run them with: ddbench run {args.suite}")
+        more = [f"--only {args.only}"] * bool(args.only) + [f"--store {args.store}"] * bool(args.store)
+        command = " ".join(["ddbench run", args.suite, *more])
+        print(f"\n{len(rows)} cells, {done} done, {len(rows) - done} to run. Run them with: {command}")
     return 1 if broken else 0

@@ -19,10 +19,20 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     add_suite_arguments(parser)
     parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a cell)")
     parser.add_argument(
-        "--checkpoint-seconds", type=float, default=20.0, metavar="S",
+        "--checkpoint-seconds", type=_seconds, default=20.0, metavar="S",
         help="seconds between two checkpoints of a cell, from which a stopped run goes on (default: 20; 0: after every step)",
     )  # fmt: skip
     parser.set_defaults(main=main)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, at least 0, got '{text}'")
+    return value
 
 
 def main(args: argparse.Namespace) -> int:

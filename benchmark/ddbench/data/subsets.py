@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.config import PluginRef, canonical
-from ddbench.errors import BenchError, DataError, PluginError
+from ddbench.errors import BenchError, ConfigError, DataError, PluginError
 from ddbench.ops.split import stratified_split
 from ddbench.seeds import stream
 
@@ -21,7 +21,15 @@ from ddbench.seeds import stream
 def default_root() -> Path | None:
     """The folder that the environment variable DDBENCH_DATA names, or None."""
     value = os.environ.get("DDBENCH_DATA")
-    return Path(value).expanduser() if value else None
+    return expanded(value) if value else None
+
+
+def expanded(path: str) -> Path:
+    """A path with ~ for the home folder. Raises ConfigError where that is nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"the folder '{path}' names the home of a user who is not there.") from error
 
 
 def load_split(ref: PluginRef, split: Split, root: Path | None) -> LabelledImages:
@@ -65,8 +73,7 @@ class Identity:
 
 def identify(ref: PluginRef, root: Path | None) -> Identity:
     """Hash a subset: its spec, then both splits' shapes, images and labels in order. Raises DataError where data are missing."""
-    dataset: Dataset = ref.make()
-    sha = hashlib.sha256(canonical(asdict(dataset.spec())).encode())
+    sha = hashlib.sha256(canonical(asdict(ref.ask(lambda dataset: dataset.spec()))).encode())
     counts: Mapping[Split, list[int]] = {"train": [], "test": []}
     for split, into in counts.items():
         data = load_split(ref, split, root)
@@ -74,7 +81,8 @@ def identify(ref: PluginRef, root: Path | None) -> Identity:
         for tensor in (data.images, data.labels):
             sha.update(canonical([split, list(tensor.shape)]).encode())
             sha.update(tensor.contiguous().numpy().data)
-    return Identity(sha.hexdigest(), dataset.is_original(root), tuple(counts["train"]), tuple(counts["test"]))
+    original = ref.ask(lambda dataset: dataset.is_original(root))
+    return Identity(sha.hexdigest(), original, tuple(counts["train"]), tuple(counts["test"]))
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,10 @@ class TrainingData:
     starts: tuple[int, ...]  # class c lies at starts[c] .. starts[c + 1]
     validation_images: Tensor
     validation_labels: Tensor
+
+    def everything(self) -> tuple[Tensor, Tensor]:
+        """The whole training split: images and labels, the held-out part last; for the row full-data, which selects nothing."""
+        return torch.cat([self.images, self.validation_images]), torch.cat([self.labels, self.validation_labels])
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -38,9 +38,7 @@ class ImportedSet:
 
 def named_dataset(path: Path) -> str | None:
     """The data set that one of our files names; None for others."""
-    if path.suffix != ".safetensors":
-        return None
-    _, meta = read_tensors(path, "distilled set", remedy="Name another file.")
+    _, _, meta = _tensors(path)
     return meta.get("dataset")
 
 
@@ -56,9 +54,9 @@ def read_set(
     floats in [0, 1]. Raises ConfigError for what the caller must say or correct, DataError for what is wrong in the file.
     """
     images, labels, meta = _tensors(path)
-    if meta.get("mean"):
+    if meta:
         values, mean, std = "normalised", meta["mean"], meta["std"]
-        if list(meta["class_names"]) != list(spec.class_names):
+        if meta["class_names"] != list(spec.class_names):
             raise DataError(f"{path} was made for the classes {', '.join(meta['class_names'])}, not those of '{spec.name}'.")
     elif values is None:
         raise ConfigError(f"{path} does not say how its images are normalised: add --images normalised or --images pixels.")
@@ -85,6 +83,7 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
         raise DataError(f"{path} is larger than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
     if path.suffix == ".safetensors":
         tensors, meta = read_tensors(path, "distilled set", remedy="Name another file.")
+        _check_meta(path, meta)
     elif path.suffix in (".pt", ".pth"):
         tensors, meta = _unpickled(path), {}
     else:
@@ -97,6 +96,19 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     assert isinstance(images, Tensor)
     assert isinstance(labels, Tensor)
     return images.detach().cpu(), labels.detach().cpu(), meta
+
+
+def _check_meta(path: Path, meta: Any) -> None:
+    """That the metadata of one of our files, where there are any, say what ours say; a stranger may have written them."""
+    lists = {"class_names": str, "mean": float, "std": float}
+    fit = meta == {} or (
+        isinstance(meta, dict)
+        and isinstance(meta.get("dataset"), str)
+        and all(isinstance(meta.get(name), list) for name in lists)
+        and all(type(value) is kind for name, kind in lists.items() for value in meta[name])
+    )
+    if not fit:
+        raise DataError(f"{path}: its metadata must hold dataset, class_names, mean and std, and do not. Name another file.")
 
 
 def _unpickled(path: Path) -> dict[Any, Any]:
@@ -119,6 +131,8 @@ def _normalised(
     path: Path, images: Tensor, spec: Spec, values: Values | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Tensor, tuple[str, ...]]:
     """[N,C,H,W] as the data set normalises, and a warning where the values look like something else."""
+    if images.is_complex() or (not images.is_floating_point() and images.dtype != torch.uint8):
+        raise DataError(f"{path}: images must be floats or uint8 pixels, got {images.dtype}.")
     low, high = float(images.min()), float(images.max())
     if values == "pixels":
         if images.is_floating_point() and (low < -0.5 or high > 1.5):

@@ -142,8 +142,8 @@ def write_baseline(path: Path, cells: Sequence[Cell]) -> int:
 
 def read_baseline(path: Path) -> list[Entry]:
     """A baseline's entries. Raises DataError, naming the file, where it is missing, damaged or newer."""
-    value = read_json(path, "baseline")
     again = f"Write it anew with: ddbench check STORE --write-baseline {path}"
+    value = read_json(path, "baseline", again)
     schema, rows = value.get("schema"), value.get("rows")
     if type(schema) is not int or schema > BASELINE_SCHEMA:
         known = f"this ddbench knows {BASELINE_SCHEMA}"

@@ -15,7 +15,7 @@ OPERATORS = {"nms": BOXES, "qnms": BOXES}  # torchvision describes these at impo
 def load_torchvision() -> ModuleType:
     """Import torchvision, or as much of it as is pure Python: data sets, image transforms and models.
 
-    PyPI's torchvision is built for its CUDA torch; beside a CPU-only torch its shared library cannot be loaded. It puts
+    The published torchvision is built for the CUDA torch; beside a CPU-only torch its shared library cannot be loaded. It puts
     up with that, but goes on to describe two operators of that library, which nobody declared, and its import ends in
     "RuntimeError: operator torchvision::nms does not exist". On that error alone, this declares the two without an
     implementation, forgets the half-imported modules, and imports once more. `import timm`, which imports torchvision,

@@ -90,7 +90,7 @@ def _folder(root: Path | None) -> Path:
     missing = [name for name in files if root is None or not (root / FOLDER / name).is_file()]
     if root is None or missing:
         where = "and DDBENCH_DATA is not set" if root is None else f"in {root}"
-        remedy = "Put them there, or run: ddbench download cifar10 --to FOLDER."
+        remedy = "Put them there, or run: ddbench download cifar10 --to FOLDER, and set DDBENCH_DATA=FOLDER."
         raise _fault(f"{FOLDER}/ with {', '.join(missing)}, {where}. {remedy}")
     return root / FOLDER
 
