@@ -48,8 +48,10 @@ class Identities:
         faults = []
         for plan in plans:
             least = min(self.of(plan).train_counts)
+            least -= int(least * plan.protocol.validation_fraction)  # held out for selection
             if plan.ipc > least:
-                faults.append(f"ipc {plan.ipc} is more than the {least} training images of a class of '{plan.dataset.label}': lower it.")
+                name = plan.dataset.label
+                faults.append(f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it.")
         if faults:
             raise Faults(list(dict.fromkeys(faults)))
 

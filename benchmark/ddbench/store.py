@@ -5,7 +5,8 @@
     STORE/resources/<key16>/             shared things (ddbench.resources)
     STORE/cells/<key16>/                 a finished cell: plan.json record.json distilled.safetensors images.png
     STORE/failed/<key16>/<n>.json        the n-th failed attempt: plan, error, traceback
-    STORE/work/<key16>/                  a running cell's checkpoint and finished evaluations
+    STORE/work/<key16>/                  a running cell's checkpoint, finished evaluations, and the place it runs at
+    STORE/leaderboard/                   the page that `ddbench run` renders at its end
     STORE/locks/<key16>.lock             held while a cell runs
 
 A record (`record.json`, schema 1) is

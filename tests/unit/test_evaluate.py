@@ -95,6 +95,8 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
     torch.save({"images": good, "labels": labels, "more": Malice()}, tmp_path / "malice.pt")
     torch.save({"x": good}, tmp_path / "lacks.pt")
     torch.save(good, tmp_path / "bare.pt")
+    odd = {"ddbench": json.dumps({"dataset": 3, "mean": [0.1]})}
+    save_file({"images": good, "labels": labels}, tmp_path / "odd.safetensors", odd)
     (tmp_path / "set.npz").write_bytes(b"")
 
     def file(name: str, images: torch.Tensor, labels: torch.Tensor = labels) -> Path:
@@ -117,6 +119,9 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
         "label": (file("label", good, labels + 1), how, DataError, r"labels must lie in 0\.\.9, got 1\.\.10"),
         "logits": (file("logits", good, torch.eye(10) * 5), how, DataError, "probabilities, not logits"),
         "lengths": (file("lengths", good, labels[:5].clone()), how, DataError, r"labels must be \[10\]"),
+        "integers": (file("integers", (good * 255).int()), how, DataError, "floats or uint8 pixels, got torch.int32"),
+        "complex": (file("complex", good.to(torch.complex64)), how, DataError, "floats or uint8 pixels, got torch.complex64"),
+        "metadata": (tmp_path / "odd.safetensors", {}, DataError, "its metadata must hold dataset, class_names, mean and std"),
         "std": (file("std", good), {"values": "normalised", "mean": [0.1], "std": [0.0]}, ConfigError, "--std above 0"),
         "half": (file("half", good), {"values": "normalised", "mean": [0.1]}, ConfigError, "go together"),
     }
@@ -124,7 +129,7 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
 
 CASES = (
     "missing", "kind", "cut pt", "cut safetensors", "code", "lacks", "bare", "unsaid", "nan", "channels", "side", "range",
-    "bytes", "label", "logits", "lengths", "std", "half",
+    "bytes", "label", "logits", "lengths", "std", "half", "integers", "complex", "metadata",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 import ddbench
 from ddbench import grid
 from ddbench.config import Plan, PluginRef, canonical, digest
+from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
 from ddbench.protocols import load as load_protocol
+from ddbench.runner import Identities
 from ddbench.suite_reader import Suite
 
 GOOD = """
@@ -154,7 +157,7 @@ CASES = {
     ),
     "override where": (
         GOOD + "[[override]]\nwhere = { spase = 1 }\nset = { steps = 1 }\n",
-        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, seed, baseline.",
+        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, seed.",
     ),
     "override set": (GOOD + "[[override]]\nset = { stesp = 1 }\n", "override 1 has no key 'stesp'. Did you mean 'steps'?"),
     "override key": (
@@ -399,3 +402,87 @@ def test_faults_are_errors_of_the_configuration() -> None:
     error = Faults(["a.", "b."])
     assert isinstance(error, ConfigError | BenchError)
     assert str(error) == "a.\nb."
+
+
+SHAKY = """
+from dataclasses import dataclass
+from ddbench.api import Dataset, Generator, GeneratorConfig, Loss, Space
+
+@dataclass(frozen=True)
+class Data(Dataset):
+    def spec(self):
+        raise RuntimeError("no spec today")
+    def load(self, split, root): ...
+
+@dataclass(frozen=True)
+class Gen(GeneratorConfig):
+    def depth(self, spec):
+        raise RuntimeError("no depth today")
+    def load(self, run): ...
+
+@dataclass(frozen=True)
+class Room(Space):
+    needs_generator = True
+    def check(self, depth):
+        raise RuntimeError("no check today")
+    def init(self, run): ...
+    def classes(self, state, run): ...
+    def decode(self, state, index, run): ...
+
+@dataclass(frozen=True)
+class Odd(Loss):
+    rates = {"pixels": "fast"}
+    def backward(self, syn, memory, run): ...
+
+@dataclass(frozen=True)
+class None_(Odd):
+    rates = None
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told", "left"),
+    [
+        ("subsets", '["mnist-5k", "shaky"]', "dataset 'shaky' (from shaky 1.0) is broken: RuntimeError: no spec today.", 21),
+        ("generator", '"shaky"', "generator 'shaky' (from shaky 1.0) is broken: RuntimeError: no depth today.", 13),
+        ("spaces", '["pixel", "shaky"]', "space 'shaky' (from shaky 1.0) is broken: RuntimeError: no check today.", 13),
+        ("losses", '["dm", "shaky"]', "loss 'shaky' (from shaky 1.0) is broken: ValueError: could not convert", 13),
+        ("losses", '["dm", "shaky-none"]', "loss 'shaky-none' (from shaky 1.0) is broken: AttributeError: ", 13),
+    ],
+)
+def test_a_plugin_that_fails_while_a_grid_is_read_takes_its_own_cells_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, told: str, left: int
+) -> None:
+    info = tmp_path / "shaky-1.0.dist-info"
+    info.mkdir()
+    names = {"datasets": "Data", "generators": "Gen", "spaces": "Room", "losses": "Odd"}
+    lines = [f"[ddbench.{kind}]\nshaky = shaky_plugins:{name}" for kind, name in names.items()]
+    (info / "entry_points.txt").write_text("\n".join([*lines, "shaky-none = shaky_plugins:None_"]))
+    (tmp_path / "shaky_plugins.py").write_text(SHAKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "shaky_plugins", raising=False)
+    suite = load(tmp_path, changed(key, value), identify=lambda ref, root: identify(ref, root).hash)
+    assert len(suite.broken) == 1
+    assert suite.broken[0].startswith(told)
+    assert len(suite.plans) == left
+
+
+@pytest.mark.parametrize("text", ["threads = 0", 'description = 3', 'data_root = "~nobody-of-that-name/x"'])
+def test_faults_outside_the_cells_are_found_too(tmp_path: Path, text: str) -> None:
+    key = text.partition(" ")[0]
+    base = "\n".join(line for line in GOOD.splitlines() if not line.startswith(key))
+    assert len(faults(tmp_path, text + "\n" + base)) == 1
+
+
+def test_only_takes_a_key_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names 'loss' twice"):
+        grid.select(load(tmp_path, GOOD).plans, "loss=dm,loss=dsa")
+
+
+def test_more_images_a_class_than_there_are_is_a_fault(tmp_path: Path) -> None:
+    identities = Identities()
+    path = tmp_path / "much.toml"
+    path.write_text(changed("ipc", "[361]"))
+    suite = grid.load(str(path), identities, None)
+    with pytest.raises(ConfigError, match=r"ipc 361 is more than the 360 images that a class of 'mnist-5k' trains on: lower it\."):
+        identities.check_ipc(suite.plans)

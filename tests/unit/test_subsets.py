@@ -39,7 +39,8 @@ LABELS = torch.arange(20).remainder(2)
 
 def ref(images: Any = IMAGES, labels: Any = LABELS, spec: Spec = SPEC, name: str = "toy") -> Any:
     """A data set that no entry point names."""
-    return SimpleNamespace(name=name, make=lambda: Toy(images, labels, spec))
+    toy = Toy(images, labels, spec)
+    return SimpleNamespace(name=name, make=lambda: toy, ask=lambda question: question(toy))
 
 
 @pytest.mark.parametrize(

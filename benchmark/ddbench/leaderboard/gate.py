@@ -13,7 +13,9 @@ set. Then
   happen to agree to the last image are no proof that there is no noise.
 - v is estimated twice, from the baseline alone and from baseline and store together, which has twice the df; the
   smaller drop counts. So a few seeds detect something, and a store whose seeds have come apart cannot hide behind
-  its own spread. A drop of ten points shows reliably from about four rows of two seeds on; fewer rows want more seeds.
+  its own spread. How much shows depends on the network, and the printed table says it: where the seeds of a network
+  differ by two points, a drop of ten shows reliably from about four rows of two seeds on; an AlexNet on ten images
+  differs by ten points and more from seed to seed, and only its collapse shows. More seeds are the remedy.
 - alpha' = alpha / (2 m), for m comparisons and two estimates (Bonferroni). If the rows of a network vary alike, a
   check whose every number was drawn anew, by other seeds and no worse code, gives a false alarm in at most
   alpha = 1 % of cases. In truth the seeds are the same, and another CPU moves results less than another seed does.

@@ -45,7 +45,9 @@ LEGEND = """\
   networks of one seed (ddof 1, mean over seeds; for the cross-arch. mean also the mean over networks) / the standard
   error sqrt(p (1 - p) / n) left by having only n test images. The last one is common to all rows of a table, which see
   the same test images; neither more seeds nor more networks shrink it.
-- **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images.
+- **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
+  a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
+  computed the cell, Python and torch included; on a GPU, what was allocated there.
 - **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
   shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what
   judging took.
