@@ -602,6 +602,7 @@ def test_the_table(ddbench_plugins: Callable[..., str]) -> None:
 
 def test_the_json(ddbench_plugins: Callable[..., str]) -> None:
     rows = json.loads(ddbench_plugins("--json"))
+    assert rows[0].pop("settings")["batch_real"] == 256
     assert rows[0] == {
         "kind": "losses",
         "name": "dm",
@@ -609,11 +610,12 @@ def test_the_json(ddbench_plugins: Callable[..., str]) -> None:
         "version": "2.0",
         "description": "Match means.",
         "status": "ok",
+        "target": "beta:DistributionMatching",
     }
-    assert [(row["name"], row["status"] == "ok", list(row)) for row in rows] == [
-        ("dm", True, list(rows[0])),
-        ("lost", False, list(rows[0])),
-        ("preset", True, list(rows[0])),
+    keys = [*rows[0], "settings"]
+    assert [(row["name"], row["status"] == "ok", list(row)) for row in rows[1:]] == [
+        ("lost", False, keys),
+        ("preset", True, keys),
     ]
 
 
