@@ -207,3 +207,16 @@ def test_what_counts_as_the_same(plan: Plan) -> None:
     other = replace(plan, seed=5)
     assert group_key(plan.to_json()) == group_key(other.to_json())
     assert group_key(plan.to_json()) != group_key(replace(plan, ipc=2).to_json())
+
+
+def test_a_cell_begun_elsewhere_is_begun_anew(tmp_path: Path) -> None:
+    """No record mixes two machines or two versions of torch."""
+    from ddbench.cell import go_on_only_where_it_began
+
+    work, here = tmp_path / "work", {"versions": {"torch": "1"}, "hardware": {"kind": "cpu"}}
+    go_on_only_where_it_began(work, here)
+    (work / "checkpoint.safetensors").write_bytes(b"x")
+    go_on_only_where_it_began(work, here)
+    assert (work / "checkpoint.safetensors").is_file()
+    go_on_only_where_it_began(work, here | {"versions": {"torch": "2"}})
+    assert [path.name for path in work.iterdir()] == ["place.json"]
