@@ -187,8 +187,12 @@ class Run(Protocol):
         """The tensors of a resource that `needs` declared, on the device."""
         ...
 
-    def train(self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None) -> None:
-        """Train a network in place on the real training images; random streams by that name; cross-entropy by default."""
+    def train(
+        self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
+        on_epoch: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Train a network in place on the real training images; random streams by that name; cross-entropy by default.
+        `on_epoch(epoch)` is called after each epoch, for snapshots; it must not wait for the device."""
         ...
 
 

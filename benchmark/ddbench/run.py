@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -128,10 +128,13 @@ class DistillRun:
             raise PluginError(f"the resource '{need.describe()}' was asked for but not declared by needs().")
         return self.resources[need]
 
-    def train(self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None) -> None:
+    def train(
+        self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
+        on_epoch: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
         """Train on the real training images."""
         name = (*self.root, "train", *name)
-        train(network, self.data.images, self.data.labels, recipe, name, self.augment, objective or cross_entropy)
+        train(network, self.data.images, self.data.labels, recipe, name, self.augment, objective or cross_entropy, on_epoch)
 
 
 def open_run(plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]]) -> DistillRun:
