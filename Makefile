@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test lint perf clean
+.PHONY: install quickstart test lint perf perf-evaluators clean
 
 install: $(READY)
 
@@ -25,7 +25,12 @@ lint: install
 	$(BIN)/mypy
 
 perf: install
-	$(BIN)/python -m pytest tests/perf --benchmark-only
+	$(BIN)/python -m pytest tests/perf --benchmark-only --deselect tests/perf/test_evaluator_ways.py
+
+# Minutes on a GPU, an hour on a CPU: give it an idle machine.
+perf-evaluators: install
+	$(BIN)/python -m pytest tests/perf/test_evaluator_ways.py --benchmark-only --benchmark-json=runs/perf-evaluators.json
+	$(BIN)/python tests/perf/table.py runs/perf-evaluators.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -84,8 +84,9 @@ class Recipe:
     """How `train()` trains a network, on batches drawn without replacement, in a new order every epoch.
 
     `optimizer`: SGD with momentum, or AdamW (betas 0.9 and 0.999, `momentum` unused).
-    `warmup_epochs` > 0: linear warm-up from 1e-7 lr to lr over that many epochs, then a cosine towards 0 over the rest;
-    0: a constant rate. `ema` is the largest decay of the average of the weights taken after every epoch; 0: no average.
+    `schedule`: "constant"; "glad", a linear warm-up over `warmup_epochs` and a cosine, as GLaD's code has it; "step", a tenth
+    of the rate in the second half; "cosine", a linear warm-up from a hundredth (none with `warmup_epochs` 0) and a cosine to 0.
+    `ema` is the largest decay of the average of the weights taken after every epoch; 0: no average.
     """
 
     epochs: int
@@ -95,8 +96,9 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup_epochs: int = 0
     ema: float = 0.0
-    augment: bool = True  # siamese augmentation, one operation a batch, own parameters for every image
+    augment: bool = True  # one operation a batch, own parameters for every image
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    schedule: Literal["constant", "glad", "step", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -104,6 +106,8 @@ class Recipe:
             raise ConfigError(f"a recipe needs at least 1 epoch and batches of at least 1, got {self.epochs} and {self.batch}.")
         if not 0 <= self.warmup_epochs <= self.epochs:
             raise ConfigError(f"warmup_epochs must lie in 0..{self.epochs} (the epochs), got {self.warmup_epochs}.")
+        if self.schedule == "glad" and not self.warmup_epochs:
+            raise ConfigError("the schedule 'glad' begins with a warm-up: warmup_epochs must be at least 1.")
 
 
 Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
@@ -189,11 +193,20 @@ class Run(Protocol):
 
     def train(
         self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
-        on_epoch: Callable[[int], None] | None = None,
+        on_epoch: Callable[[int], None] | None = None, augment: Augment | None = None,
     ) -> None:  # fmt: skip
-        """Train a network in place on the real training images; random streams by that name; cross-entropy by default.
-        `on_epoch(epoch)` is called after each epoch, for snapshots; it must not wait for the device."""
+        """Train a network in place on the real training images; random streams by that name; cross-entropy and the data
+        set's siamese augmentation by default. `on_epoch(epoch)` is called after each epoch, for snapshots; it must not wait
+        for the device."""
         ...
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a resource takes."""
+
+    images: int  # that pass through the backbone in training steps
+    bytes: int  # that are stored
 
 
 class Resource(ABC):
@@ -207,6 +220,14 @@ class Resource(ABC):
     def describe(self) -> str:
         """One line for progress bars and plans."""
         return type(self).__name__
+
+    def group(self) -> str:
+        """What resources of a kind have in common, for lists that are too long line by line."""
+        return self.describe()
+
+    def effort(self, run: Run) -> Effort | None:
+        """What building it takes, as far as that is known beforehand. `run` counts images and holds none."""
+        return None
 
     @abstractmethod
     def build(self, run: Run) -> dict[str, Tensor]:
@@ -276,7 +297,7 @@ class Loss(ABC):
     order: ClassVar[int] = 1  # 2: differentiates the network twice
     exact: ClassVar[bool] = True  # False: the gradient is a stated approximation
     rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
-    learned: ClassVar[tuple[str, ...]] = ()  # every name that `params` may return
+    learned: ClassVar[tuple[str, ...]] = ()  # every name that `params` may return; `student_rate` is what protocols may train at
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Expert trajectories, a teacher: built before step 0."""
@@ -339,6 +360,7 @@ class Arch:
     lr: float  # at which the evaluation protocols train it
     min_size: int  # smallest image side
     double_backward: bool = True  # False: it cannot be differentiated twice
+    stacked: tuple[str, ...] = ()  # kinds of device (cpu, cuda) on which training its repeats at once was measured faster
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from ddbench.config import Plan
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import Identity, TrainingData, load_training
 from ddbench.engine import DistilledSet, distill
-from ddbench.evaluate.evaluator import evaluate
+from ddbench.evaluate import cost
+from ddbench.evaluate.evaluator import Entry, Exam, evaluate
+from ddbench.evaluate.teacher import load_teacher, teacher_needs
 from ddbench.files import read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
 from ddbench.picture import grid_png
 from ddbench.resources import Need, needs_of
-from ddbench.run import DistillRun, be_deterministic, open_run
+from ddbench.run import DistillRun, be_deterministic, fed_spec, open_run
 from ddbench.select import needs
 from ddbench.store import RECORD_SCHEMA, Store
 
@@ -92,14 +95,24 @@ def planning_run(plan: Plan, device: torch.device) -> DistillRun:
     return DistillRun(("plan",), data, plan.backbone, plan.ipc, device, {})
 
 
+def counting_run(plan: Plan, identity: Identity, device: torch.device) -> DistillRun:
+    """A run that counts the training images of its classes and holds none, to ask resources what they take."""
+    run = planning_run(plan, device)
+    least = min(identity.train_counts)
+    fraction = plan.protocol.validation_fraction
+    held_out = max(round(least * fraction), int(fraction > 0))
+    starts = tuple(accumulate((count - held_out for count in identity.train_counts), initial=0))
+    return replace(run, data=replace(run.data, starts=starts))
+
+
 def needs_of_plan(plan: Plan, device: torch.device) -> list[Need]:
-    """Every resource of a plan: its rankers', generator's, space's and loss's."""
-    return needs_of(plan, planning_run(plan, device), needs(plan), device)
+    """Every resource of a plan: its rankers', teacher's, generator's, space's and loss's."""
+    return needs_of(plan, planning_run(plan, device), (*needs(plan), *teacher_needs(plan)), device)
 
 
 def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Report) -> None:
     """Compute a cell and publish it. The caller holds its lock. Raises whatever a plugin raises."""
-    be_deterministic(plan.threads)
+    be_deterministic(plan.threads, plan.protocol.tf32)
     reset_peak_memory(desk.device)
     store, work = desk.store, desk.store.work(plan.key)
     place = {"versions": hardware.versions(), "hardware": hardware.hardware(desk.device, plan.threads)}
@@ -112,19 +125,14 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
         resources[need.resource], meta = store.resources.load(need.key, desk.device)
         metas.append(meta)
     made, seconds = _training_set(plan, data, resources, work, desk, report)
-    keep_path = work / "evaluations.json"
-    entries = read_json(keep_path, "evaluations of a running cell")["entries"] if keep_path.is_file() else []
-    images, labels = (made.images.to(desk.device), made.labels.to(desk.device)) if made else data.everything()
-    entries = evaluate(
-        plan, images, labels, data.spec, desk.test_data(plan), entries,
-        keep=lambda entries: write_json(keep_path, {"entries": entries}),
-        tick=lambda fraction: report("evaluate", 0.5 + fraction / 2),
-    )  # fmt: skip
+    peak = peak_memory_bytes(desk.device)
+    exam, judged = _judge(plan, made, data, resources, work, desk, report)
+    entries = judged.pop("final")
     files = _files(plan, made, data) if made else {}
-    by_network: dict[str, float] = {}
-    for entry in entries:
-        by_network[entry["network"]] = by_network.get(entry["network"], 0.0) + entry["seconds"]
-    seconds |= {"resources": sum(meta["seconds"] for meta in metas), "evaluate": sum(by_network.values())}
+    costs = _costs(exam, entries)
+    every = [entry for part in (entries, *judged.values()) for entry in part]
+    peak = max([peak, *(entry["cost"]["peak_memory_bytes"] for entry in every)])
+    seconds |= {"resources": sum(meta["seconds"] for meta in metas), "evaluate": sum(map(cost.seconds, every))}
     record = {
         "schema": RECORD_SCHEMA,
         "key": plan.key,
@@ -138,19 +146,63 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
         },
         "plan": plan.to_json(),
         "distilled": _distilled(made, data, files),
-        "evaluations": [{name: value for name, value in entry.items() if name != "seconds"} for entry in entries],
+        "evaluations": cost.untimed(entries),
         "resources": [{name: meta[name] for name in ("key", "describe", "sha256")} for meta in metas],
         "versions": place["versions"],
         "measured": {
             "seconds": seconds,
-            "seconds_by_network": by_network,
-            "peak_memory_bytes": peak_memory_bytes(desk.device),
+            "networks": costs,
+            "peak_memory_bytes": peak,
             "hardware": place["hardware"],
             "commit": hardware.commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     }
+    if plan.protocol.snapshots:
+        record["snapshots"] = [{"step": int(name), "evaluations": cost.untimed(part)} for name, part in judged.items()]
     store.publish(plan, record, files)
+
+
+def _judge(
+    plan: Plan, made: DistilledSet | None, data: TrainingData, resources: Mapping[Resource, dict[str, Tensor]], work: Path,
+    desk: Desk, report: Report,
+) -> tuple[Exam, dict[str, list[Entry]]]:  # fmt: skip
+    """The evaluations of the finished set, under "final", and of each iterate that the protocol asks for, under its step."""
+    sets = {"final": (made.images, made.labels) if made else data.everything()} | _snapshots(work)
+    teacher = None
+    for need in teacher_needs(plan):
+        teacher = load_teacher(plan, resources[need], data.spec, desk.device)
+    learned = made.learned.get("student_rate") if made else None
+    path = work / "evaluations.json"
+    kept: dict[str, list[Entry]] = read_json(path, "evaluations of a running cell") if path.is_file() else {}
+    for number, (name, (images, labels)) in enumerate(sets.items()):
+        images, labels = images.to(desk.device), labels.to(desk.device)
+        exam = Exam(plan, data.spec, images, labels, desk.test_data(plan), teacher, learned)
+
+        def keep(entries: list[Entry], name: str = name) -> None:
+            write_json(path, kept | {name: entries})
+
+        def tick(fraction: float, number: int = number) -> None:
+            report("evaluate", 0.5 + (number + fraction) / len(sets) / 2)
+
+        kept[name] = evaluate(exam, kept.get(name, []), keep, tick)
+    return exam, {name: kept[name] for name in sets}
+
+
+def _costs(exam: Exam, entries: list[Entry]) -> dict[str, dict[str, Any]]:
+    """What judging the finished set cost, by network."""
+    flops = {ref.label: cost.flops_of_step(ref, exam.spec) for ref in exam.plan.networks}
+    trained = {ref.label: len(exam.images) * exam.recipe(ref).epochs for ref in exam.plan.networks}
+    return cost.by_network(entries, trained, flops, cost.peak_flops(exam.images.device))
+
+
+def _snapshots(work: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Images and labels of the iterates that were put aside, by step."""
+    found = {}
+    for path in sorted((work / "snapshots").glob("*.safetensors"), key=lambda path: int(path.stem)):
+        tensors, _ = read_tensors(path, "iterate of a running cell")
+        found[path.stem] = (tensors["images"], tensors["labels"])
+    return found
 
 
 def go_on_only_where_it_began(work: Path, place: dict[str, Any]) -> None:
@@ -180,7 +232,15 @@ def _training_set(
         made = random_real(run)
     else:
         keeper = Checkpoint(work, desk.checkpoint_seconds)
-        made = distill(plan, run, watch, keeper, lambda done, total: report("distill", 0.5 * done / max(total, 1)))
+
+        def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
+            content = tensors_to_bytes({"images": images.float().cpu(), "labels": labels.cpu()})
+            write_bytes(work / "snapshots" / f"{step}.safetensors", content)
+
+        def tick(done: int, total: int) -> None:
+            report("distill", 0.5 * done / max(total, 1))
+
+        made = distill(plan, run, watch, keeper, tick, put_aside if plan.protocol.snapshots else None)
     tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
     fields = {name: getattr(made, name) for name in ("steps", "bytes_stored", "stages", "chosen_stage", "learned")}
     seconds = watch.seconds()
@@ -199,18 +259,23 @@ def random_real(run: DistillRun) -> DistilledSet:
 def _files(plan: Plan, made: DistilledSet, data: TrainingData) -> dict[str, bytes]:
     """The distilled set with all that is needed to use it, and its picture."""
     spec = data.spec
+    synthetic = fed_spec(plan, spec)
     meta = {
         "schema": SET_SCHEMA,
         "key": plan.key,
         "dataset": spec.name,
         "class_names": spec.class_names,
-        "mean": spec.mean,
-        "std": spec.std,
+        "mean": synthetic.mean,
+        "std": synthetic.std,
         "labels": plan.labels,
+        "learned": made.learned,
         "images": "normalised: (pixel / 255 - mean) / std",
     }
     tensors = {"images": made.images, "labels": made.labels, "classes": made.classes}
-    return {"distilled.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(made.images, made.classes, spec)}
+    return {
+        "distilled.safetensors": tensors_to_bytes(tensors, meta),
+        "images.png": grid_png(made.images, made.classes, synthetic),
+    }
 
 
 def _distilled(made: DistilledSet | None, data: TrainingData, files: dict[str, bytes]) -> dict[str, Any]:

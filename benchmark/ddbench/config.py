@@ -16,6 +16,8 @@ from ddbench.protocols import Protocol
 LABELS = ("hard", "learned")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "cosine")
 T = TypeVar("T")
 BASELINES = ("random", "full-data")
 WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
@@ -40,18 +42,27 @@ class PluginRef:
     settings: Mapping[str, Any]
     distribution: str
     version: str
-    label: str  # the name, with the settings that differ from the plugin's defaults
+    label: str  # the name, or `family/member`, with the settings that differ from the plugin's defaults
 
     @classmethod
     def resolve(cls, kind: str, name: str, given: Mapping[str, Any]) -> PluginRef:
-        """Look a plugin up, check its settings and fill in its defaults. Raises ConfigError or PluginError."""
+        """Look a plugin up, check its settings and fill in its defaults. Raises ConfigError or PluginError.
+
+        A member of a family, however it is written, has the family's name and `family/member` as its label.
+        """
         source = registry.REGISTRIES[kind]
         settings = source.resolve(name, given)
-        origin = source.origin(name)
-        defaults = source.settings(name)
+        origin, member = source.origin(name), source.member(name)
+        written = f"{origin.name}/{settings[member]}" if member else origin.name
+        defaults = source.settings(name) | ({member: settings[member]} if member else {})
         changed = ", ".join(f"{key}={_show(value)}" for key, value in settings.items() if value != defaults.get(key))
-        label = f"{name}({changed})" if changed else name
-        return cls(kind, name, settings, origin.distribution, origin.version, label)
+        label = f"{written}({changed})" if changed else written
+        return cls(kind, origin.name, settings, origin.distribution, origin.version, label)
+
+    @property
+    def written(self) -> str:
+        """The name as suites and `--only` write it: `family/member`, or the plain name."""
+        return self.label.partition("(")[0]
 
     def __hash__(self) -> int:
         """By what it is; the settings are a dictionary, which has no hash of its own."""
@@ -95,7 +106,9 @@ class Plan:
     generator: PluginRef | None = None
     steps: int = 1000  # of every stage
     rates: Mapping[str, float] = field(default_factory=dict)  # by tensor name
-    momentum: float = 0.5
+    momentum: float = 0.5  # of sgd
+    optimizer: str = "sgd"  # or adam, with betas 0.5 and 0.9, as SRe2L has it
+    schedule: str = "constant"  # of the rates; or cosine, to 0 over every stage
     labels: str = "hard"
     rank_steps: str = "last"
     rank_every: int = 1  # steps between two candidates; the last iterate always is one
@@ -106,6 +119,7 @@ class Plan:
     proxy_epochs: int = 10
     chunk: int = 10  # images decoded with a graph at once
     threads: int = 1  # of the cell's process on a CPU: sums in another order are other numbers
+    teacher: PluginRef | None = None  # the network that labels batches, where the protocol has one
 
     @property
     def method(self) -> str:
@@ -147,7 +161,8 @@ class Plan:
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
-        for name, allowed in (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS)):
+        words = (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
+        for name, allowed in (*words, ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in allowed:
                 faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
         if not 0 <= self.momentum < 1:
@@ -170,9 +185,9 @@ def require(ref: PluginRef | None, role: str) -> PluginRef:
 
 def coordinates(plan: Plan) -> dict[str, str]:
     """Where a plan lies in its grid, by the keys that --only and overrides take."""
-    names = {"subset": plan.dataset.name, "ipc": str(plan.ipc), "seed": str(plan.seed)}
+    names = {"subset": plan.dataset.written, "ipc": str(plan.ipc), "seed": str(plan.seed)}
     if plan.baseline:
         return names | {"baseline": plan.baseline}
     if plan.loss and plan.space:
-        names |= {"loss": plan.loss.name, "space": plan.space.name}
+        names |= {"loss": plan.loss.written, "space": plan.space.written}
     return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from ddbench.run import DistillRun
 from ddbench.select import StageBest, scorer
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
+ADAM_BETAS = (0.5, 0.9)  # of SRe2L
 SMOOTHING = 0.1  # of the hard labels that learned ones start from
 
 
@@ -110,7 +112,16 @@ class Distillation:
             )
         self.optimized = tuple(tensors)  # names, in the optimiser's order
         groups = [{"params": [tensor], "lr": self.plan.rates[name]} for name, tensor in tensors.items()]
-        self.optimizer = torch.optim.SGD(groups, momentum=self.plan.momentum)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, momentum=self.plan.momentum)
+        if self.plan.optimizer == "adam":
+            self.optimizer = torch.optim.Adam(groups, betas=ADAM_BETAS)
+
+    def _set_rates(self) -> None:
+        """By the schedule: a rate times (1 + cos(pi t / steps)) / 2 at step t of the stage."""
+        if self.plan.schedule == "cosine":
+            share = (self.step - self.state.stage * self.plan.steps) / self.plan.steps
+            for name, group in zip(self.optimized, self.optimizer.param_groups, strict=True):
+                group["lr"] = self.plan.rates[name] * 0.5 * (1 + math.cos(math.pi * share))
 
     def labels(self, state: State) -> Tensor:
         """[N,K] probabilities."""
@@ -136,6 +147,7 @@ class Distillation:
         pull_back()
         if label_leaf.grad is not None:
             labels.backward(label_leaf.grad)
+        self._set_rates()
         self.optimizer.step()
         with torch.no_grad():
             self.space.project_(self.state)
@@ -260,8 +272,10 @@ def distill(
     watch: Stopwatch,
     keeper: Keeper | None = None,
     tick: Callable[[int, int], None] | None = None,
+    snapshot: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> DistilledSet:
-    """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step.
+    """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step,
+    `snapshot(step, images, labels)` before each of the steps at which the protocol wants an iterate judged.
 
     Raises PluginError where the loss stops being a number, and whatever a plugin raises.
     """
@@ -272,9 +286,13 @@ def distill(
             loop.take_up(*kept)
         else:
             loop.begin()
+        num = plan.protocol.snapshots
+        wanted = {loop.total_steps * number // num for number in range(num)}
         while len(loop.stages) < loop.num_stages:
             end = (len(loop.stages) + 1) * plan.steps
             while loop.step < end:
+                if snapshot and loop.step in wanted:
+                    snapshot(loop.step, loop.images(loop.state), loop.labels(loop.state).detach())
                 loop.one_step()
                 if loop.step % LOOK_EVERY == 0:
                     loop.look()

@@ -1,5 +1,8 @@
 """Plugins by name; the one module that reads entry points, in the groups `ddbench.<kind>`.
 
+A plugin with one required setting, a text, is a *family*: the name `family/member` means the plugin `family` with that
+setting = `member`. Every method takes such names.
+
 Names resolve when they are used, not before: listing them imports no plugin and no torch, and a plugin that cannot be
 loaded breaks its own runs only.
 
@@ -24,7 +27,7 @@ from typing import Any
 import entrypoints
 
 from ddbench.errors import ConfigError, PluginError, did_you_mean
-from ddbench.settings import REQUIRED, Setting, check, in_json, settings_of, shown
+from ddbench.settings import REQUIRED, Setting, check, in_json, member_of, settings_of, shown
 
 NOUNS: Mapping[str, str] = {
     "losses": "loss",
@@ -92,12 +95,16 @@ class Registry:
 
     def origin(self, name: str) -> Origin:
         """Where the plugin comes from. Raises ConfigError for an unknown name, PluginError for one offered twice."""
-        scan = self._scan()
-        if name not in scan.offers:
-            near, installed = did_you_mean(name, scan.offers), ", ".join(self.names()) or "none"
+        scan, own = self._scan(), self._parted(name)[0]
+        if own not in scan.offers:
+            near, installed = did_you_mean(name.partition("/")[0], scan.offers), ", ".join(self.names()) or "none"
             unknown = f"unknown {NOUNS[self.kind]} '{name}'.{near} Installed: {installed}."
             raise ConfigError(" ".join([unknown, *(fault.status for fault in scan.faults)]))
-        return _only(scan.offers[name])
+        return _only(scan.offers[own])
+
+    def member(self, name: str) -> str | None:
+        """The setting that the second half of `family/member` fills; None for a plugin that is no family."""
+        return member_of(_load(self.origin(name))[1])
 
     def settings(self, name: str) -> dict[str, Any]:
         """The plugin's settings and their defaults, as JSON holds them; `REQUIRED` for one without."""
@@ -109,7 +116,7 @@ class Registry:
     def resolve(self, name: str, settings: Mapping[str, object] | None = None) -> dict[str, Any]:
         """All settings, defaults included, as JSON holds them: what goes in a plan's key. Raises like `make`."""
         origin = self.origin(name)
-        given = check(origin.label, _load(origin)[1], settings or {})
+        given = self._checked(name, origin, _load(origin)[1], settings)
         return self.settings(name) | in_json(given, origin.label, ConfigError)
 
     def make(self, name: str, settings: Mapping[str, object] | None = None) -> Any:
@@ -120,11 +127,12 @@ class Registry:
         """
         origin = self.origin(name)
         target, known = _load(origin)
-        given = check(origin.label, known, settings or {})
+        given = self._checked(name, origin, known, settings)
         try:
             plugin = target(**given)
         except ConfigError as error:
-            raise ConfigError(f"{origin.label}: {error}") from error
+            named = str(error).startswith(origin.label)  # by the plugin itself
+            raise ConfigError(str(error) if named else f"{origin.label}: {error}") from error
         except Exception as error:
             raise PluginError(f"{origin} cannot be made: {_cause(error)}") from error
         if not (isinstance(plugin, _base(self.kind)) and _is_frozen(type(plugin))):
@@ -140,6 +148,28 @@ class Registry:
     def refresh(self) -> None:
         """Forget what was read. A new or another version of a distribution is seen without; an edited file is not."""
         self._scanned = None
+
+    def _parted(self, name: str) -> tuple[str, str]:
+        """The plugin's own name, and the member; that is empty where there is none."""
+        own, _, member = name.partition("/")
+        offers = self._scan().offers
+        return (own, member) if member and name not in offers and own in offers else (name, "")
+
+    def _checked(
+        self, name: str, origin: Origin, known: Mapping[str, Setting], given: Mapping[str, object] | None
+    ) -> dict[str, Any]:
+        """What the name and the user say of the settings, as their annotations ask."""
+        member, filled, given = self._parted(name)[1], member_of(known), given or {}
+        if member and filled is None:
+            required = ", ".join(key for key, setting in known.items() if setting.default is REQUIRED) or "none"
+            raise ConfigError(
+                f"{origin.label} has no member '{member}': {origin.name}/MEMBER would fill its one required setting, a text, and "
+                f"required here are: {required}. Write '{origin.name}' and give its settings by name."
+            )
+        if member and filled in given:
+            raise ConfigError(f"{origin.label}: the name '{name}' gives the setting '{filled}' already. Remove one of the two.")
+        example = f"Write {origin.name}/{filled.upper()}. " if filled else ""
+        return check(origin.label, known, {filled: member, **given} if member and filled else given, example)
 
     def _row(self, origin: Origin, offers: list[Origin]) -> PluginRow:
         description, status, settings = "", "ok", dict[str, Any]()

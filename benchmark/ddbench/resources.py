@@ -7,12 +7,13 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 import ddbench
@@ -92,15 +93,21 @@ class ResourceStore:
 
     def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors on a device, and its `resource.json`. Raises DataError where it is damaged."""
+        meta = self.check(key)
+        tensors, _ = read_tensors(self.folder(key) / "tensors.safetensors", "resource", REMEDY_FOLDER)
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
+
+    def check(self, key: str) -> dict[str, Any]:
+        """Its `resource.json`. Raises DataError where it or the tensors beside it are not what was built."""
         folder = self.folder(key)
-        tensors, _ = read_tensors(folder / "tensors.safetensors", "resource", REMEDY_FOLDER)
         meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
         missing = sorted(_META_KEYS - meta.keys())
         if missing:
             raise DataError(f"resource {folder} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
-        if sha256_file(folder / "tensors.safetensors") != meta["sha256"]:
+        tensors = folder / "tensors.safetensors"
+        if not tensors.is_file() or sha256_file(tensors) != meta["sha256"]:
             raise DataError(f"resource {folder} is damaged: its tensors are not those that were built. {REMEDY_FOLDER}")
-        return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
+        return meta
 
     def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
         """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by `Need.stream`."""
@@ -128,6 +135,27 @@ class ResourceStore:
                 publish(work, self.folder(need.key))
             finally:
                 shutil.rmtree(work, ignore_errors=True)
+
+
+    def keys(self) -> list[str]:
+        """The names of the folders of what is built, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+    def leftovers(self) -> list[Path]:
+        """What builds that were killed have left behind; a build that is running now is not among them."""
+        found = []
+        for path in sorted(self.root.glob(".*.*")) if self.root.is_dir() else []:
+            lock = FileLock(self.root / f"{path.name.split('.')[1]}.lock")
+            with suppress(Timeout), lock.acquire(timeout=0):
+                found.append(path)
+        return found
+
+    def remove(self, key: str) -> None:
+        """Take a resource away; whoever builds it meanwhile is waited for."""
+        with FileLock(self.root / f"{key[:16]}.lock"):
+            shutil.rmtree(self.folder(key))
 
 
 def needs_of(plan: Plan, run: DistillRun, core: Iterable[Resource], device: torch.device) -> list[Need]:

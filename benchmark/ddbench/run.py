@@ -10,11 +10,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
 from ddbench.config import Plan, PluginRef, require
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
 from ddbench.ops.augment import SiameseAugment
+from ddbench.ops.layers import lend
+from ddbench.protocols import Protocol
 from ddbench.seeds import global_stream, stream
 from ddbench.train import cross_entropy, train
 
@@ -37,20 +39,40 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def be_deterministic(threads: int) -> None:
+def be_deterministic(threads: int, tf32: bool = False) -> None:
     """Fix what numbers depend on beside the seeds: the number of threads, the convolution algorithms and TF32."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
 
 
 def build_network(ref: PluginRef, spec: Spec, device: torch.device, *name: str | int) -> nn.Module:
     """A network with fresh weights from the stream of that name; drawn on the CPU, so equal on every device."""
     arch: Arch = ref.make()
     with global_stream(*name):
-        return arch.build(spec).to(device).train()
+        network = arch.build(spec).to(device).train()
+    lend(network, stream(*name, "dropout", device=device))
+    return network
+
+
+def synthetic_spec(protocol: Protocol, spec: Spec) -> Spec:
+    """The data set's own, or, where a protocol has other constants for generated images, the same with these."""
+    if not (protocol.synthetic_mean or protocol.synthetic_std):
+        return spec
+    channels = spec.shape[0]
+    mean, std = protocol.synthetic_mean or spec.mean, protocol.synthetic_std or spec.std
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
+    if len(mean) != channels or len(std) != channels:
+        raise ConfigError(f"protocol '{protocol.id}' is for images of 3 channels, and '{spec.name}' has {channels}.")
+    return replace(spec, mean=mean, std=std)
+
+
+def fed_spec(plan: Plan, spec: Spec) -> Spec:
+    """What a plan's synthetic images are normalised by. Real images are normalised before a run is opened, by the data set's
+    own constants, and so are images that no generator makes."""
+    return synthetic_spec(plan.protocol, spec) if plan.generator else spec
 
 
 @dataclass(frozen=True)
@@ -130,11 +152,11 @@ class DistillRun:
 
     def train(
         self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
-        on_epoch: Callable[[int], None] | None = None,
+        on_epoch: Callable[[int], None] | None = None, augment: Augment | None = None,
     ) -> None:  # fmt: skip
         """Train on the real training images."""
-        name = (*self.root, "train", *name)
-        train(network, self.data.images, self.data.labels, recipe, name, self.augment, objective or cross_entropy, on_epoch)
+        name, augment, objective = (*self.root, "train", *name), augment or self.augment, objective or cross_entropy
+        train(network, self.data.images, self.data.labels, recipe, name, augment, objective, on_epoch)
 
 
 def open_run(plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]]) -> DistillRun:
@@ -142,5 +164,6 @@ def open_run(plan: Plan, data: TrainingData, device: torch.device, resources: Ma
     run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources)
     if plan.generator is None:
         return run
+    run = replace(run, data=replace(data, spec=fed_spec(plan, data.spec)))
     config: GeneratorConfig = require(plan.generator, "generator").make()
     return replace(run, loaded=config.load(run))

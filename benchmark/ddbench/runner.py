@@ -122,17 +122,22 @@ class Runner:
         self.again: list[tuple[float, Job]] = []  # cells that another runner holds, and when to look again
         self.pending: set[str] = set()  # resources that a job of this run has yet to build
 
-    def run(self, devices: Sequence[str]) -> Outcome:
-        """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on."""
+    def run(self, devices: Sequence[str], cells: bool = True) -> Outcome:
+        """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on.
+        Without `cells`, only the resources that missing cells need."""
         for plan in self.plans:
             self.store.tidy(plan.key)
         todo = [plan for plan in self.plans if not self.store.is_done(plan.key)]
         self.outcome.present = len(self.plans) - len(todo)
-        self.progress.start(len(self.plans), self.outcome.present)
+        if cells:
+            self.progress.start(len(self.plans), self.outcome.present)
         if not todo:
             return self.outcome
         self.needs = self._needs(todo, devices[0])
         self.queue = self._jobs([plan for plan in todo if plan.key in self.needs])
+        if not cells:
+            self.queue = [job for job in self.queue if job.resource]
+            self.progress.start(len(self.queue), 0)
         try:
             for device in devices[: len(self.queue)]:
                 self.workers.append(self._start(device))
@@ -246,12 +251,14 @@ class Runner:
             self.queue = [other for other in self.queue if other not in waiting]
             for other in waiting:
                 self._fail(other.plan, message)
+            if not waiting:  # no cell is asked for
+                self.outcome.failed[job.resource] = message.error
         elif message.kind == "failed":
             self._fail(job.plan, message)
         elif message.kind == "found":
             self.outcome.present += 1
-        elif not job.resource:
-            self.outcome.computed.append(job.plan.key)
+        else:
+            self.outcome.computed.extend([] if job.resource else [job.plan.key])
         self.progress.finish(job, message, seconds)
 
     def _fail(self, plan: Plan, message: Message) -> None:
@@ -298,8 +305,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 def run_suite(
     suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress, devices: Sequence[str],
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS, cells: bool = True,
 ) -> Outcome:  # fmt: skip
-    """Run a suite's cells with a worker for each of `devices` (of `devices_of`)."""
+    """Run a suite's cells with a worker for each of `devices` (of `devices_of`); without `cells`, build their resources only."""
     store.add_suite(suite)
-    return Runner(suite, plans, store, identities, progress, checkpoint_seconds).run(devices)
+    return Runner(suite, plans, store, identities, progress, checkpoint_seconds).run(devices, cells)

@@ -19,9 +19,10 @@ def seed_of(*name: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(*name: str | int) -> torch.Generator:
-    """A generator at the start of the stream of that name. It draws on the CPU: the numbers are equal on every device."""
-    return torch.Generator().manual_seed(seed_of(*name))
+def stream(*name: str | int, device: torch.device | None = None) -> torch.Generator:
+    """A generator at the start of the stream of that name. It draws on the CPU, and the numbers are equal on every device;
+    or on `device`, where they are too many to be moved, and then another kind of device gives others."""
+    return torch.Generator(device or "cpu").manual_seed(seed_of(*name))
 
 
 @contextmanager

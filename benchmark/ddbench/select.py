@@ -7,7 +7,7 @@ held out before distillation began. Scores are compared on the device, so that r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
 def validation_error(plan: Plan, run: DistillRun) -> Score:
     """The share of validation images that backbones trained on the set get wrong; mean over `rank_repeats` networks."""
     backbone = require(plan.backbone, "backbone")
-    recipe = replace(plan.protocol.recipe(backbone.make().lr), epochs=plan.rank_epochs, warmup_epochs=plan.rank_epochs // 2)
+    recipe = plan.protocol.shortened(plan.rank_epochs).recipe(backbone.make().lr)
     if not len(run.data.validation_labels):
         raise PluginError("ranking by validation needs a validation split, and the protocol holds out none.")
 

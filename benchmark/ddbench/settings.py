@@ -54,8 +54,15 @@ def settings_of(target: Any) -> dict[str, Setting]:
     return settings
 
 
-def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object]) -> dict[str, Any]:
-    """The given settings as their annotations ask. `owner` begins each message, as in `loss 'dm'`.
+def member_of(known: Mapping[str, Setting]) -> str | None:
+    """The setting that the second half of a name `family/member` fills: the one required setting, where that is text."""
+    required = [name for name, setting in known.items() if setting.default is REQUIRED]
+    return required[0] if len(required) == 1 and known[required[0]].annotation is str else None
+
+
+def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object], example: str = "") -> dict[str, Any]:
+    """The given settings as their annotations ask. `owner` begins each message, as in `loss 'dm'`; `example` shows how to
+    write one that lacks a required setting.
 
     Raises: ConfigError if one is unknown, missing or of another type; `Faults`, a ConfigError too, if several are.
     """
@@ -72,7 +79,7 @@ def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object])
             fault = f"{owner}: setting '{name}' must be {_words(wanted)}, got {shown(value)}."
             faults.append(fault + _nearest(value, wanted))
     missing = [name for name, setting in known.items() if setting.default is REQUIRED and name not in given]
-    faults += [f"{owner} needs setting '{name}', which has no default. {takes}" for name in missing]
+    faults += [f"{owner} needs setting '{name}', which has no default. {example}{takes}" for name in missing]
     if faults:
         raise Faults(faults) if len(faults) > 1 else ConfigError(faults[0])
     return checked

@@ -23,8 +23,11 @@ A record (`record.json`, schema 1) is
                 correct (base64 of a bitmap, one bit a test image in its order, most significant bit first), train_loss
     resources   one entry each: key, describe, sha256
     versions    python, torch, numpy, ddbench
-    measured    what is not the same when run again: seconds {resources, distill, rank, evaluate}, seconds_by_network,
-                peak_memory_bytes, hardware {device, kind, cores, threads, memory_bytes}, commit, finished (UTC)
+    snapshots   only under protocols that ask for it and are not ranked: [{step, evaluations}], one entry an iterate
+    measured    what is not the same when run again: seconds {resources, distill, rank, evaluate}, peak_memory_bytes,
+                networks (by label: seconds_train, seconds_test, images_per_second, flops_per_image, peak_share,
+                peak_memory_bytes, way, processes), hardware {device, kind, cores, threads, memory_bytes}, commit,
+                finished (UTC)
 """
 
 from __future__ import annotations

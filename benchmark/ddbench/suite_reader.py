@@ -11,6 +11,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddbench import protocols
 from ddbench.config import BASELINES, Plan, PluginRef
 from ddbench.data.subsets import expanded
@@ -24,7 +26,7 @@ NUMBERS: Mapping[str, type] = {
     "steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
     "proxy_epochs": int, "chunk": int,
 }  # fmt: skip
-WORDS = ("labels", "rank_steps", "rank_stages")
+WORDS = ("labels", "rank_steps", "rank_stages", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
@@ -155,7 +157,9 @@ class SuiteReader:
         networks = tuple(filter(None, (self._plugin("architectures", entry) for entry in wanted)))
         backbone = self._plugin("architectures", self.raw.get("backbone", "convnet"))
         threads = self._value("threads", int, 1)
+        teacher = self._plugin("architectures", protocol.teacher.network) if protocol.teacher else None
         common: dict[str, Any] = {"protocol": protocol, "networks": networks, "backbone": backbone, "threads": threads}
+        common["teacher"] = teacher
         if len({ref.label for ref in networks}) < len(networks) or not wanted:
             self.fault("'networks' must name at least one network, and none twice.")
         baselines = self._value("baselines", list, list(BASELINES))
@@ -168,9 +172,10 @@ class SuiteReader:
             self.fault("'subsets' must name at least one data set.")
         hashes = {ref.label: self._hash(ref) for ref in subsets}
         subsets = [ref for ref in subsets if hashes[ref.label]]  # a broken one takes its cells with it
-        for ref, network in product(subsets, {ref.label: ref for ref in (*networks, backbone) if ref}.values()):
+        for ref, network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
             self._check_side(ref, network)
-        if backbone is None or len(networks) < len(wanted):  # a broken one: every cell is its own
+        broken = backbone is None or len(networks) < len(wanted) or (protocol.teacher and teacher is None)
+        if broken:  # every cell is its own
             return
         grid = list(product(self._value("losses", list, []), self._value("spaces", list, []), subsets, ipcs, seeds))
         if len(grid) > MAX_CELLS:
@@ -189,6 +194,7 @@ class SuiteReader:
                 yield plan
 
     def _check_side(self, dataset: PluginRef, network: PluginRef) -> None:
+        """Whether the network takes such images; it is built to see, for their size is not all that it may ask."""
         spec, arch = self._told(dataset, lambda plugin: plugin.spec()), network.make()
         if spec is None:
             return
@@ -196,6 +202,12 @@ class SuiteReader:
             sides = " x ".join(map(str, spec.shape[1:]))
             needs = f"architecture '{network.label}' needs images of at least {arch.min_size} px"
             self.fault(f"{needs}; those of '{dataset.label}' are {sides}.")
+            return
+        try:
+            with torch.device("meta"):  # where tensors have shapes and no memory
+                arch.build(spec)
+        except Exception:  # it refuses the images, or cannot be built there: then in earnest
+            self._told(network, lambda made: made.build(spec))
 
     def _hash(self, ref: PluginRef) -> str:
         try:
@@ -213,7 +225,7 @@ class SuiteReader:
         have = {
             "loss": loss.get("name") if isinstance(loss, dict) else loss,
             "space": space.get("name") if isinstance(space, dict) else space,
-            "subset": dataset.name, "ipc": str(ipc), "seed": str(seed),
+            "subset": dataset.written, "ipc": str(ipc), "seed": str(seed),
         }  # fmt: skip
         values: dict[str, Any] = {"rates": {}, "loss": {}, "space": {}, "generator": {}}
         self._merge(values, self._value("distill", dict, {}), "[distill]")

@@ -106,7 +106,7 @@ def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-un
 
     try:
         if job.resource:
-            be_deterministic(job.plan.threads)
+            be_deterministic(job.plan.threads, job.plan.protocol.tf32)
             (need,) = (need for need in needs_of_plan(job.plan, desk.device) if need.key == job.resource)
             report("resources", 0.0)
             desk.store.resources.build(need, desk.training_data(job.plan), desk.device)

@@ -28,6 +28,12 @@ def ref(kind: str, name: str, label: str | None = None, **settings: Any) -> Plug
 
 CONVNET, VIT = ref("architectures", "convnet"), ref("architectures", "vit")
 PROTOCOL = replace(protocols.load("glad-1"), id="toy-1", epochs=300, repeats=2, full_data_epochs=20)
+CHOICE = replace(PROTOCOL, id="toy-1-best-of-test", description="not ranked: toy-1 on iterates too", ranked=False, snapshots=2)
+SHIFTED = replace(
+    PROTOCOL, id="toy-1-svhn-mean", description="not ranked: another mean", ranked=False, synthetic_mean=(0.4, 0.4, 0.5)
+)
+SOFT = replace(PROTOCOL, id="soft-1", teacher=protocols.load("sre2l-1").teacher)
+TEACHER = ref("architectures", "resnet18-bn")
 BASE = Plan(
     dataset=ref("datasets", "toy"),
     data_hash="d" * 64,
@@ -59,10 +65,35 @@ def right(count: int, num: int = NUM_TEST) -> str:
     return base64.b64encode(np.packbits(np.arange(num) < count)).decode()
 
 
+def cost(seconds: float = 8.0, way: str = "serial", processes: int = 1, **changes: float) -> dict[str, Any]:
+    """What judging by a network cost, as records tell it."""
+    made = {"seconds_train": seconds, "seconds_test": 0.5, "images_per_second": 750.0, "flops_per_image": 38_700_000}
+    made |= {"peak_share": 0.42, "peak_memory_bytes": 250 << 20}
+    return made | {"way": way, "processes": processes} | changes
+
+
+def evaluations_of(accuracies: Mapping[str, Iterable[float]]) -> list[dict[str, Any]]:
+    """One entry a network and repeat, rounded to whole images."""
+    return [
+        {
+            "network": network,
+            "repeat": repeat,
+            "accuracy": round(value * NUM_TEST) / NUM_TEST,
+            "num_test": NUM_TEST,
+            "correct": right(round(value * NUM_TEST)),
+            "train_loss": 0.1,
+        }
+        for network, values in accuracies.items()
+        for repeat, value in enumerate(values)
+    ]
+
+
 def record(
     plan: Plan,
     accuracies: Mapping[str, Iterable[float]],
     *,
+    iterates: Mapping[int, Mapping[str, Iterable[float]]] | None = None,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
     label: str = "toy",
     original: bool = True,
     seconds: float = 10.0,
@@ -70,21 +101,7 @@ def record(
     versions: Mapping[str, str] = VERSIONS,
     suite: str = "toy-grid",
 ) -> dict[str, Any]:
-    """A finished cell's record; accuracies by network and repeat, rounded to whole images."""
-    evaluations = []
-    for network, values in accuracies.items():
-        for repeat, value in enumerate(values):
-            count = round(value * NUM_TEST)
-            evaluations.append(
-                {
-                    "network": network,
-                    "repeat": repeat,
-                    "accuracy": count / NUM_TEST,
-                    "num_test": NUM_TEST,
-                    "correct": right(count),
-                    "train_loss": 0.1,
-                }
-            )
+    """A finished cell's record; accuracies by network and repeat; of iterates, by step, under protocols that ask for them."""
     distilled = {
         "num_images": 10 * plan.ipc,
         "bytes_stored": 4096 * plan.ipc,
@@ -96,7 +113,8 @@ def record(
         "sha256": None if plan.baseline == "full-data" else "e" * 64,
     }
     distil = 0.0 if plan.baseline else seconds
-    return {
+    asked = {"snapshots": [{"step": step, "evaluations": evaluations_of(values)} for step, values in (iterates or {}).items()]}
+    return (asked if plan.protocol.snapshots else {}) | {
         "schema": RECORD_SCHEMA,
         "key": plan.key,
         "suite": suite,
@@ -109,12 +127,12 @@ def record(
         },
         "plan": plan.to_json(),
         "distilled": distilled,
-        "evaluations": evaluations,
+        "evaluations": evaluations_of(accuracies),
         "resources": [],
         "versions": dict(versions),
         "measured": {
             "seconds": {"resources": 3.0, "distill": distil, "rank": distil / 10, "evaluate": 20.0},
-            "seconds_by_network": dict.fromkeys(accuracies, 10.0),
+            "networks": dict(costs or {}),
             "peak_memory_bytes": 300 << 20,
             "hardware": dict(hardware),
             "commit": None,

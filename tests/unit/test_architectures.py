@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddbench import testing
 from ddbench.api import Arch, Spec
 from ddbench.errors import ConfigError
-from ddbench.ops.layers import form_of, instance_norm, norm_layer
+from ddbench.ops.layers import Dropout, form_of, instance_norm, norm_layer
+from ddbench.ops.vision import load_torchvision
 from ddbench_plugins.architectures.alexnet import alexnet
 from ddbench_plugins.architectures.convnet import convnet
 from ddbench_plugins.architectures.resnet import resnet18
+from ddbench_plugins.architectures.resnet_bn import resnet18_bn
 from ddbench_plugins.architectures.vgg import vgg11
 from ddbench_plugins.architectures.vit import vit, vit_noln
 
@@ -90,6 +93,11 @@ def num_parameters(network: nn.Module) -> int:
         (resnet18(form="high"), 64, 11_173_962),
         (resnet18(), 128, 11_173_962),
         (resnet18(), 256, 11_173_962),
+        (resnet18_bn(), 32, 11_689_512 - 990 * 513 - 64 * 3 * (49 - 9)),  # torchvision's at 1,000 classes; its conv1 is 7x7
+        (resnet18_bn(), 64, 11_173_962),
+        (resnet18_bn(), 65, 11_689_512 - 990 * 513),
+        (resnet18_bn("imagenet"), 64, 11_181_642),
+        (resnet18_bn("small"), 128, 11_173_962),
         (vit(), 32, 9_523_722),
         (vit_noln(), 128, 16_176_650),
         (vit_noln(), 256, 16_274_954),
@@ -116,6 +124,13 @@ def test_number_of_classes_only_changes_the_last_layer(arch: Arch, features: int
 
 def test_published_count_at_200_classes() -> None:
     assert num_parameters(on_meta(convnet(), spec(64, num_classes=200))) == 857_160
+
+
+def test_published_counts_of_resnet18_with_batch_norm() -> None:
+    thousand = spec(224, num_classes=1000)
+    assert num_parameters(on_meta(resnet18_bn(), thousand)) == 11_689_512
+    assert num_parameters(on_meta(resnet18_bn(), spec(224, channels=1, num_classes=1000))) == 11_689_512 - 64 * 2 * 49
+    assert num_parameters(on_meta(resnet18_bn(), spec(28, channels=1))) == 11_173_962 - 64 * 2 * 9
 
 
 @pytest.mark.parametrize(("side", "depth"), [(32, 3), (64, 4), (128, 5), (256, 6), (512, 7)])
@@ -311,8 +326,8 @@ def test_bad_settings_are_refused_before_building(
 
 
 def test_learning_rates_are_those_of_the_protocol() -> None:
-    rates = [make().lr for make in (convnet, alexnet, vgg11, resnet18, vit, vit_noln)]
-    assert rates == [0.001, 0.001, 0.0001, 0.001, 0.001, 0.001]
+    rates = [make().lr for make in (convnet, alexnet, vgg11, resnet18, vit, vit_noln, resnet18_bn)]
+    assert rates == [0.001, 0.001, 0.0001, 0.001, 0.001, 0.001, 0.001]
 
 
 def test_layer_norms_of_the_vits() -> None:
@@ -320,6 +335,44 @@ def test_layer_norms_of_the_vits() -> None:
         return sum(isinstance(layer, nn.LayerNorm) for layer in on_meta(arch, spec(128)).modules())
 
     assert (norms(vit()), norms(vit_noln()), norms(vit(form="low"))) == (21, 0, 13)
+
+
+@pytest.mark.parametrize(
+    ("stem", "side", "channels", "maps"),
+    [("auto", 32, 3, 4), ("auto", 64, 1, 8), ("auto", 65, 3, 3), ("imagenet", 64, 1, 2), ("small", 72, 3, 9)],
+)
+def test_stems_of_resnet18_with_batch_norm(stem: Any, side: int, channels: int, maps: int) -> None:
+    network = on_meta(resnet18_bn(stem), spec(side, channels))
+    images = torch.empty(2, channels, side, side, device="meta")
+    assert network.forward_features(images).shape == (2, 512, maps, maps)
+    assert network.forward_head(network.forward_features(images), pre_logits=True).shape == (2, 512)
+    small = stem == "small" or (stem == "auto" and side <= 64)
+    conv, pool = network.conv1, network.maxpool
+    assert (conv.kernel_size, conv.stride, conv.padding) == (((3, 3), (1, 1), (1, 1)) if small else ((7, 7), (2, 2), (3, 3)))
+    assert conv.bias is None
+    assert isinstance(pool, nn.Identity if small else nn.MaxPool2d)
+
+
+def test_resnet18_with_batch_norm_is_torchvisions_under_its_names() -> None:
+    own = load_torchvision().models.resnet18(num_classes=10).eval()
+    network = build(resnet18_bn("imagenet"), spec(64))
+    network.load_state_dict(own.state_dict())
+    torch.testing.assert_close(network.eval()(images_of(spec(64))), own(images_of(spec(64))), rtol=0, atol=0)
+    small = build(resnet18_bn(), spec(32)).state_dict()
+    assert small.keys() == own.state_dict().keys()
+    assert [name for name, tensor in own.state_dict().items() if small[name].shape != tensor.shape] == ["conv1.weight"]
+    assert sum(name.endswith("running_mean") for name in small) == 20
+
+
+@pytest.mark.parametrize(("stem", "min_size"), [("small", 9), ("imagenet", 33)])
+def test_resnet18_with_batch_norm_keeps_the_contract_with_either_stem(stem: Any, min_size: int) -> None:
+    arch = resnet18_bn(stem)
+    assert (arch.min_size, arch.double_backward, resnet18_bn().min_size) == (min_size, True, 9)
+    outcome = testing.run_checks("architectures", arch, testing.toy_run(channels=3))
+    assert not outcome.skipped
+    network, images = build(arch, spec(min_size)).train(), images_of(spec(min_size), 10)
+    for num in (10, 1):  # a batch of one image, the rest of a division, has four values a channel
+        assert network(images[:num]).isfinite().all()
 
 
 LAYERS = {"M": nn.MaxPool2d, "A": nn.AvgPool2d, "C": nn.Conv2d, "N": nn.GroupNorm, "R": nn.ReLU}
@@ -346,10 +399,10 @@ def test_resnet18_adds_and_then_rectifies() -> None:
 
 def test_vit_drops_a_tenth_after_the_embedding_the_projection_and_both_mlp_layers() -> None:
     encoder = on_meta(vit(), spec(32)).features
-    drops = [layer for layer in encoder.modules() if isinstance(layer, nn.Dropout)]
-    assert [layer.p for layer in drops] == [0.1] * (1 + 6 * 3)
+    drops = [layer for layer in encoder.modules() if isinstance(layer, Dropout)]
+    assert [layer.rate for layer in drops] == [0.1] * (1 + 6 * 3)
     kinds = [type(layer) for layer in encoder.blocks[0].mlp]
-    assert kinds == [nn.Linear, nn.GELU, nn.Dropout, nn.Linear, nn.Dropout]
+    assert kinds == [nn.Linear, nn.GELU, Dropout, nn.Linear, Dropout]
 
 
 def test_blocks_of_vit_are_residual_and_pre_norm() -> None:

@@ -110,7 +110,7 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
         "code": (tmp_path / "malice.pt", how, DataError, "pickled code is never run"),
         "lacks": (tmp_path / "lacks.pt", how, DataError, "must hold the tensors images and labels; it holds x"),
         "bare": (tmp_path / "bare.pt", how, DataError, "must hold a dictionary or a pair"),
-        "unsaid": (file("unsaid", good), {}, ConfigError, "--images normalised or --images pixels"),
+        "unsaid": (file("unsaid", good), {}, ConfigError, "--images normalised, pixels or whitened"),
         "nan": (file("nan", nan), how, DataError, "NaN or infinite"),
         "channels": (file("rgb", good.expand(-1, 3, -1, -1).clone()), how, DataError, r"\[N, 1, H, W\]"),
         "side": (file("side", good[..., :20].clone()), how, DataError, "28 x 20 px"),
@@ -180,7 +180,7 @@ def test_a_strangers_set_is_judged_like_ours(ours, tmp_path, capsys):
         (["--archs", "convnet,convnet"], "names a network twice"),
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
-        (["--repeats", "0"], "--repeats and --threads must be at least 1"),
+        (["--repeats", "0"], "--repeats, --threads and --workers must be at least 1"),
         (["--data", "cifar10"], "was made for the classes"),
     ],
 )

@@ -16,6 +16,7 @@ from synthetic_records import (
     BASE,
     HARDWARE,
     NUM_TEST,
+    SHIFTED,
     VERSIONS,
     cells_of,
     draw,
@@ -330,6 +331,24 @@ def test_new_rows_are_counted_and_not_compared() -> None:
     assert (len(report.comparisons), report.faults, report.num_new) == (DISTILLED + 2, (), 2)
 
 
+def habits(level: float = 0.1) -> list[dict[str, Any]]:
+    """Two cells under a protocol that is not ranked."""
+    values = {"convnet": [level, level], "vit": [level, level]}
+    return [record(replace(method("dm", "pixel", seed=seed), protocol=SHIFTED), values) for seed in (0, 1)]
+
+
+def test_what_is_not_ranked_is_neither_compared_nor_new() -> None:
+    report = check(toy_records(), toy_records() + habits())
+    assert (len(report.comparisons), report.faults, report.num_new, report.num_unranked) == (DISTILLED + 4, (), 0, 2)
+    assert all(each.now.protocol == "toy-1" for each in report.comparisons)
+    assert check(toy_records(), toy_records()).num_unranked == 0
+
+
+def test_what_is_not_ranked_makes_no_entry() -> None:
+    assert entries(cells_of(habits())) == []
+    assert entries(cells_of(toy_records() + habits())) == entries(cells_of(toy_records()))
+
+
 # The file
 
 
@@ -352,6 +371,12 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_an_empty_store_is_no_baseline(tmp_path: Path) -> None:
     with pytest.raises(Faults, match="no finished cell"):
         write_baseline(tmp_path / "baseline.json", [])
+    assert not (tmp_path / "baseline.json").exists()
+
+
+def test_a_store_of_habits_alone_is_no_baseline(tmp_path: Path) -> None:
+    with pytest.raises(Faults, match="no finished cell to write a baseline of, or none is ranked"):
+        write_baseline(tmp_path / "baseline.json", cells_of(habits()))
     assert not (tmp_path / "baseline.json").exists()
 
 
@@ -454,6 +479,22 @@ def test_the_verb_speaks_json(baseline: Path, capsys: pytest.CaptureFixture[str]
     for row in value["rows"]:
         assert row["change"] == pytest.approx(row["now"] - row["baseline"])
         assert row["fell"] == (row["change"] < -row["smallest_detectable_drop"])
+
+
+def test_the_verb_says_what_it_left_out(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, other = baseline.parent / "new", baseline.parent / "other.json"
+    write_store(store, toy_records(0))
+    assert main(["check", str(store), "--baseline", str(baseline)]) == 0
+    assert "not ranked" not in capsys.readouterr().out
+    write_store(store, habits())
+    assert main(["check", str(store), "--baseline", str(baseline)]) == 0
+    assert "\n2 cells under protocols that are not ranked left out.\n" in capsys.readouterr().out
+    assert main(["check", str(store), "--baseline", str(baseline), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_unranked"] == 2
+    assert main(["check", str(store), "--write-baseline", str(other)]) == 0
+    output = capsys.readouterr()
+    assert (output.out, output.err) == (f"{other}\n", "2 cells under protocols that are not ranked left out.\n")
+    assert other.read_bytes() == baseline.read_bytes()
 
 
 def test_an_empty_store_does_not_pass(baseline: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ LAYERS = (
     ("settings", "seeds", "files", "hardware", "clock", "picture", "protocols", "suites", "distilled"),
     ("registry",),
     ("config",),
-    ("train", "data", "run", "suite_reader"),
+    ("train", "stacked", "data", "run", "suite_reader"),
     ("resources", "select", "grid"),
     ("store",),
     ("engine", "evaluate"),
@@ -242,9 +243,14 @@ def run() -> DistillRun:
     return open_run(plan, load_training(ref, None, protocol.validation_fraction, cpu), cpu, {})
 
 
+def both_forms(images: Tensor, run: DistillRun) -> set[bytes]:
+    """Test images as the bytes they are kept as, and as networks see them."""
+    return rows_of(images, run.spec.shape) | rows_of(run.spec.normalise(images), run.spec.shape)
+
+
 def test_no_path_from_a_run_leads_to_a_test_image(run: DistillRun) -> None:
     sealed = open_test(PluginRef.resolve("datasets", "mnist-5k", {}), None, torch.device("cpu"))
-    test = rows_of(sealed.images, run.spec.shape)
+    test = both_forms(sealed.images, run)
     found = dict(reachable(run))
     assert {"run.data.images", "run.data.validation_images"} & found.keys()  # the walk does arrive at images
     images = {path: rows_of(tensor, run.spec.shape) for path, tensor in found.items()}
@@ -267,7 +273,9 @@ def test_the_walk_finds_hidden_images(run: DistillRun) -> None:
     """The check above can fail: a test image behind a closure or inside a resource is found."""
     sealed = open_test(PluginRef.resolve("datasets", "mnist-5k", {}), None, torch.device("cpu"))
     leaky = DistillRun(run.root, run.data, run.backbone, 1, run.device, {None: {"x": sealed.images[:1]}})  # type: ignore[dict-item]
-    test = rows_of(sealed.images, run.spec.shape)
+    test = both_forms(sealed.images, run)
+    seen = replace(leaky, resources={None: {"x": run.spec.normalise(sealed.images[:1])}})  # type: ignore[dict-item]
+    assert [path for path, tensor in reachable(seen) if rows_of(tensor, run.spec.shape) & test] == ["run.resources[None]['x']"]
     assert [path for path, tensor in reachable(leaky) if rows_of(tensor, run.spec.shape) & test] == [
         "run.resources[None]['x']"
     ]

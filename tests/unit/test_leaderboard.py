@@ -22,30 +22,38 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_records import (
     BASE,
+    CHOICE,
     CONVNET,
     HARDWARE,
+    SHIFTED,
+    SOFT,
+    TEACHER,
     VERSIONS,
     VIT,
     cells_of,
+    cost,
     draw,
     method,
     record,
     ref,
+    right,
     toy_plans,
     toy_records,
     write_store,
 )
 
 from ddbench.cli import main
-from ddbench.leaderboard import render
 from ddbench.leaderboard.cells import read_cells
-from ddbench.leaderboard.page import Surroundings, commands, page_text
+from ddbench.leaderboard.costs import cost_table, of_section
+from ddbench.leaderboard.habits import bases, choice, choice_table, difference, difference_table, iterates
+from ddbench.leaderboard.page import Surroundings, commands, page_text, write
 from ddbench.leaderboard.rows import Section, sections
-from ddbench.leaderboard.statistics import accuracy, cross_accuracy, pooled_variance, t_quantile
+from ddbench.leaderboard.statistics import accuracy, cross_accuracy, cross_mean, pooled_variance, t_quantile
 from ddbench.leaderboard.tables import (
     accuracy_table,
     escape,
     machines_table,
+    points,
     ratio,
     spread_table,
     timing_table,
@@ -201,9 +209,12 @@ def test_several_backbones_are_named_and_keep_their_columns() -> None:
         ({"data_hash": "c" * 64}, {"label": "toy (copy cccccccc)", "original": False}),
         ({"data_hash": "c" * 64}, {}),  # same name, other images
         ({"labels": "learned"}, {}),
+        ({"protocol": SOFT, "teacher": TEACHER}, {}),
+        ({"protocol": replace(SOFT, id="toy-1"), "teacher": TEACHER}, {}),
+        ({"protocol": SHIFTED}, {}),
         ({"ipc": 10}, {}),
     ],
-    ids=["protocol", "edited protocol", "copy", "data", "labels", "ipc"],
+    ids=["protocol", "edited protocol", "copy", "data", "labels", "teacher", "teacher, same id", "habit", "ipc"],
 )
 def test_what_does_not_compare_never_shares_a_table(change: dict[str, Any], fields: dict[str, Any]) -> None:
     plan = method("dm", "pixel")
@@ -213,6 +224,25 @@ def test_what_does_not_compare_never_shares_a_table(change: dict[str, Any], fiel
         [plan.key, other.key]
     )
     assert [len(section.rows) for section in made] == [1, 1]
+
+
+@pytest.mark.parametrize("labels", ["hard", "learned"])
+def test_soft_labels_of_a_teacher_are_called_so(labels: str) -> None:
+    """Whatever the set's own labels: the networks never saw them."""
+    plan = replace(method("dm", "pixel", labels=labels), protocol=SOFT, teacher=TEACHER)
+    records = [record(plan, LEVELS), record(replace(BASE, protocol=SOFT, teacher=TEACHER, baseline="random"), LEVELS)]
+    assert one_section(records).labels == "teacher"
+    text = page_text(cells_of(records), Surroundings()).partition("## How to read")[0]
+    assert "\n## toy, IPC 1, soft labels (teacher), protocol soft-1\n" in text
+    assert "a teacher (resnet18-bn, 50 epochs on the real training images) labels every batch" in text
+    assert f"{labels} labels, protocol" not in text
+    assert "Baselines train on hard labels" not in text
+
+
+def test_under_a_teacher_the_sets_own_labels_tell_rows_apart() -> None:
+    plans = [replace(method("dm", "pixel", labels=labels), protocol=SOFT, teacher=TEACHER) for labels in ("hard", "learned")]
+    names = [row.name for row in one_section([record(plan, LEVELS) for plan in plans]).rows]
+    assert names == ["dm / pixel [labels=hard]", "dm / pixel [labels=learned]"]
 
 
 def test_a_copy_of_the_data_is_called_one() -> None:
@@ -346,6 +376,207 @@ def test_ratio_is_refused_without_one_reference_row() -> None:
     assert ratios(versions)["dm / pixel [torch=2.7.0]"] == pytest.approx(2)
 
 
+# What judging cost
+
+
+def costs_of(records: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return cost_table(of_section(one_section(records))).to_dict("records")
+
+
+def test_cost_is_a_mean_over_the_cells_that_were_measured() -> None:
+    plan = method("dm", "pixel")
+    few, much = cost(8.0), cost(12.0, images_per_second=250.0, peak_share=0.02, peak_memory_bytes=900 << 20)
+    records = [
+        record(plan, LEVELS, costs={"convnet": few, "vit": cost(100.0, "stacked", processes=2)}),
+        record(replace(plan, seed=1), LEVELS, costs={"convnet": much}),
+        record(replace(plan, seed=2), LEVELS),
+    ]
+    convnet, vit = costs_of(records)
+    assert convnet == {
+        "network": "convnet", "s to train": "10.0", "s to test": "0.5", "images/s": "500", "GFLOP per image": "0.0387",
+        "% of peak": "22.0", "peak MiB": "900", "way": "serial", "cells": "2",
+    }  # fmt: skip
+    assert (vit["s to train"], vit["way"], vit["cells"]) == ("100.0", "stacked, 2 processes", "1")
+
+
+def test_full_data_are_no_part_of_the_cost_of_distilled_sets() -> None:
+    """They train on all real images: their seconds are of another kind."""
+    full = record(replace(BASE, baseline="full-data"), LEVELS, costs={"convnet": cost(500.0)})
+    (line,) = costs_of([full, record(method("dm", "pixel"), LEVELS, costs={"convnet": cost(8.0)})])
+    assert line["s to train"] == "8.0"
+    (line,) = costs_of([full])
+    assert line["s to train"] == "500.0"
+
+
+@pytest.mark.parametrize("key", ["device", "kind", "cores", "threads"])
+def test_costs_of_different_hardware_have_no_mean(key: str) -> None:
+    other = HARDWARE | {key: "cuda" if key in ("device", "kind") else 64}
+    plan = method("dm", "pixel")
+    records = [record(plan, LEVELS, costs={"vit": cost(10.0)}), record(replace(plan, seed=1), LEVELS, costs={"vit": cost(20.0)})]
+    told = "The cells ran on different hardware"
+    assert [line["s to train"] for line in costs_of(records)] == ["15.0"]
+    assert told not in page_text(cells_of(records), Surroundings())
+    records[1]["measured"]["hardware"] = other
+    lines = costs_of(records)
+    assert sorted((line["s to train"], line["cells"]) for line in lines) == [("10.0", "1"), ("20.0", "1")]
+    assert len({line["hardware"] for line in lines}) == 2
+    assert told in page_text(cells_of(records), Surroundings())
+
+
+def test_where_nothing_was_measured_there_is_no_table() -> None:
+    records = [record(method("dm", "pixel"), LEVELS)]
+    old = copy.deepcopy(records[0])
+    del old["measured"]["networks"]  # as records once were
+    for made in (records, [old]):
+        assert "Cost of judging\n" not in page_text(cells_of(made), Surroundings())
+    records[0]["measured"]["networks"] = {"convnet": cost()}
+    assert "### Cost of judging\n" in page_text(cells_of(records), Surroundings())
+
+
+# Habits of published code
+
+
+def chosen(seed: int = 0, **changes: Any) -> Any:
+    return replace(method("dm", "pixel", seed=seed, **changes), protocol=CHOICE)
+
+
+# Means over networks: 0.50 final, 0.525 at step 0, 0.52 at step 50; convnet is best at 50, vit at 0. Then: final 0.55, best.
+FIRST = record(
+    chosen(0), {"convnet": [0.59, 0.61], "vit": [0.40, 0.40]},
+    iterates={0: {"convnet": [0.55, 0.57], "vit": [0.48, 0.50]}, 50: {"convnet": [0.63, 0.65], "vit": [0.40, 0.40]}},
+)  # fmt: skip
+SECOND = record(
+    chosen(1), {"convnet": [0.60, 0.60], "vit": [0.50, 0.50]},
+    iterates={0: {"convnet": [0.50, 0.50], "vit": [0.52, 0.54]}, 50: {"convnet": [0.60, 0.60], "vit": [0.45, 0.45]}},
+)  # fmt: skip
+
+
+def test_choosing_on_the_test_split_by_hand() -> None:
+    section = one_section([FIRST, SECOND])
+    assert choice(section.rows[0]).steps == (0, None)
+    table = choice_table(section).set_index("reading")
+    assert table.index.tolist() == [
+        "final set",
+        "best of test, one iterate",
+        "gain, one iterate (points)",
+        "best of test, each network by itself",
+        "gain, each network by itself (points)",
+    ]
+    assert table["same arch. (convnet)"].tolist() == [
+        "60.0 ± 0.0",
+        "58.0 ± 2.8",  # 56 and 60
+        "-2.0 ± 2.8",  # what is best for all costs the backbone four points in the first seed
+        "62.0 ± 2.8",  # 64 and 60
+        "+2.0 ± 2.8",
+    ]
+    assert table["vit"].tolist() == ["45.0 ± 7.1", "49.5 ± 0.7", "+4.5 ± 6.4", "51.0 ± 2.8", "+6.0 ± 4.2"]
+    assert table["cross-arch. mean"].tolist() == table["vit"].tolist()
+    assert table["chosen step"].tolist() == ["–", "0, final", "–", "–", "–"]
+    assert iterates(section) == "steps 0, 50"
+
+
+def test_the_gain_of_one_seed_has_the_spread_of_its_networks() -> None:
+    """Repeats are paired: +8 and +10 points on vit."""
+    table = choice_table(one_section([FIRST]))
+    assert table["vit"].tolist()[2] == "+9.0 ± 1.4 †"
+
+
+def test_of_equals_the_final_set_is_chosen() -> None:
+    same = record(chosen(), LEVELS, iterates={0: LEVELS, 50: LEVELS})
+    made = choice(one_section([same]).rows[0])
+    assert made.steps == (None,)
+    assert choice_table(one_section([same]))["vit"].tolist()[2] == "+0.0 ± 0.0 †"
+
+
+def test_what_has_no_iterates_has_nothing_to_choose() -> None:
+    section = one_section([FIRST, record(replace(BASE, baseline="random", protocol=CHOICE), LEVELS)])
+    assert choice_table(section)["method"].tolist() == ["random"] + ["dm / pixel"] * 5
+    assert iterates(section) == "steps 0, 50"
+    longer = record(chosen(steps=200), LEVELS, iterates={0: LEVELS, 100: LEVELS})
+    assert iterates(one_section([FIRST, longer])) == "steps 0, 50 (dm / pixel [steps=100]); steps 0, 100 (dm / pixel [steps=200])"
+
+
+def test_a_difference_has_no_minus_zero() -> None:
+    assert points(cross_mean([[[1e-9, -1e-9]]])) == "+0.0 ± 0.0 †"
+    assert points(cross_mean([[[-1e-9, -1e-9]]])) == "+0.0 ± 0.0 †"
+    assert points(None) == "–"
+
+
+def shifted(records: list[dict[str, Any]]) -> tuple[Section, dict[str, str]]:
+    """The section that is not ranked, and its line of dm / pixel."""
+    cells = cells_of(records)
+    (section,) = (section for section in sections(cells) if not section.is_ranked)
+    (line,) = difference_table(section, bases(cells)).query("method == 'dm / pixel'").to_dict("records")
+    return section, line
+
+
+def test_a_habit_is_held_against_its_base_by_hand() -> None:
+    """Seeds 0 and 1 are in both, seed 2 in the habit alone; differences -2, -4 and -1, -3 on the backbone."""
+    plan = method("dm", "pixel")
+    base = {0: {"convnet": [0.60, 0.64], "vit": [0.40, 0.42]}, 1: {"convnet": [0.60, 0.60], "vit": [0.40, 0.42]}}
+    habit = {0: {"convnet": [0.58, 0.60], "vit": [0.40, 0.42]}, 1: {"convnet": [0.59, 0.57], "vit": [0.40, 0.42]}, 2: LEVELS}
+    records = [record(replace(plan, seed=seed), values) for seed, values in base.items()]
+    records += [record(replace(plan, seed=seed, protocol=SHIFTED), values) for seed, values in habit.items()]
+    _, line = shifted(records)
+    assert line == {
+        "method": "dm / pixel", "same arch. (convnet)": "-2.5 ± 0.7", "cross-arch. mean": "+0.0 ± 0.0", "vit": "+0.0 ± 0.0",
+        "against": "toy-1", "seeds": "2",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"steps": 200}, {}),
+        ({"seed": 1}, {}),
+        ({"data_hash": "c" * 64}, {}),
+        ({"protocol": replace(BASE.protocol, epochs=301)}, {}),
+        ({"protocol": replace(SHIFTED, id="other", synthetic_mean=())}, {}),
+        ({}, {"versions": VERSIONS | {"torch": "2.7.0"}}),
+    ],
+    ids=["plan", "seed", "data", "protocol", "not ranked", "torch"],
+)
+def test_a_habit_is_held_against_nothing_else(change: dict[str, Any], fields: dict[str, Any]) -> None:
+    plan = method("dm", "pixel")
+    other = record(replace(plan, **change), LEVELS, **fields)
+    habit = record(replace(plan, protocol=SHIFTED), LEVELS)
+    known = bases(cells_of([other, habit]))
+    rows = [row for section in sections(cells_of([habit])) for row in section.rows]
+    assert difference(rows[0], known).seeds == ()
+    _, line = shifted([habit, record(method("dc", "pixel"), LEVELS)])
+    assert (line["vit"], line["against"], line["seeds"]) == ("–", "n/a: not in this store", "–")
+
+
+def test_habits_stand_after_everything_that_is_ranked() -> None:
+    """Although their ids come first in the alphabet."""
+    plan = method("dm", "pixel")
+    first = replace(SHIFTED, id="a-1")
+    records = [record(plan, LEVELS), record(replace(plan, protocol=first), LEVELS), FIRST]
+    text = page_text(cells_of(records), Surroundings())
+    ranked, heading, rest = text.partition("\n## Habits of published code (not ranked)\n")
+    assert heading
+    assert ranked.count("| dm / pixel ") == 3  # accuracy, uncertainty, time
+    assert "protocol a-1" not in ranked
+    assert ranked.count("protocol toy-1") == 1
+    assert rest.index("### toy, IPC 1, hard labels, protocol a-1") < rest.index("protocol toy-1-best-of-test")
+    assert "- What it is: another mean." in rest
+    assert "- What it is: toy-1 on iterates too." in rest
+    assert "- Iterates judged beside the final set: steps 0, 50." in rest
+    assert "\n## " not in rest.partition("\n## Hardware and versions")[0]
+    assert "Habits of published code" not in page_text(cells_of(records[:1]), Surroundings())
+
+
+def test_a_protocol_that_does_not_say_whether_it_is_ranked_is() -> None:
+    """As those of old records."""
+    old = record(method("dm", "pixel"), LEVELS)
+    for name in ("ranked", "snapshots", "teacher", "description"):
+        del old["plan"]["protocol"][name]
+    del old["plan"]["teacher"]
+    (cell,) = cells_of([old])
+    assert cell.is_ranked
+    assert "Habits of published code" not in page_text([cell], Surroundings())
+
+
 # The page
 
 
@@ -362,11 +593,35 @@ def golden_records() -> list[dict[str, Any]]:
         (replace(method("dm", "glad"), protocol=replace(BASE.protocol, id="glad-1", epochs=1000)), {"suite": "long"}),
     ]
     records += [record(plan, draw(plan, rng, 0.8), **fields) for plan, fields in extra]
+    records += judged_otherwise(rng)
     for number, entry in enumerate(records):  # keys and hashes that no new field of a plan or a protocol can change
         entry["key"] = f"{number:016x}" * 4
-        kept = ("id", "epochs", "repeats", "full_data_epochs")
-        entry["plan"]["protocol"] = {name: entry["plan"]["protocol"][name] for name in kept}
+        protocol = entry["plan"]["protocol"]
+        kept = ["id", "epochs", "repeats", "full_data_epochs"]
+        if not protocol["ranked"]:
+            kept += ["ranked", "description", "snapshots"]
+        entry["plan"]["protocol"] = {name: protocol[name] for name in kept}
+        if protocol["teacher"]:
+            entry["plan"]["protocol"]["teacher"] = {"network": "resnet18-bn", "epochs": 50}
     return records
+
+
+def judged_otherwise(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Under a teacher, with costs, on two machines; and two habits, one on iterates."""
+    other = HARDWARE | {"device": "Some GPU", "kind": "cuda"}
+    made = []
+    for seed in (0, 1):
+        soft = replace(method("dm", "pixel", seed=seed), protocol=SOFT, teacher=TEACHER)
+        costs = {"convnet": cost(8.0 + seed), "vit": cost(20.0 + seed, "stacked", flops_per_image=1.2e9)}
+        made.append(record(soft, draw(soft, rng, 0.8), costs=costs, hardware=other if seed else HARDWARE))
+        for space, level in (("glad", 0.55), ("pixel", 0.67)):
+            plan = replace(method("dm", space, seed=seed), protocol=CHOICE)
+            steps = {0: draw(plan, rng, level - 0.05), 50: draw(plan, rng, level)}
+            made.append(record(plan, draw(plan, rng, level), iterates=steps, costs=costs))
+            plan = replace(plan, protocol=SHIFTED)
+            made.append(record(plan, draw(plan, rng, level - 0.03)))
+    random = replace(BASE, baseline="random", protocol=CHOICE)
+    return [*made, record(random, draw(random, rng, 0.45))]
 
 
 GOLDEN_AROUND = Surroundings(
@@ -394,12 +649,13 @@ def test_the_order_of_records_does_not_matter(order: random.Random) -> None:
     order.shuffle(records)
     for entry in records:
         order.shuffle(entry["evaluations"])
+        order.shuffle(entry.get("snapshots", []))
     assert page_text(cells_of(records), GOLDEN_AROUND) == GOLDEN.read_text(encoding="utf-8")
 
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
-    path = render(write_store(tmp_path / "store", []), tmp_path / "out")
-    assert "No cell is finished yet. Run some with: `ddbench run SUITE`" in path.read_text()
+    written = write(write_store(tmp_path / "store", []), tmp_path / "out")
+    assert "No cell is finished yet. Run some with: `ddbench run SUITE`" in written.path.read_text()
 
 
 def test_text_cannot_break_a_table() -> None:
@@ -475,18 +731,20 @@ def nodes(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 WHOLE = json.loads(json.dumps(toy_records()[-1]))
+MEASURED = record(replace(method("dm", "pixel"), protocol=SOFT, teacher=TEACHER), LEVELS, costs={"vit": cost()})
 SIBLING = record(method("dm", "pixel", steps=200), LEVELS)  # of equal name, so that differences are looked for
 GONE = object()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(list(nodes(WHOLE))),
+    st.sampled_from([(whole, path) for whole in (WHOLE, MEASURED, FIRST) for path in nodes(whole)]),
     st.sampled_from([GONE, None, "x", -1, math.nan, 1e400, {}, [], [None], {"x": None}, True]),
 )
-def test_no_damage_is_a_traceback(path: tuple[Any, ...], value: Any) -> None:
+def test_no_damage_is_a_traceback(place: tuple[dict[str, Any], tuple[Any, ...]], value: Any) -> None:
     """Whatever becomes of any value, the record is left out with a sentence or the page is written."""
-    damaged = copy.deepcopy(WHOLE)
+    whole, path = place
+    damaged = copy.deepcopy(whole)
     *way, last = path
     parent = damaged
     for key in way:
@@ -518,6 +776,45 @@ def test_damage_is_named(change: Any, sentence: str) -> None:
     cells, (found,) = read_cells([damaged])
     assert not cells
     assert sentence in found
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda r: r.pop("snapshots"), "its protocol asks for 2 iterates, and it has 0"),
+        (lambda r: r["snapshots"].pop(), "its protocol asks for 2 iterates, and it has 1"),
+        (lambda r: r["snapshots"].append(r["snapshots"][0]), "its protocol asks for 2 iterates, and it has 3"),
+        (lambda r: r["snapshots"][1].update(step=0), "its iterate 0 stands twice"),
+        (lambda r: r["snapshots"][1].update(step=100), "its iterate 100 stands twice or is none of its 100 steps"),
+        (lambda r: r["snapshots"][1].update(step=-1), "should be whole numbers"),
+        (lambda r: r["snapshots"][1]["evaluations"][0].update(accuracy=0.9), "iterate 50: convnet, repeat 0: accuracy 0.9"),
+        (lambda r: r["snapshots"][1]["evaluations"].__delitem__(slice(2, 4)), "iterate 50: it has no evaluation of vit"),
+        (lambda r: r["snapshots"][1]["evaluations"].pop(), "have not the same repeats and test images"),
+        (lambda r: r["plan"]["protocol"].update(snapshots=0), "its protocol asks for 0 iterates, and it has 2"),
+        (lambda r: r["plan"]["protocol"].update(snapshots=-1), "should be whole numbers"),
+        (lambda r: r["plan"]["protocol"].update(ranked="no"), "does not say whether it is ranked"),
+        (lambda r: r["plan"].update(teacher=TEACHER.settings | vars(TEACHER)), "one has a teacher and one has none"),
+        (lambda r: r["measured"].update(networks={"vit": cost() | {"peak_share": math.nan}}), "should be a number"),
+        (lambda r: r["measured"].update(networks={"vit": cost() | {"way": None}}), "in which way it was judged"),
+        (lambda r: r["measured"].update(networks={"vit": {}}), "is missing"),
+    ],
+)
+def test_damage_to_iterates_and_costs_is_named(change: Any, sentence: str) -> None:
+    """The best of fewer or of other candidates would look like less."""
+    assert cells_of([FIRST])
+    damaged = copy.deepcopy(FIRST)
+    change(damaged)
+    cells, (found,) = read_cells([damaged])
+    assert not cells
+    assert sentence in found
+
+
+def test_iterates_on_other_test_images_are_refused() -> None:
+    damaged = copy.deepcopy(FIRST)
+    for entry in damaged["snapshots"][0]["evaluations"]:
+        entry.update(num_test=500, accuracy=0.5, correct=right(250, 500))
+    _, (found,) = read_cells([damaged])
+    assert "iterate 0 and the finished set have not the same repeats and test images" in found
 
 
 def test_a_copied_folder_counts_once() -> None:
@@ -561,7 +858,7 @@ def test_the_verb_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_every_link_of_the_page_leads_somewhere(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", toy_records(), images=b"a grid")
-    page = render(store, tmp_path / "out")
+    page = write(store, tmp_path / "out").path
     links = [part.split(")")[0] for part in page.read_text().split("](")[1:]]
     assert len(links) > 20
     assert [link for link in links if not (page.parent / link).is_file()] == []
@@ -571,12 +868,33 @@ def test_json_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = toy_records()
     write_store(tmp_path / "store", records)
     assert main(["leaderboard", str(tmp_path / "store"), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    value = json.loads(capsys.readouterr().out)
+    rows = value["ranked"]
+    assert value == {"ranked": rows, "not_ranked": []}
     assert [row["method"] for row in rows] == [row.name for row in one_section(records).rows]
     row = next(row for row in rows if row["method"] == "dm / pixel")
     assert row["same_architecture"]["mean"] == pytest.approx(one_section(records).rows[-2].same.mean)
     assert row["seconds_ratio"] == pytest.approx(9 / 21)
     assert (tmp_path / "store" / "leaderboard" / "leaderboard.md").is_file()
+
+
+def test_json_keeps_habits_apart_and_says_what_they_are_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = method("dm", "pixel")
+    lower = {"convnet": [0.45, 0.47], "vit": [0.4, 0.42]}
+    records = [record(plan, LEVELS), record(replace(plan, protocol=SHIFTED), lower), FIRST, SECOND]
+    write_store(tmp_path / "store", records)
+    assert main(["leaderboard", str(tmp_path / "store"), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert [row["protocol"] for row in value["ranked"]] == ["toy-1"]
+    best, other = value["not_ranked"]
+    assert (best["protocol"], other["protocol"]) == ("toy-1-best-of-test", "toy-1-svhn-mean")
+    assert best["description"] == "not ranked: toy-1 on iterates too"
+    assert best["one_iterate_gain"]["same_architecture"]["mean"] == pytest.approx(-0.02)
+    assert best["each_network_gain"]["networks"]["vit"]["by_seed"] == pytest.approx([0.09, 0.03])
+    assert best["each_network"]["cross_architecture"]["mean"] == pytest.approx(0.51)
+    assert (best["iterates"], best["chosen_steps"]) == ([0, 50], [0, None])
+    assert other["difference"]["same_architecture"]["mean"] == pytest.approx(-0.05)
+    assert (other["difference_to"], other["difference_seeds"]) == (["toy-1"], [0])
 
 
 def test_an_unreadable_record_is_a_warning_and_the_rest_is_written(
@@ -616,8 +934,10 @@ def test_mistakes_are_sentences(where: str, tmp_path: Path, capsys: pytest.Captu
         write_store(tmp_path / "store", toy_records())
         arguments = ["leaderboard", str(tmp_path / "store"), "--out", str(tmp_path / "file")]
     assert main(arguments) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
     assert not (tmp_path / "nothing").exists()
+    if where == "a file as target":  # `ddbench run` says it too, and has no --out of its own
+        assert f"write it elsewhere with: ddbench leaderboard {tmp_path / 'store'} --out FOLDER" in sentence
 
 
 def test_the_verbs_import_nothing_heavy() -> None:

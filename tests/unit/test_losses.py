@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Batch, Memory
 from ddbench.errors import ConfigError
-from ddbench.ops.distance import cosine, mse, rowwise_cosine
+from ddbench.ops import embedding
 from ddbench.run import DistillRun
 from ddbench.testing import Given, toy_run
 from ddbench_plugins.losses.dc import GradientMatching, dsa
@@ -39,11 +39,12 @@ def batch_of(run: DistillRun, soft: bool = False, seed: int = 5) -> Batch:
 # ---------------------------------------------------------------- DM
 
 
+@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("augment", ["none", "dsa"])
 @pytest.mark.parametrize("batch_real", [5, 256])
-def test_dm_is_the_plain_loop_over_classes(run: DistillRun, augment: Any, batch_real: int) -> None:
+def test_dm_is_the_plain_loop_over_classes(run: DistillRun, augment: Any, batch_real: int, batched: bool) -> None:
     syn, run = batch_of(run), run.at(3)
-    value = DistributionMatching(batch_real, augment).backward(syn, {}, run)
+    value = DistributionMatching(batch_real, augment, batched).backward(syn, {}, run)
     network = run.network("dm", 3)
     images = syn.images.detach().clone().requires_grad_()
     plain = torch.zeros((), dtype=torch.float64)
@@ -61,14 +62,26 @@ def test_dm_is_the_plain_loop_over_classes(run: DistillRun, augment: Any, batch_
     assert len(run.real(0, batch_real, run.rng("x"))) == min(batch_real, 12)
 
 
-def test_dm_is_zero_for_the_real_set_itself(run: DistillRun) -> None:
-    classes = run.data.labels
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("augment", ["none", "dsa"])
+def test_dm_is_zero_for_the_real_set_itself(run: DistillRun, augment: Any, batched: bool) -> None:
+    classes, loss = run.data.labels, DistributionMatching(augment=augment, batched=batched)
     syn = Batch(run.data.images.clone().requires_grad_(), F.one_hot(classes, 3).double(), classes)
-    assert DistributionMatching(augment="none").backward(syn, {}, run).item() == pytest.approx(0, abs=1e-20)
+    assert loss.backward(syn, {}, run).item() == pytest.approx(0, abs=1e-20)
     assert syn.images.grad is not None
     assert syn.images.grad.abs().max() < 1e-12
     moved = Batch((run.data.images + 0.1).requires_grad_(), syn.labels, classes)
-    assert DistributionMatching(augment="none").backward(moved, {}, run) > 1e-6
+    assert loss.backward(moved, {}, run) > 1e-6
+
+
+@pytest.mark.parametrize("pixels", [1, 64, 5 * 64, 7 * 64, 1 << 20], ids=lambda pixels: f"{pixels} pixels a pass")
+def test_dm_does_not_depend_on_the_size_of_a_pass(run: DistillRun, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (pixels, 1 << 15):
+        monkeypatch.setitem(embedding.PIXELS_A_PASS, "cpu", size)
+        syn = batch_of(run)
+        found.append((DistributionMatching(5).backward(syn, {}, run), syn.images.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-13)
 
 
 def test_dm_draws_another_network_every_step(run: DistillRun) -> None:
@@ -78,75 +91,15 @@ def test_dm_draws_another_network_every_step(run: DistillRun) -> None:
     assert loss.backward(batch_of(run), {}, run.at(1)).item() in values
 
 
-# ---------------------------------------------------------------- distances of gradients
-
-
-def rows_by_hand(a: Tensor, b: Tensor) -> float:
-    total = 0.0
-    for row, other in zip(a.reshape(len(a), -1).tolist(), b.reshape(len(b), -1).tolist(), strict=True):
-        dot = sum(x * y for x, y in zip(row, other, strict=True))
-        norms = math.sqrt(sum(x * x for x in row)) * math.sqrt(sum(y * y for y in other))
-        total += 1 - dot / (norms + 1e-6)
-    return total
-
-
-@pytest.fixture
-def gradients() -> tuple[list[Tensor], list[Tensor]]:
-    """Of a convolution, its bias, a norm's gain over C, H, W, a linear layer and its bias."""
-    rng = torch.Generator().manual_seed(1)
-    shapes = [(4, 2, 3, 3), (4,), (4, 2, 2), (3, 8), (3,)]
-    a, b = ([torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes] for _ in range(2))
-    return a, b
-
-
-def test_rowwise_cosine_row_by_row(gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-    a, b = gradients
-    assert rowwise_cosine(a, b).item() == pytest.approx(rows_by_hand(a[0], b[0]) + rows_by_hand(a[3], b[3]), rel=1e-12)
-
-
-def test_rowwise_cosine_ignores_scale_biases_and_norms(gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-    a, b = gradients
-    value = rowwise_cosine(a, b).item()
-    assert rowwise_cosine([7 * tensor for tensor in a], b).item() == pytest.approx(value, rel=1e-6)
-    assert rowwise_cosine(a, [0.3 * tensor for tensor in b]).item() == pytest.approx(value, rel=1e-6)
-    other = [a[0], a[1] + 5, a[2] - 3, a[3], -a[4]]
-    assert rowwise_cosine(other, b).item() == value
-    assert rowwise_cosine(a[1:3], b[1:3]).item() == 0
-
-
-def test_rowwise_cosine_is_zero_for_equal_gradients_up_to_its_epsilon(gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-    a, _ = gradients
-    rows = torch.cat([a[0].flatten(1).norm(dim=1), a[3].norm(dim=1)])
-    wanted = float((1e-6 / (rows**2 + 1e-6)).sum())
-    assert rowwise_cosine(a, a).item() == pytest.approx(wanted, rel=1e-6)
-    assert 0 < rowwise_cosine(a, a) < 1e-5
-    tiny = [1e-3 * tensor / tensor.norm() for tensor in a]
-    assert rowwise_cosine(tiny, tiny) > 1, "where gradients nearly vanish the epsilon decides"
-
-
-def test_a_vanishing_row_counts_one(gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-    a, b = gradients
-    zero = [torch.zeros_like(tensor) for tensor in a]
-    assert rowwise_cosine(zero, b).item() == 4 + 3
-    assert cosine(zero, b).item() == 1
-
-
-def test_cosine_and_mse_of_everything_in_one_vector(gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-    a, b = gradients
-    x, y = (torch.cat([tensor.reshape(-1) for tensor in side]) for side in (a, b))
-    assert mse(a, b).item() == pytest.approx(((x - y) ** 2).sum().item(), rel=1e-12)
-    assert cosine(a, b).item() == pytest.approx(1 - F.cosine_similarity(x, y, dim=0).item(), abs=1e-6)
-    assert mse(a, a).item() == 0
-
-
 # ---------------------------------------------------------------- DC and DSA
 
 
+@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("augment", ["none", "dsa"])
 @pytest.mark.parametrize("distance", ["rowwise-cosine", "cosine", "mse"])
-def test_dc_is_plain_autograd_class_by_class(run: DistillRun, augment: Any, distance: str) -> None:
+def test_dc_is_plain_autograd_class_by_class(run: DistillRun, augment: Any, distance: str, batched: bool) -> None:
     syn, run = batch_of(run, soft=True), run.at(4)
-    value = GradientMatching(6, augment, distance).backward(syn, {}, run)
+    value = GradientMatching(6, augment, distance, batched=batched).backward(syn, {}, run)
     network = run.network("dc", 4)
     params = dict(network.named_parameters())
     images, labels = (tensor.detach().clone().requires_grad_() for tensor in (syn.images, syn.labels))
@@ -182,9 +135,45 @@ def test_dc_is_near_zero_for_the_real_set_itself(run: DistillRun) -> None:
     assert 0 < GradientMatching().backward(syn, {}, run).item() < 0.1  # what the epsilon leaves of 3 x 17 rows
 
 
+@pytest.mark.parametrize("pixels", [64, 4 * 64, 1 << 20], ids=["one class", "two classes", "all classes"])
+def test_dc_does_not_depend_on_the_size_of_a_pass(run: DistillRun, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(embedding.PIXELS_A_PASS, "cpu", pixels)
+    found = []
+    for batched in (True, False):
+        syn = batch_of(run, soft=True)
+        found.append((dsa(6, batched=batched).backward(syn, {}, run), syn.images.grad, syn.labels.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-13)
+
+
 def test_dsa_is_dc_with_augmentation() -> None:
     assert dsa() == GradientMatching(augment="dsa")
-    assert dsa(3, "mse", 4, 5, 6, 0.7) == GradientMatching(3, "dsa", "mse", 4, 5, 6, 0.7)
+    given = (0.7, "given", False)
+    assert dsa(3, "mse", 4, 5, 6, *given) == GradientMatching(3, "dsa", "mse", 4, 5, 6, *given)
+    assert list(inspect.signature(dsa).parameters) == [f.name for f in fields(GradientMatching) if f.name != "augment"]
+
+
+@pytest.mark.parametrize(
+    ("ipc", "outer", "inner"), [(1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10)]
+)
+def test_dc_loops_by_ipc(run: DistillRun, ipc: int, outer: int, inner: int) -> None:
+    run, loss = watched(replace(run, ipc=ipc)), GradientMatching(2, loops="by-ipc", inner_lr=0.1)
+    assert loss.needs(run) == ()
+    last = outer - 1  # the last step that the first network is matched at
+    memory = {f"net.{name}": tensor for name, tensor in DistillRun.network(run, "dc", 0).state_dict().items()}
+    values = []
+    for given in (loss, GradientMatching(2, outer_loop=outer, inner_loop=inner, inner_lr=0.1)):
+        values.append(given.backward(batch_of(replace(run, ipc=1)), dict(memory), run.at(last)))
+        given.backward(batch_of(replace(run, ipc=1)), dict(memory), run.at(outer))
+    assert torch.equal(*values)
+    assert [name for name, _ in run.asked] == [("dc", 0), ("dc", 1)] * 2
+
+
+def test_dc_refuses_an_ipc_without_loops(run: DistillRun) -> None:
+    with pytest.raises(ConfigError, match=r"knows the IPCs 1, 10, 20, 30, 40, 50, not 2: .* or say loops = 'given'"):
+        dsa(loops="by-ipc").needs(replace(run, ipc=2))
+    assert dsa().needs(replace(run, ipc=2)) == ()
+    with pytest.raises(ConfigError, match="'by-ipc' sets outer_loop and inner_loop: remove those two"):
+        GradientMatching(outer_loop=10, loops="by-ipc")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 import ddbench.api
 from ddbench import registry
 from ddbench.cli import plugins
+from ddbench.config import PluginRef
 from ddbench.errors import ConfigError, Faults, PluginError
 from ddbench.registry import REGISTRIES, REQUIRED, Origin, PluginRow, Registry
 
@@ -445,6 +446,97 @@ def test_the_parameters_of_a_factory_are_its_settings(dm: Registry) -> None:
     sentence = "loss 'preset' needs setting 'batch_real', which has no default. It takes: batch_real, scale, note."
     assert message(ConfigError, dm.make, "preset") == message(ConfigError, dm.resolve, "preset") == sentence
     assert [row.status for row in dm.rows()] == ["ok", "ok"]
+
+
+FAMILY = """
+@dataclass(frozen=True)
+class Named(Loss):
+    '''One of many.'''
+    model: str
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ConfigError(f"loss 'named' needs a rate of at least 0, got {self.rate}.")
+
+    def backward(self, syn, memory, run): ...
+
+def two(a: str, b: str) -> Named: return Named(a + b)
+def number(size: int) -> Named: return Named(str(size))
+def none(model: str = "a") -> Named: return Named(model)
+"""
+
+
+@pytest.fixture
+def family(install: Install) -> Registry:
+    names = {"named": "Named", "two": "two", "number": "number", "none": "none"}
+    lines = "".join(f"{name} = family:{target}\n" for name, target in names.items())
+    install("delta-1.0", f"[ddbench.losses]\n{lines}named/own = family:none\n", family=FAMILY)
+    return losses()
+
+
+def test_a_member_of_a_family_fills_the_required_setting(family: Registry) -> None:
+    assert family.origin("named/x") == family.origin("named")
+    assert family.resolve("named/x") == family.resolve("named", {"model": "x"}) == {"model": "x", "rate": 1.0}
+    assert family.make("named/x", {"rate": 2}) == family.make("named", {"model": "x", "rate": 2.0})
+    assert family.make("named/a/b.c").model == "a/b.c"  # whatever follows the first slash
+    assert family.settings("named/x") == family.settings("named") == {"model": REQUIRED, "rate": 1.0}
+    assert [family.member(name) for name in ("named", "named/x", "two", "number", "none")] == ["model", "model", *[None] * 3]
+
+
+def test_a_plugin_whose_own_name_has_a_slash_goes_first(family: Registry) -> None:
+    assert family.origin("named/own").name == "named/own"
+    assert family.resolve("named/own") == {"model": "a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("name/x", {}, "unknown loss 'name/x'. Did you mean 'named'? Installed: named, named/own, none, number, two."),
+        ("named/", {}, "unknown loss 'named/'. Did you mean 'named'? Installed: named, named/own, none, number, two."),
+        ("named", {}, "loss 'named' needs setting 'model', which has no default. Write named/MODEL. It takes: model, rate."),
+        ("named/x", {"model": "x"}, "loss 'named': the name 'named/x' gives the setting 'model' already. Remove one of the two."),
+        ("named/x", {"rate": "y"}, "loss 'named': setting 'rate' must be a number, got 'y' (text)."),
+        (
+            "none/x",
+            {},
+            "loss 'none' has no member 'x': none/MEMBER would fill its one required setting, a text, and required here are: "
+            "none. Write 'none' and give its settings by name.",
+        ),
+        (
+            "two/x",
+            {},
+            "loss 'two' has no member 'x': two/MEMBER would fill its one required setting, a text, and required here are: a, b. "
+            "Write 'two' and give its settings by name.",
+        ),
+        (
+            "number/3",
+            {},
+            "loss 'number' has no member '3': number/MEMBER would fill its one required setting, a text, and required here are: "
+            "size. Write 'number' and give its settings by name.",
+        ),
+    ],
+)
+def test_wrong_members(family: Registry, name: str, given: dict[str, object], sentence: str) -> None:
+    assert message(ConfigError, family.make, name, given) == message(ConfigError, family.resolve, name, given) == sentence
+
+
+def test_a_plugin_is_named_once_in_what_it_refuses(family: Registry) -> None:
+    sentence = "loss 'named' needs a rate of at least 0, got -1.0."
+    assert message(ConfigError, family.make, "named/x", {"rate": -1}) == sentence
+
+
+def test_labels_of_members(family: Registry) -> None:
+    def ref(name: str, **given: object) -> PluginRef:
+        return PluginRef.resolve("losses", name, given)
+
+    assert ref("named/x") == ref("named", model="x") == ref("named", model="x", rate=1)
+    found = ref("named/x", rate=2)
+    assert (found.name, found.label, found.written) == ("named", "named/x(rate=2.0)", "named/x")
+    assert found.settings == {"model": "x", "rate": 2.0}
+    others = ref("none"), ref("none", model="b"), ref("number", size=3), ref("two", a="p", b="q")
+    assert [other.label for other in others] == ["none", "none(model=b)", "number(size=3)", "two(a=p, b=q)"]
+    assert [other.written for other in others] == ["none", "none", "number", "two"]
 
 
 def test_what_the_plugin_refuses_says_which_plugin(dm: Registry) -> None:

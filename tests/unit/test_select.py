@@ -166,7 +166,7 @@ def test_validation_error_is_the_error_of_networks_trained_on_the_set(run: Disti
     plan = replace(plan, rank_epochs=6, rank_repeats=2)
     images, labels, classes = (tensor[::3] for tensor in real_set(run))
     score = validation_error(plan, run)(images, labels, classes)
-    recipe = replace(plan.protocol.recipe(TOY_ARCH.lr), epochs=6, warmup_epochs=3)
+    recipe = replace(plan.protocol, epochs=6, warmup_epochs=3).recipe(TOY_ARCH.lr)
     errors = []
     for repeat in range(2):
         network = run.network("rank", repeat)

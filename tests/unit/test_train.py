@@ -63,7 +63,7 @@ def test_rates_are_the_optimisers() -> None:
         seen.append([parameter.detach().clone() for parameter in network.parameters()])
         return sum(parameter.sum() for parameter in network.parameters())  # type: ignore[return-value]
 
-    recipe = Recipe(epochs=6, lr=0.5, batch=100, momentum=0.0, weight_decay=0.0, warmup_epochs=3, augment=False)
+    recipe = Recipe(epochs=6, lr=0.5, batch=100, momentum=0.0, weight_decay=0.0, warmup_epochs=3, augment=False, schedule="glad")
     network = trained(recipe, objective=spy)
     seen.append([parameter.detach() for parameter in network.parameters()])
     for epoch in range(6):
@@ -71,8 +71,10 @@ def test_rates_are_the_optimisers() -> None:
         assert step == pytest.approx(rate_at(epoch, recipe), abs=1e-6)
 
 
-@pytest.mark.parametrize("values", [{"epochs": 0}, {"batch": 0}, {"warmup_epochs": 11}, {"warmup_epochs": -1}])
-def test_recipes_that_cannot_be(values: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "values", [{"epochs": 0}, {"batch": 0}, {"warmup_epochs": 11}, {"warmup_epochs": -1}, {"schedule": "glad"}]
+)
+def test_recipes_that_cannot_be(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Recipe(**({"epochs": 10, "lr": 0.1} | values))
 
@@ -133,7 +135,7 @@ def test_average_counts_buffers_in_but_no_integers() -> None:
 
 @pytest.mark.parametrize("targets", ["classes", "probabilities"])
 def test_steps_are_sgd_with_momentum_and_weight_decay(targets: str) -> None:
-    recipe = replace(PLAIN, momentum=0.8, weight_decay=0.01, warmup_epochs=1)
+    recipe = replace(PLAIN, momentum=0.8, weight_decay=0.01, warmup_epochs=1, schedule="glad")
     network, plain = fresh().double(), fresh().double()
     images, one_hot = DATA.images.double(), F.one_hot(DATA.labels, 3).double()
     last = train(network, images, one_hot if targets == "probabilities" else DATA.labels, recipe, ("a",), None)

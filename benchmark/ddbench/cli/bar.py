@@ -13,7 +13,8 @@ from ddbench.worker import Job, Message
 class Bar(runner.Progress):
     """A line for every finished job; on a terminal, bars below them."""
 
-    def __init__(self) -> None:
+    def __init__(self, noun: str = "cells") -> None:
+        self.noun = noun
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
@@ -28,8 +29,8 @@ class Bar(runner.Progress):
         """Show the whole."""
         self.finished, self.total = done, total
         if done < total:
-            self.console.print(f"{total} cells, {done} already there")
-            self.whole = self.bars.add_task("all cells", total=total, completed=done)
+            self.console.print(f"{total} {self.noun}, {done} already there")
+            self.whole = self.bars.add_task(f"all {self.noun}", total=total, completed=done)
             self.bars.start()
 
     def update(self, job: Job, message: Message) -> None:
@@ -39,7 +40,7 @@ class Bar(runner.Progress):
             self.running[name] = (self.bars.add_task(name, total=1.0), 0.0)
         task, before = self.running[name]
         self.bars.update(task, completed=message.fraction, description=f"{name}: {message.phase}")
-        if not job.resource:
+        if self._counts(job):
             self.bars.advance(self.whole, message.fraction - before)
         self.running[name] = (task, message.fraction)
 
@@ -54,16 +55,20 @@ class Bar(runner.Progress):
                 self.console.print(f"{name}: another run is computing it; waiting", markup=False)
                 self.waiting.add(name)
             return
-        if not job.resource:
+        if self._counts(job):
             self.finished += 1
             self.bars.advance(self.whole, 1.0 - before)
-        count = "shared" if job.resource else f"{self.finished}/{self.total}"
+        count = f"{self.finished}/{self.total}" if self._counts(job) else "shared"
         what = "another run computed it" if message.kind == "found" else f"{message.kind} in {seconds:.1f} s"
         self.console.print(f"[{count}] {name}: {what}", markup=False)
 
     def close(self) -> None:
         """Take the bars away."""
         self.bars.stop()
+
+    def _counts(self, job: Job) -> bool:
+        """Whether it is one of what the whole is made of."""
+        return bool(job.resource) == (self.noun == "resources")
 
     @staticmethod
     def _name(job: Job) -> str:

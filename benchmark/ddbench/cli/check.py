@@ -50,6 +50,9 @@ def _write(store: Store, args: argparse.Namespace) -> int:
     if unreadable or damaged:
         raise Faults([*unreadable, *damaged])
     num = write_baseline(args.write_baseline, cells)
+    left_out = sum(not cell.is_ranked for cell in cells)
+    if left_out:
+        print(_left_out(left_out), file=sys.stderr)
     print(json.dumps({"baseline": str(args.write_baseline), "rows": num}) if args.json else args.write_baseline)
     return 0
 
@@ -69,6 +72,7 @@ def _compare(store: Store, args: argparse.Namespace) -> int:
     if args.json:
         rows = [each.to_json() for each in report.comparisons]
         value = {"alpha": ALPHA, "rows": rows, "faults": list(report.faults), "num_new": report.num_new}
+        value["num_unranked"] = report.num_unranked
         print(json.dumps(value, indent=2, allow_nan=False))
     else:
         print(_text(report, ALPHA))
@@ -93,10 +97,16 @@ def _text(report: Report, alpha: float) -> str:
     )
     if report.num_new:
         parts.append(f"{report.num_new} rows of the store are not in the baseline and were not compared.")
+    if report.num_unranked:
+        parts.append(_left_out(report.num_unranked))
     for each in report.fallen:
         cells = ", ".join(f"{key} (seed {seed})" for key, seed in zip(each.now.keys, each.now.seeds, strict=True))
         parts.append(f"fell: {each.now.name} on {each.now.network} by {-100 * each.change:.1f} points; cells {cells}")
     return "\n".join(parts)
+
+
+def _left_out(num: int) -> str:
+    return f"{num} cell{'s' if num > 1 else ''} under protocols that are not ranked left out."
 
 
 def _line(each: Comparison) -> tuple[str, ...]:

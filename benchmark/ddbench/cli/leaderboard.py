@@ -16,12 +16,17 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: STORE/leaderboard)")
     text = "the space that others are timed against (default: glad)"
     parser.add_argument("--reference", default="glad", metavar="SPACE", help=text)
-    parser.add_argument("--json", action="store_true", help="print the rows as a JSON list; the page is written too")
+    text = 'print JSON, {"ranked": [row, ...], "not_ranked": [row, ...]}; the page is written too'
+    parser.add_argument("--json", action="store_true", help=text)
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page and print its path. 0, or 1 if a record was unreadable; the rest is written all the same."""
+    """Write the page and print its path. 0, or 1 if a record was unreadable; the rest is written all the same.
+
+    With --json, rows under protocols that measure a habit of published code stand under a key of their own, "not_ranked", so
+    that nobody takes one for a result; they also say what the habit is worth.
+    """
     from ddbench.leaderboard.page import write
     from ddbench.store import Store
 
@@ -29,5 +34,6 @@ def main(args: argparse.Namespace) -> int:
     written = write(store, args.out or args.store / "leaderboard", args.reference)
     for sentence in written.unreadable:
         print(f"warning: {sentence}", file=sys.stderr)
-    print(json.dumps(written.rows, indent=2, allow_nan=False) if args.json else written.path)
+    rows = {"ranked": written.ranked, "not_ranked": written.not_ranked}
+    print(json.dumps(rows, indent=2, allow_nan=False) if args.json else written.path)
     return 1 if written.unreadable else 0

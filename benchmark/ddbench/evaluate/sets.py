@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,25 @@ from ddbench.errors import ConfigError, DataError
 from ddbench.files import read_tensors
 
 MAX_SET_BYTES = 8 << 30
-Values = Literal["normalised", "pixels"]
+Values = Literal["normalised", "pixels", "whitened"]
+Labels = Literal["indices", "probabilities", "logits"]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A ZCA transform of pixels in [0, 1]: (x - mean) matrix, on images flattened over C, H, W to D values."""
+
+    mean: Tensor  # [D]
+    matrix: Tensor  # [D,D]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """[B,C,H,W], uint8 or float in [0, 1], to whitened [B,C,H,W]."""
+        pixels = pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+        return ((pixels.flatten(1) - self.mean) @ self.matrix).view_as(pixels)
+
+    def to(self, device: torch.device) -> Whitening:
+        """The same on a device."""
+        return Whitening(self.mean.to(device), self.matrix.to(device))
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,8 @@ class ImportedSet:
     labels: Tensor  # [N,K], probabilities
     dataset: str | None  # that the file names
     warnings: tuple[str, ...]
+    learned_rate: float | None = None  # of the networks trained on it
+    whitening: Whitening | None = None  # that the images went through, instead of a normalisation
 
     @property
     def kind(self) -> str:
@@ -38,28 +58,30 @@ class ImportedSet:
 
 def named_dataset(path: Path) -> str | None:
     """The data set that one of our files names; None for others."""
-    _, _, meta = _tensors(path)
+    _, _, meta, _ = _tensors(path)
     return meta.get("dataset")
 
 
 def read_set(
     path: Path, spec: Spec, values: Values | None = None,
-    mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, kind: Labels | None = None,
 ) -> ImportedSet:  # fmt: skip
     """Read a set for a data set.
 
-    Ours say in the file how they are normalised. Others hold `images` [N,C,H,W] and `labels`, [N] class indices or [N,K]
-    probabilities, in a .safetensors, or in a .pt as a dictionary or a pair, loaded without executing pickled code; `values`
-    then must say whether the images are normalised (by `mean` and `std`, or else as the data set's own) or pixels, uint8 or
-    floats in [0, 1]. Raises ConfigError for what the caller must say or correct, DataError for what is wrong in the file.
+    Ours say in the file how they are normalised. Others hold `images` [N,C,H,W] and `labels`, [N] class indices, [N,K]
+    probabilities or, where `kind` says so, logits, in a .safetensors, or in a .pt as a dictionary or a pair, loaded without
+    executing pickled code; `values` then must say whether the images are normalised (by `mean` and `std`, or else as the
+    data set's own), pixels, uint8 or floats in [0, 1], or whitened: then the file also holds `zca_mean` [D] and
+    `zca_matrix` [D,D], and the test images are whitened by them too. A number `learned_rate` may stand beside.
+    Raises ConfigError for what the caller must say or correct, DataError for what is wrong in the file.
     """
-    images, labels, meta = _tensors(path)
+    images, labels, meta, tensors = _tensors(path)
     if meta:
-        values, mean, std = "normalised", meta["mean"], meta["std"]
+        values, mean, std, kind = "normalised", meta["mean"], meta["std"], None
         if meta["class_names"] != list(spec.class_names):
             raise DataError(f"{path} was made for the classes {', '.join(meta['class_names'])}, not those of '{spec.name}'.")
     elif values is None:
-        raise ConfigError(f"{path} does not say how its images are normalised: add --images normalised or --images pixels.")
+        raise ConfigError(f"{path} does not say how its images are normalised: add --images normalised, pixels or whitened.")
     channels = spec.shape[0]
     if images.dim() != 4 or images.shape[1] != channels or not len(images):
         raise DataError(f"{path}: images must be [N, {channels}, H, W] for '{spec.name}', got {list(images.shape)}.")
@@ -67,16 +89,54 @@ def read_set(
         raise DataError(f"{path}: images are {_sides(images.shape)} and those of '{spec.name}' {_sides(spec.shape)}.")
     if images.is_floating_point() and not images.isfinite().all():
         raise DataError(f"{path}: images hold NaN or infinite values. Nothing can be learned from them.")
-    images, warnings = _normalised(path, images, spec, values, mean, std)
-    return ImportedSet(images, _probabilities(path, labels, len(images), spec), meta.get("dataset"), warnings)
+    whitening: Whitening | None = None
+    warnings: tuple[str, ...] = ()
+    if values == "whitened":
+        images, whitening = _floats(path, images, "whitened"), _whitening(path, tensors, spec)
+    else:
+        images, warnings = _normalised(path, images, spec, values, mean, std)
+    labels = _probabilities(path, labels, len(images), spec, kind)
+    return ImportedSet(images, labels, meta.get("dataset"), warnings, _learned_rate(path, meta, tensors), whitening)
+
+
+def _whitening(path: Path, tensors: Mapping[str, Any], spec: Spec) -> Whitening:
+    """The transform in the file."""
+    size = math.prod(spec.shape)
+    mean, matrix = tensors.get("zca_mean"), tensors.get("zca_matrix")
+    for name, tensor, shape in (("zca_mean", mean, [size]), ("zca_matrix", matrix, [size, size])):
+        fits = isinstance(tensor, Tensor) and list(tensor.shape) == shape and tensor.is_floating_point()
+        if not fits or not tensor.isfinite().all():  # type: ignore[union-attr]
+            raise DataError(f"{path}: whitened images need the tensor {name}, finite floats {shape}, that whitened them.")
+    assert isinstance(mean, Tensor)
+    assert isinstance(matrix, Tensor)
+    return Whitening(mean.detach().float(), matrix.detach().float())
+
+
+def _learned_rate(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> float | None:
+    """The rate that the set has learned, from our metadata or a stranger's number."""
+    value = meta.get("learned", {}).get("student_rate") if meta else tensors.get("learned_rate")
+    if value is None:
+        return None
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        got = " ".join(repr(value).split())[:60]  # of a tensor: several lines
+        raise DataError(f"{path}: its learned rate must be a number above 0, got {got}.")
+    return float(value)
+
+
+def _floats(path: Path, images: Tensor, what: str) -> Tensor:
+    if not images.is_floating_point():
+        raise DataError(f"{path}: {what} images must be floats, got {images.dtype}. Are they pixels? Say --images pixels.")
+    return images.float()
 
 
 def _sides(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape[-2:])) + " px"
 
 
-def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """images, labels and our metadata, if it is ours."""
+def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any], Mapping[str, Any]]:
+    """images, labels, our metadata, if it is ours, and everything that the file holds."""
     if not path.is_file():
         raise ConfigError(f"there is no file {path}. Name a .safetensors or .pt file of images and labels.")
     if path.stat().st_size > MAX_SET_BYTES:
@@ -95,7 +155,7 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any]]:
     images, labels = found
     assert isinstance(images, Tensor)
     assert isinstance(labels, Tensor)
-    return images.detach().cpu(), labels.detach().cpu(), meta
+    return images.detach().cpu(), labels.detach().cpu(), meta, tensors
 
 
 def _check_meta(path: Path, meta: Any) -> None:
@@ -106,6 +166,7 @@ def _check_meta(path: Path, meta: Any) -> None:
         and isinstance(meta.get("dataset"), str)
         and all(isinstance(meta.get(name), list) for name in lists)
         and all(type(value) is kind for name, kind in lists.items() for value in meta[name])
+        and isinstance(meta.get("learned", {}), dict)
     )
     if not fit:
         raise DataError(f"{path}: its metadata must hold dataset, class_names, mean and std, and do not. Name another file.")
@@ -138,9 +199,7 @@ def _normalised(
         if images.is_floating_point() and (low < -0.5 or high > 1.5):
             raise DataError(f"{path}: pixels must be uint8 or lie in [0, 1], and these lie in [{low:.2f}, {high:.2f}].")
         return spec.normalise(images if images.dtype == torch.uint8 else images.float()), ()
-    if not images.is_floating_point():
-        raise DataError(f"{path}: normalised images must be floats, got {images.dtype}. Are they pixels? Say --images pixels.")
-    images = images.float()
+    images = _floats(path, images, "normalised")
     if (mean is None) != (std is None) or any(len(given or spec.mean) != len(spec.mean) for given in (mean, std)):
         raise ConfigError(f"--mean and --std go together, with {len(spec.mean)} numbers each for '{spec.name}'.")
     if mean is not None and std is not None and (tuple(mean), tuple(std)) != (spec.mean, spec.std):
@@ -152,8 +211,11 @@ def _normalised(
     return images, ((told,) if looks else ())
 
 
-def _probabilities(path: Path, labels: Tensor, num: int, spec: Spec) -> Tensor:
-    """[N,K] from class indices or probabilities."""
+def _probabilities(path: Path, labels: Tensor, num: int, spec: Spec, kind: Labels | None) -> Tensor:
+    """[N,K] from class indices, probabilities or logits."""
+    looks = "indices" if labels.dim() == 1 else "probabilities"
+    if kind and (kind == "indices") != (looks == "indices"):
+        raise DataError(f"{path}: labels {list(labels.shape)} are not {kind}. Say what they are with --labels.")
     if labels.dim() == 1 and len(labels) == num and not labels.is_floating_point():
         if labels.min() < 0 or labels.max() >= spec.num_classes:
             found = f"{int(labels.min())}..{int(labels.max())}"
@@ -162,7 +224,12 @@ def _probabilities(path: Path, labels: Tensor, num: int, spec: Spec) -> Tensor:
     if tuple(labels.shape) != (num, spec.num_classes) or not labels.is_floating_point():
         wanted = f"[{num}] class indices or [{num}, {spec.num_classes}] probabilities"
         raise DataError(f"{path}: labels must be {wanted}, got {labels.dtype} {list(labels.shape)}.")
+    if kind == "logits":
+        if not labels.isfinite().all():
+            raise DataError(f"{path}: its logits hold NaN or infinite values. Nothing can be learned from them.")
+        return labels.float().softmax(1)
     sums = labels.sum(1)
     if not labels.isfinite().all() or labels.min() < 0 or (sums - 1).abs().max() > 1e-3:
-        raise DataError(f"{path}: soft labels must be probabilities, not logits: at least 0, each row with the sum 1.")
+        told = "at least 0, each row with the sum 1. If they are logits, say --labels logits."
+        raise DataError(f"{path}: soft labels must be probabilities, not logits: {told}")
     return labels.float()

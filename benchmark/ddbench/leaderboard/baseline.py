@@ -88,9 +88,10 @@ def group_of(plan: Mapping[str, Any]) -> str:
 
 
 def entries(cells: Iterable[Cell]) -> list[Entry]:
-    """A store's entries, in the order of the leaderboard. Full data, which stand in several tables there, come once."""
+    """A store's entries, in the order of the leaderboard. Full data, which stand in several tables there, come once; cells
+    under protocols that are not ranked, never: what a habit of published code is worth is no promise to keep."""
     made: dict[tuple[str, ...], Entry] = {}
-    for section in sections(cells):
+    for section in sections(cell for cell in cells if cell.is_ranked):
         for row in section.rows:
             for network in row.networks:
                 made.setdefault((*(cell.key for cell in row.cells), network), _entry(row, network))
@@ -128,8 +129,9 @@ def _name(row: Row) -> str:
 def write_baseline(path: Path, cells: Sequence[Cell]) -> int:
     """Write a store's entries; gives their number. Raises Faults if there is none, or one row under two versions."""
     known: dict[tuple[str, ...], Entry] = {}
-    faults = [] if cells else ["the store has no finished cell to write a baseline of. Run a suite first."]
-    for entry in entries(cells):
+    found = entries(cells)
+    faults = [] if found else ["the store has no finished cell to write a baseline of, or none is ranked. Run a suite first."]
+    for entry in found:
         other = known.setdefault(entry.identity, entry)
         if other is not entry:
             both = f"'{other.name}' and '{entry.name}' on {entry.network}"

@@ -22,13 +22,15 @@ set. Then
 - Where no row of a network has two seeds, v is the variance over the networks of a seed, divided by R (noise from
   "networks"); where no seed has two networks either, it is the binomial one with the normal quantile ("test set").
   Neither knows how much distillation itself varies.
+
+Cells under protocols that are not ranked (habits of published code) are neither compared nor written to a baseline.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +87,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     faults: tuple[str, ...]
     num_new: int  # entries of the store that the baseline does not know
+    num_unranked: int  # cells of the store under protocols that are not ranked; none of them is compared
 
     @property
     def fallen(self) -> tuple[Comparison, ...]:
@@ -92,7 +95,7 @@ class Report:
         return tuple(each for each in self.comparisons if each.fell)
 
 
-def compare(baseline: Sequence[Entry], cells: Iterable[Cell], alpha: float = ALPHA) -> Report:
+def compare(baseline: Sequence[Entry], cells: Sequence[Cell], alpha: float = ALPHA) -> Report:
     """Hold a store against a baseline. A row that is in the store under several versions is compared under each."""
     store = entries(cells)
     pairs, faults = [], []
@@ -108,7 +111,7 @@ def compare(baseline: Sequence[Entry], cells: Iterable[Cell], alpha: float = ALP
                 pairs.append((before, now.only(before.seeds)))
     known = {before.identity for before in baseline}
     num_new = sum(entry.identity not in known for entry in store)
-    return Report(judge(pairs, alpha), tuple(faults), num_new)
+    return Report(judge(pairs, alpha), tuple(faults), num_new, sum(not cell.is_ranked for cell in cells))
 
 
 def _place(entry: Entry) -> str:

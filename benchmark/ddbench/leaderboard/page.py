@@ -11,6 +11,7 @@ from typing import Any
 from ddbench.config import digest
 from ddbench.errors import ConfigError
 from ddbench.files import sha256_file, write_bytes, write_json
+from ddbench.leaderboard import costs, habits, legend
 from ddbench.leaderboard.cells import Cell, read_cells
 from ddbench.leaderboard.rows import Row, Section, method_name, sections
 from ddbench.leaderboard.tables import (
@@ -26,38 +27,6 @@ from ddbench.leaderboard.tables import (
     timing_table,
 )
 from ddbench.store import Store, short
-
-LEGEND = """\
-## How to read this page
-
-- Tables compare only what may be compared: one evaluation protocol, one data set (by the hash of its contents; a
-  changed copy is another data set), one kind of labels (hard or learned), one number of images per class (IPC).
-- **Accuracy** is the share of the official test images that a network classifies rightly after training from
-  scratch on the distilled set, in percent. It is read once, after the last epoch; no checkpoint is picked by it.
-- **same arch.** is the network that also distilled (the backbone). **cross-arch. mean** is the unweighted mean over
-  all other networks, the backbone excluded.
-- **61.2 ± 0.8** is the mean over distillation seeds, after the networks of each seed have been averaged, and the
-  standard deviation of the seeds' means (ddof 1).
-- **{one_seed}** marks rows of one distillation seed (full-data distils nothing and always has one). There the ± is
-  the standard deviation over the networks of that seed (ddof 1); it says nothing about another seed.
-- **Uncertainty** takes it apart, in points of accuracy: the half-width of the mean's 95 % t-interval over seeds (with
-  two seeds the t quantile is 12.7, so such an interval is wide: run more seeds) / the standard deviation over the
-  networks of one seed (ddof 1, mean over seeds; for the cross-arch. mean also the mean over networks) / the standard
-  error sqrt(p (1 - p) / n) left by having only n test images. The last one is common to all rows of a table, which see
-  the same test images; neither more seeds nor more networks shrink it.
-- **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
-  a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
-  computed the cell, Python and torch included; on a GPU, what was allocated there.
-- **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
-  shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what
-  judging took.
-- **/ {reference}** divides **distill + rank s** by that of the space `{reference}` with the same loss in the same
-  table, only where all cells of both rows ran on equal hardware. Look at the steps too: they are part of the price.
-- **{mixed}** marks rows whose cells ran on different hardware or under different Pythons; a line below the table
-  says which.
-- **random** trains on real images drawn at random, IPC of each class; **full-data** on all real training images.
-- Rows of equal name differ in the settings in square brackets. The linked plan of a cell holds every setting.
-"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +45,8 @@ class Written:
     """What became of a store."""
 
     path: Path  # of leaderboard.md
-    rows: list[dict[str, Any]]
+    ranked: list[dict[str, Any]]  # rows
+    not_ranked: list[dict[str, Any]]  # rows under protocols that measure a habit
     unreadable: list[str]  # a sentence for each record
 
 
@@ -87,25 +57,67 @@ def page_text(cells: Sequence[Cell], around: Surroundings, reference: str = REFE
         parts += [f"**Records that cannot be read and are left out: {around.num_unreadable}.**", ""]
     if not cells:
         parts += ["No cell is finished yet. Run some with: `ddbench run SUITE`", ""]
-    for section in sections(cells):
-        parts += _section(section, cells, around, reference)
+    made = sections(cells)
+    for section in made:
+        parts += _section(section, cells, around, reference) if section.is_ranked else []
+    unranked = [section for section in made if not section.is_ranked]
+    parts += [legend.HABITS] if unranked else []
+    for section in unranked:
+        parts += _habit(section, cells, around)
     if cells:
         parts += ["## Hardware and versions", "", markdown(machines_table(cells), left=("device", "kind")), ""]
     parts += [*_suites(around), *_failed(around)]
-    return "\n".join(parts) + "\n" + LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, reference=escape(reference))
+    return "\n".join(parts) + "\n" + legend.LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, reference=escape(reference))
 
 
 def _section(section: Section, cells: Sequence[Cell], around: Surroundings, reference: str) -> list[str]:
-    ipc = "all training images" if section.ipc is None else f"IPC {section.ipc}"
-    title = f"## {section.data['label']}, {ipc}, {section.labels} labels, protocol {section.protocol['id']}"
-    parts = [escape(title), "", *_facts(section), ""]
-    parts += ["### Accuracy (%)", "", markdown(accuracy_table(section), left=("method",)), "", *_mixed(section)]
+    parts = [f"## {_title(section)}", "", *_facts(section), "", *_accuracy(section, "###")]
     parts += ["### Uncertainty (points of accuracy): 95 % interval of the mean / std over networks / error of the test set", ""]
     parts += [markdown(spread_table(section), left=("method",)), ""]
     timing = timing_table(section, reference)
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
-    return parts + _images(section, around) + _reproduce(section, cells, around)
+    parts += [*_cost(section, "###"), *_images(section, around, "###")]
+    return parts + _reproduce(section, cells, around, "###")
+
+
+def _habit(section: Section, cells: Sequence[Cell], around: Surroundings) -> list[str]:
+    """A section that is not ranked: what the habit is worth, and how to see it again."""
+    protocol = section.protocol
+    description = protocol.get("description", "").removeprefix("not ranked: ") or "not said"
+    told = [f"- What it is: {description}."]
+    if protocol.get("snapshots"):
+        told.append(f"- Iterates judged beside the final set: {habits.iterates(section)}.")
+    parts = [f"### {_title(section)}", "", *map(escape, told), *_facts(section), ""]
+    if protocol.get("snapshots"):
+        table = markdown(habits.choice_table(section), left=("method", "reading"))
+        parts += ["#### Choosing on the test split (accuracy in %)", "", table, "", *_mixed(section), legend.CHOICE]
+    else:
+        table = markdown(habits.difference_table(section, habits.bases(cells)), left=("method", "against"))
+        parts += [*_accuracy(section, "####"), "#### Difference (points)", "", table, "", legend.DIFFERENCE]
+    return parts + _cost(section, "####") + _images(section, around, "####") + _reproduce(section, cells, around, "####")
+
+
+def _title(section: Section) -> str:
+    ipc = "all training images" if section.ipc is None else f"IPC {section.ipc}"
+    labels = "soft labels (teacher)" if section.labels == "teacher" else f"{section.labels} labels"
+    return escape(f"{section.data['label']}, {ipc}, {labels}, protocol {section.protocol['id']}")
+
+
+def _accuracy(section: Section, level: str) -> list[str]:
+    table = markdown(accuracy_table(section), left=("method",))
+    return [f"{level} Accuracy (%)", "", table, "", *_mixed(section)]
+
+
+def _cost(section: Section, level: str) -> list[str]:
+    """What judging cost, where it was measured."""
+    found = costs.of_section(section)
+    if not found:
+        return []
+    parts = [f"{level} Cost of judging", "", markdown(costs.cost_table(found), left=("network", "hardware", "way")), ""]
+    if len({cost.machine for cost in found}) > 1:
+        parts += ["The cells ran on different hardware, whose costs have no common mean: a line for each.", ""]
+    return parts
 
 
 def _facts(section: Section) -> list[str]:
@@ -120,7 +132,11 @@ def _facts(section: Section) -> list[str]:
         f"{protocol['repeats']} repeats of each network.",
         f"- Backbone: {', '.join(section.backbones)}. Judged by: {', '.join(section.networks)}.",
     ]
-    if section.labels != "hard":
+    if section.labels == "teacher":
+        teacher = section.rows[0].plan["teacher"]["label"]
+        told = f"a teacher ({teacher}, {protocol['teacher']['epochs']} epochs on the real training images) labels every batch"
+        facts.append(f"- Labels: {told}; the sets' own do not count. No accuracy under hard or learned labels compares.")
+    elif section.labels != "hard":
         facts.append("- Baselines train on hard labels: they stand in the sections of hard labels.")
     return [escape(fact) for fact in facts]
 
@@ -140,7 +156,7 @@ def _mixed(section: Section) -> list[str]:
     return [line for note in notes for line in (escape(note), "")]
 
 
-def _images(section: Section, around: Surroundings) -> list[str]:
+def _images(section: Section, around: Surroundings, level: str) -> list[str]:
     """The first seed's grid of every row, shown; the other seeds', linked."""
     parts = []
     for row in section.rows:
@@ -150,12 +166,12 @@ def _images(section: Section, around: Surroundings) -> list[str]:
             others = ", ".join(f"[{cell.seed}](images/{short(cell.key)}.png)" for cell in have[1:])
             parts += [f"**{caption}**" + (f" (other seeds: {others})" if others else ""), ""]
             parts += [f"![{caption}](images/{short(have[0].key)}.png)", ""]
-    return ["### Images", "", *parts] if parts else []
+    return [f"{level} Images", "", *parts] if parts else []
 
 
-def _reproduce(section: Section, cells: Sequence[Cell], around: Surroundings) -> list[str]:
+def _reproduce(section: Section, cells: Sequence[Cell], around: Surroundings, level: str) -> list[str]:
     note = "A command runs all seeds of its row. Add `--store STORE` to run only what an existing store lacks."
-    parts = ["### Reproduce", "", note, ""]
+    parts = [f"{level} Reproduce", "", note, ""]
     for row in section.rows:
         plans = ", ".join(f"[{short(cell.key)}](plans/{short(cell.key)}.json) (seed {cell.seed})" for cell in row.cells)
         spoken = " or ".join(f"`{command}`" for command in commands(row, cells, around))
@@ -217,9 +233,17 @@ def write(store: Store, out: Path, reference: str = REFERENCE) -> Written:
         write_bytes(out / "leaderboard.md", page_text(cells, around, reference).encode())
     except OSError as error:
         what = f"the leaderboard cannot be written to {out}: {error}"
-        raise ConfigError(f"{what}. Name another folder with --out.") from error
-    rows = [as_json(section, row, reference) for section in sections(cells) for row in section.rows]
-    return Written(out / "leaderboard.md", rows, [*bad, *damaged, *lost])
+        elsewhere = f"ddbench leaderboard {store.root} --out FOLDER"  # `ddbench run` has no --out
+        raise ConfigError(f"{what}. Make room there, or write it elsewhere with: {elsewhere}") from error
+    known, ranked, unranked = habits.bases(cells), [], []
+    for section in sections(cells):
+        for row in section.rows:
+            plain = as_json(section, row, reference)
+            if section.is_ranked:
+                ranked.append(plain)
+            else:
+                unranked.append(plain | habits.as_json(section, row, known))
+    return Written(out / "leaderboard.md", ranked, unranked, [*bad, *damaged, *lost])
 
 
 def _copy_image(store: Store, cell: Cell, out: Path) -> bool:

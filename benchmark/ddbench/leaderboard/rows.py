@@ -97,9 +97,14 @@ class Section:
 
     protocol: Mapping[str, Any]
     data: Mapping[str, Any]
-    labels: str
+    labels: str  # that the networks learn: hard, learned or teacher
     ipc: int | None  # None: nothing but full data
     rows: tuple[Row, ...]
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether its protocol is for results, and no habit of published code."""
+        return self.rows[0].cells[0].is_ranked
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -116,7 +121,7 @@ def sections(cells: Iterable[Cell]) -> tuple[Section, ...]:
     """Every table's rows, in the order of the page, whatever the order of the cells. Full data stand in every ipc."""
     groups: dict[tuple[tuple[str, ...], str], list[Cell]] = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: (cell.seed, cell.key)):
-        groups[_table(cell), digest([group_key(cell.plan), _software(cell)])].append(cell)
+        groups[_table(cell), digest([group_key(cell.plan), software(cell)])].append(cell)
     tables: dict[tuple[str, ...], dict[int | None, list[list[Cell]]]] = defaultdict(lambda: defaultdict(list))
     for (table, _), group in sorted(groups.items()):
         plan = group[0].plan
@@ -126,16 +131,21 @@ def sections(cells: Iterable[Cell]) -> tuple[Section, ...]:
         full = tables[table].pop(None, [])
         for ipc, rows in sorted(tables[table].items()) or [(None, [])]:
             first = (rows + full)[0][0]
-            made.append(Section(first.plan["protocol"], first.data, first.plan["labels"], ipc, _named(rows + full)))
+            made.append(Section(first.plan["protocol"], first.data, labels_of(first.plan), ipc, _named(rows + full)))
     return tuple(made)
 
 
 def _table(cell: Cell) -> tuple[str, ...]:
     protocol = cell.plan["protocol"]
-    return protocol["id"], digest(protocol), cell.data["label"], cell.data["hash"], cell.plan["labels"]
+    return protocol["id"], digest(protocol), cell.data["label"], cell.data["hash"], labels_of(cell.plan)
 
 
-def _software(cell: Cell) -> dict[str, str]:
+def labels_of(plan: Mapping[str, Any]) -> str:
+    """What the networks that judge learn: a protocol's teacher goes before the set's own labels, which then do not count."""
+    return "teacher" if plan["protocol"].get("teacher") else plan["labels"]
+
+
+def software(cell: Cell) -> dict[str, str]:
     """The versions that part rows. Python's own does not: it has no part in the numbers."""
     return {name: value for name, value in cell.versions.items() if name != "python"}
 
@@ -170,7 +180,7 @@ def _differences(cells: Sequence[Cell]) -> list[str]:
     """For each cell, ` [steps=20]`: the settings that are not the same in all; its key too where these look alike."""
     if len(cells) == 1:
         return [""]
-    flat = [dict(_flatten(group_key(cell.plan))) | _software(cell) for cell in cells]
+    flat = [dict(_flatten(group_key(cell.plan))) | software(cell) for cell in cells]
     names = sorted(name for name in set().union(*flat) if len({entry.get(name) for entry in flat}) > 1)
     texts = [", ".join(f"{name}={entry.get(name, 'unset')}" for name in names) for entry in flat]
     if len(set(texts)) < len(texts):

@@ -39,14 +39,13 @@ def binomial_error(accuracy: float, num_test: int) -> float:
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """A row's accuracy, as fractions."""
+class Mean:
+    """A row's accuracy, or a difference of two, as fractions."""
 
     mean: float  # over seeds of the mean over networks
     half_width: float | None  # of the 95 % t-interval over seeds; None with one seed
     std_seeds: float | None  # of the seeds' means
     std_networks: float | None  # the mean over seeds of the std over networks; None with one network a seed
-    test_error: float
     by_seed: tuple[float, ...]
 
     @property
@@ -55,22 +54,34 @@ class Accuracy:
         return len(self.by_seed)
 
 
+@dataclass(frozen=True)
+class Accuracy(Mean):
+    """A row's accuracy on a test set."""
+
+    test_error: float
+
+
 def accuracy(by_seed: Sequence[Sequence[float]], num_test: int) -> Accuracy:
     """From one network's accuracies, by seed and repeat."""
     return cross_accuracy([by_seed], num_test)
 
 
 def cross_accuracy(by_network: Sequence[Sequence[Sequence[float]]], num_test: int) -> Accuracy:
-    """From accuracies by network, seed and repeat: the unweighted mean over networks, taken within each seed.
+    """From accuracies by network, seed and repeat: their cross_mean, and the error of the test set."""
+    made = cross_mean(by_network)
+    return Accuracy(**vars(made), test_error=binomial_error(made.mean, num_test))
+
+
+def cross_mean(by_network: Sequence[Sequence[Sequence[float]]]) -> Mean:
+    """From values by network, seed and repeat: the unweighted mean over networks, taken within each seed.
 
     std_networks is the mean over networks too, of what each has alone: the papers' "mean of stds".
     """
     means = [[statistics.fmean(repeats) for repeats in seeds] for seeds in by_network]  # [network][seed]
     by_seed = tuple(statistics.fmean(seed) for seed in zip(*means, strict=True))
     stds = [spread for seeds in by_network for repeats in seeds if (spread := std(repeats)) is not None]
-    mean = statistics.fmean(by_seed)
     within = statistics.fmean(stds) if stds else None
-    return Accuracy(mean, half_width(by_seed), std(by_seed), within, binomial_error(mean, num_test), by_seed)
+    return Mean(statistics.fmean(by_seed), half_width(by_seed), std(by_seed), within, by_seed)
 
 
 def pooled_variance(groups: Iterable[Sequence[float]]) -> tuple[float, int]:

@@ -11,12 +11,13 @@ import pandas as pd
 
 from ddbench.leaderboard.cells import HARDWARE, Cell
 from ddbench.leaderboard.rows import PHASES, Row, Section
-from ddbench.leaderboard.statistics import Accuracy
+from ddbench.leaderboard.statistics import Accuracy, Mean
 
 REFERENCE = "glad"  # the space that others' seconds are divided by, where the caller names no other
 NOTHING = "–"
 ONE_SEED = "†"
 MIXED = "‡"
+CROSS = "cross-arch. mean"
 
 
 def escape(text: str) -> str:
@@ -36,21 +37,27 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 
-def with_error(value: Accuracy | None) -> str:
+def with_error(value: Mean | None) -> str:
     """`61.2 ± 0.8`: the standard deviation over seeds, or, marked, that over networks where there is one seed."""
-    if value is None:
-        return NOTHING
+    return NOTHING if value is None else percent(value.mean) + _error(value)
+
+
+def points(value: Mean | None) -> str:
+    """`+1.2 ± 0.8` for a difference, with the same error."""
+    return NOTHING if value is None else f"{round(100 * value.mean, 1) + 0.0:+.1f}" + _error(value)  # + 0.0: no -0.0
+
+
+def _error(value: Mean) -> str:
     if value.std_seeds is not None:
-        return f"{percent(value.mean)} ± {percent(value.std_seeds)}"
+        return f" ± {percent(value.std_seeds)}"
     spread = "" if value.std_networks is None else f" ± {percent(value.std_networks)}"
-    return f"{percent(value.mean)}{spread} {ONE_SEED}"
+    return f"{spread} {ONE_SEED}"
 
 
-def _cross(row: Row, section: Section) -> str:
-    """The cross-architecture mean; a row judged by fewer networks than others of its table says so."""
+def fewer(row: Row, section: Section) -> str:
+    """What stands behind the cross-architecture mean of a row judged by fewer networks than others of its table."""
     missing = [name for name in section.networks if name not in (*row.networks, row.backbone)]
-    note = f" ({len(row.others)} of {len(row.others) + len(missing)} networks)" if missing and row.others else ""
-    return with_error(row.cross) + note
+    return f" ({len(row.others)} of {len(row.others) + len(missing)} networks)" if missing and row.others else ""
 
 
 def _networks(section: Section) -> tuple[str, ...]:
@@ -62,7 +69,15 @@ def _same(section: Section) -> str:
     return "same arch." + (f" ({section.backbones[0]})" if len(section.backbones) == 1 else "")
 
 
-def _frame(rows: list[dict[str, str]]) -> pd.DataFrame:
+def columns(row: Row, section: Section) -> dict[str, tuple[str, ...]]:
+    """The columns of accuracies, and for each the row's networks that its number is the mean over: none, no number."""
+    own = (row.backbone,) if row.backbone in row.networks else ()
+    alone = {name: (name,) if name in row.networks else () for name in _networks(section)}
+    return {_same(section): own, CROSS: row.others} | alone
+
+
+def frame(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """Texts, a line a row."""
     return pd.DataFrame(rows, dtype=str)
 
 
@@ -71,7 +86,7 @@ def accuracy_table(section: Section) -> pd.DataFrame:
     lines = []
     for row in section.rows:
         name = row.name + (f" {MIXED}" if row.is_mixed else "")
-        line = {"method": name, _same(section): with_error(row.same), "cross-arch. mean": _cross(row, section)}
+        line = {"method": name, _same(section): with_error(row.same), CROSS: with_error(row.cross) + fewer(row, section)}
         line |= {name: with_error(row.accuracies.get(name)) for name in _networks(section)}
         repeats = sorted({len(values) for cell in row.cells for values in cell.accuracies.values()})
         line["seeds"] = NOTHING if row.is_full_data else str(len(row.cells))
@@ -79,7 +94,7 @@ def accuracy_table(section: Section) -> pd.DataFrame:
         line["KiB"] = f"{max(cell.num_bytes for cell in row.cells) / 1024:,.1f}"
         line["s to distil"] = NOTHING if row.plan["baseline"] else seconds(row, "distill", "rank")
         lines.append(line)
-    return _frame(lines)
+    return frame(lines)
 
 
 def spread_table(section: Section) -> pd.DataFrame:
@@ -90,9 +105,9 @@ def spread_table(section: Section) -> pd.DataFrame:
             return NOTHING
         return " / ".join(map(percent, (value.half_width, value.std_networks, value.test_error)))
 
-    return _frame(
+    return frame(
         [
-            {"method": row.name, _same(section): parts(row.same), "cross-arch. mean": parts(row.cross)}
+            {"method": row.name, _same(section): parts(row.same), CROSS: parts(row.cross)}
             | {name: parts(row.accuracies.get(name)) for name in _networks(section)}
             for row in section.rows
         ]
@@ -134,7 +149,7 @@ def timing_table(section: Section, reference: str = REFERENCE) -> pd.DataFrame:
         line["peak MiB"] = f"{max(cell.peak_bytes for cell in row.cells) / 2**20:,.0f}"
         line[_same(section)] = with_error(row.same)
         lines.append(line)
-    return _frame(lines)
+    return frame(lines)
 
 
 def machines_table(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -143,15 +158,16 @@ def machines_table(cells: Sequence[Cell]) -> pd.DataFrame:
     places = ([*map(cell.hardware.get, HARDWARE), *map(cell.versions.get, versions)] for cell in cells)
     count = Counter(tuple(map(str, place)) for place in places)
     names = (*HARDWARE, *versions)
-    return _frame([dict(zip(names, key, strict=True)) | {"cells": str(num)} for key, num in sorted(count.items())])
+    return frame([dict(zip(names, key, strict=True)) | {"cells": str(num)} for key, num in sorted(count.items())])
+
+
+def plain(value: Mean | None) -> dict[str, Any] | None:
+    """For JSON; fractions."""
+    return None if value is None else asdict(value)
 
 
 def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str, Any]:
     """A row as plain values; accuracies are fractions."""
-
-    def values(value: Accuracy | None) -> dict[str, Any] | None:
-        return None if value is None else asdict(value)
-
     return {
         "protocol": section.protocol["id"],
         "data": section.data["label"],
@@ -166,9 +182,9 @@ def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str,
         "backbone": row.backbone,
         "seeds": [cell.seed for cell in row.cells],
         "cells": [cell.key for cell in row.cells],
-        "same_architecture": values(row.same),
-        "cross_architecture": values(row.cross),
-        "networks": {name: values(value) for name, value in row.accuracies.items()},
+        "same_architecture": plain(row.same),
+        "cross_architecture": plain(row.cross),
+        "networks": {name: plain(value) for name, value in row.accuracies.items()},
         "bytes": max(cell.num_bytes for cell in row.cells),
         "steps": max(cell.steps for cell in row.cells),
         "seconds": {phase: row.seconds(phase) for phase in PHASES},

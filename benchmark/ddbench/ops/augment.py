@@ -24,14 +24,16 @@ GLaD, not as in DSA.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import radians
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ddbench.api import View
 from ddbench.errors import ConfigError, did_you_mean
 
 
@@ -103,6 +105,25 @@ class SiameseView:
                 f"draw one with num={len(images)}, or with num=None for any batch."
             )
         return images if self.op == "none" else OPS[self.op][1](images, self.uniforms, self.augment)
+
+
+def apply_together(views: Sequence[View], batches: Sequence[Tensor]) -> list[Tensor]:
+    """Each view on its own batch [B,C,H,W], with one call for all batches that meet the same operation with parameters for
+    every image; the values are those of one call each."""
+    made = list(batches)
+    alike: dict[Any, list[int]] = {}
+    for number, view in enumerate(views):
+        if isinstance(view, SiameseView) and view.num is not None and view.op != "none":
+            alike.setdefault((view.augment, view.op), []).append(number)
+        else:
+            made[number] = view(batches[number])
+    for (augment, op), numbers in alike.items():
+        images = torch.cat([batches[number] for number in numbers])
+        uniforms = torch.cat([views[number].uniforms for number in numbers], 1)  # type: ignore[attr-defined]
+        sizes = [len(batches[number]) for number in numbers]
+        for number, part in zip(numbers, OPS[op][1](images, uniforms, augment).split(sizes), strict=True):
+            made[number] = part
+    return made
 
 
 def _params(images: Tensor, uniforms: Tensor) -> list[float] | tuple[Tensor, ...]:

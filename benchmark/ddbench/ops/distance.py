@@ -1,11 +1,19 @@
-"""Distances between two lists of gradients, one tensor for each parameter."""
+"""Distances between two lists of gradients, one tensor for each parameter, and the gradients of a class or of several.
+
+Shapes: G classes, n synthetic images a class, B images, K classes in all, C channels, H height, W width.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+"""(synthetic, real) gradients, one tensor for each parameter -> 0-d."""
 
 EPSILON = 1e-6  # on the product of norms; it decides the value where gradients nearly vanish
 
@@ -41,8 +49,34 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-DISTANCES: dict[str, Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]] = {
+DISTANCES: dict[str, Distance] = {
     "rowwise-cosine": rowwise_cosine,
     "cosine": cosine,
     "mse": mse,
 }
+
+
+def gradients(network: nn.Module, images: Tensor, targets: Tensor, with_graph: bool = False) -> tuple[Tensor, ...]:
+    """grad_theta of the mean cross-entropy of images [B,C,H,W], for targets [B] or [B,K]: a tensor for each parameter."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.autograd.grad(F.cross_entropy(network(images), targets), parameters, create_graph=with_graph)
+
+
+def class_distances(
+    network: nn.Module, distance: Distance, images: Tensor, labels: Tensor, real: Sequence[Sequence[Tensor]]
+) -> Tensor:
+    """distance(gradients(images of a class), real gradients of it) for several classes in one pass, with a graph: [G].
+
+    images [G,n,C,H,W], labels [G,n,K]; `real`: G lists of gradients. The same as G calls one after the other, for a network
+    that gives an image the same in every batch. The classes are a dimension of every tensor, mapped over by torch.func.
+    """
+    weights = {name: tensor.detach() for name, tensor in network.named_parameters() if tensor.requires_grad}
+    wanted = [torch.stack(tensors) for tensors in zip(*real, strict=True)]  # [G, ...] for each parameter
+
+    def of_class(images: Tensor, labels: Tensor, wanted: list[Tensor]) -> Tensor:
+        def value(weights: dict[str, Tensor]) -> Tensor:
+            return F.cross_entropy(functional_call(network, weights, (images,)), labels)
+
+        return distance(list(grad(value)(weights).values()), wanted)
+
+    return vmap(of_class)(images, labels, wanted)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ddbench.api import Spec
@@ -43,6 +44,39 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B,C,H,W] -> [B,K]."""
         return self.forward_head(self.forward_features(images))
+
+
+class Dropout(nn.Module):
+    """Zeroes each value with `rate` probability in training and scales the others by 1 / (1 - rate); a stream of its own.
+
+    Unlike torch's, it draws from `rng`, a generator on the device of the values that a run or a training loop gives it
+    (torch's own where nobody has), or takes a ready `mask` of its input's shape; so a network draws the same numbers
+    whether it is trained alone or with others.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """`rate` in [0, 1)."""
+        super().__init__()
+        self.rate = rate
+        self.rng: torch.Generator | None = None
+        self.mask: Tensor | None = None
+
+    def draw(self, like: Tensor, rng: torch.Generator | None) -> Tensor:
+        """A mask of zeros and 1 / (1 - rate) in the shape of a tensor."""
+        return torch.empty_like(like).bernoulli_(1 - self.rate, generator=rng).div_(1 - self.rate)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Any shape."""
+        if not self.training or self.rate == 0:
+            return values
+        return values * (self.draw(values, self.rng) if self.mask is None else self.mask)
+
+
+def lend(network: nn.Module, rng: torch.Generator) -> None:
+    """Make a network's Dropout layers draw from a generator, in the order in which they are called."""
+    for layer in network.modules():
+        if isinstance(layer, Dropout):
+            layer.rng = rng
 
 
 def instance_norm(channels: int) -> nn.Module:

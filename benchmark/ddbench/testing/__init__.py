@@ -25,6 +25,7 @@ from ddbench.testing.losses import loss_checks
 from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
+    TOY_NORMED_ARCH,
     Given,
     ToyGenerator,
     in_double,
@@ -37,9 +38,9 @@ from ddbench.testing.toys import (
 )
 
 __all__ = [
-    "CHECKS", "TOY_ARCH", "Check", "Given", "Outcome", "Skipped", "ToyGenerator", "architecture_checks", "dataset_checks",
-    "generator_checks", "in_double", "loss_checks", "prepared", "run_checks", "space_checks", "stages", "toy_data", "toy_network",
-    "toy_plan", "toy_run", "toy_spec",
+    "CHECKS", "TOY_ARCH", "TOY_NORMED_ARCH", "Check", "Given", "Outcome", "Skipped", "ToyGenerator", "architecture_checks",
+    "dataset_checks", "generator_checks", "in_double", "loss_checks", "prepared", "run_checks", "space_checks", "stages",
+    "toy_data", "toy_network", "toy_plan", "toy_run", "toy_spec",
 ]  # fmt: skip
 
 

@@ -78,7 +78,16 @@ def toy_network(spec: Spec) -> nn.Module:
     return Network(features, nn.Identity(), nn.Linear(8 * (height // 4) * (width // 4), spec.num_classes))
 
 
+def toy_normed_network(spec: Spec) -> nn.Module:
+    """The same with BatchNorm after its convolutions, for plugins that ask for it."""
+    network = toy_network(spec)
+    first, *middle = list(network.features)  # type: ignore[arg-type]
+    layers = [first, nn.BatchNorm2d(6), *middle[:2], middle[2], nn.BatchNorm2d(8), *middle[3:]]
+    return Network(nn.Sequential(*layers), network.pool, network.classifier)  # type: ignore[arg-type]
+
+
 TOY_ARCH = Arch(toy_network, lr=0.05, min_size=4)
+TOY_NORMED_ARCH = Arch(toy_normed_network, lr=0.05, min_size=4)
 
 
 class ToyGenerator(Generator):
@@ -118,11 +127,12 @@ class ToyGenerator(Generator):
 
 
 def toy_run(
-    num_classes: int = 3, channels: int = 1, side: int = 8, ipc: int = 2, depth: int = 13, double: bool = False
-) -> DistillRun:
+    num_classes: int = 3, channels: int = 1, side: int = 8, ipc: int = 2, depth: int = 13, double: bool = False,
+    arch: Arch = TOY_ARCH,
+) -> DistillRun:  # fmt: skip
     """A real run on made-up images, with a smooth network and a generator in memory; `double`: see `in_double`."""
     spec = toy_spec(num_classes, channels, side)
-    backbone, generator = Given.of("architectures", TOY_ARCH), ToyGenerator(spec, depth)
+    backbone, generator = Given.of("architectures", arch), ToyGenerator(spec, depth)
     run = DistillRun(("toy",), toy_data(spec), backbone, ipc, torch.device("cpu"), {}, generator)
     return in_double(run) if double else run
 
@@ -152,7 +162,7 @@ def toy_plan(loss: Loss, space: Space, **changes: Any) -> Plan:
     """A small plan of plugins at hand: 2 steps a stage, a rate for every tensor."""
     protocol = replace(protocols.load("quick-1"), epochs=4, warmup_epochs=2, repeats=1)
     backbone = Given.of("architectures", TOY_ARCH)
-    rates = dict.fromkeys((*space.tensors, *loss.learned, "labels"), 0.01)
+    rates = dict.fromkeys((*space.tensors, "labels"), 0.01) | {name: loss.rates.get(name, 0.01) for name in loss.learned}
     plan = Plan(
         Given.of("datasets", None), "0" * 64, protocol, (backbone,), backbone, ipc=2, seed=0,
         loss=Given.of("losses", loss, "toy loss"), space=Given.of("spaces", space, "toy space"), proxy=backbone,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Arch, Spec
 from ddbench.errors import ConfigError
-from ddbench.ops.layers import Form, Network, check_at_least, check_side, form_of
+from ddbench.ops.layers import Dropout, Form, Network, check_at_least, check_side, form_of
 
 HEADS = 8
 DROPOUT = 0.1
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         self.embed = nn.Linear(channels * patch * patch, width)
         self.class_token = nn.Parameter(torch.randn(1, 1, width))
         self.positions = nn.Parameter(torch.randn(1, tokens, width))
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = Dropout(DROPOUT)
         self.blocks = nn.Sequential(*(Block(width, layer_norm) for _ in range(depth)))
         self.norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
 
@@ -108,7 +108,7 @@ class Block(nn.Module):
         self.attention = Attention(width)
         self.mlp_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.mlp = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, width), nn.Dropout(DROPOUT)
+            nn.Linear(width, width), nn.GELU(), Dropout(DROPOUT), nn.Linear(width, width), Dropout(DROPOUT)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Attention(nn.Module):
         super().__init__()
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.project = nn.Linear(width, width)
-        self.dropout = nn.Dropout(DROPOUT)
+        self.dropout = Dropout(DROPOUT)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B,T,D] -> [B,T,D]."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError
-from ddbench.ops.embedding import embed
+from ddbench.ops.embedding import class_batches, embed, images_a_pass, match_means, match_means_by_class
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,17 @@ class DistributionMatching(Loss):
 
     value = sum_c || mean_i e(A_c(x_ci)) - mean_j e(A_c(s_cj)) ||^2;  e: [B,C,H,W] -> [B,D];  A_c: one draw of augmentation
     that both sides of class c share.
-    Source: Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023, eq. 5. Departures: none; the real
-    images of all classes are embedded in one batch, which changes nothing for networks without batch statistics.
+    `batched`: several classes go through the network together, as many as the device takes well
+    (`ddbench.ops.embedding.PIXELS_A_PASS`); false: class by class, as the formula reads. The two are equal up to rounding,
+    but for networks with batch statistics or dropout: these see all real images in one batch and all synthetic ones in
+    another if `batched`, as the public code has it for batch statistics, else those of a class.
+    Source: Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023, eq. 5. Departures: none.
     Raises: ConfigError if batch_real < 1.
     """
 
     batch_real: int = 256  # real images per class and step
     augment: Literal["dsa", "none"] = "dsa"
+    batched: bool = True
     rates: ClassVar[Mapping[str, float]] = {"pixels": 10.0, "f": 10.0, "w": 0.01}
 
     def __post_init__(self) -> None:
@@ -35,22 +39,10 @@ class DistributionMatching(Loss):
             raise ConfigError(f"'batch_real' must be at least 1, got {self.batch_real}.")
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
-        """One pass over both sides; the value is the sum over classes."""
+        """The value is the sum over classes."""
         network = run.network("dm", run.step).requires_grad_(False)
-        real, fake, sizes = [], [], []
-        for label in range(run.spec.num_classes):
-            own = syn.images[syn.classes == label]
-            batch = run.real(label, self.batch_real, run.rng("real", run.step, label))
-            if self.augment == "dsa":
-                view = run.augment.draw(run.rng("augment", run.step, label))
-                own, batch = view(own), view(batch)
-            real.append(batch)
-            fake.append(own)
-            sizes.append((len(batch), len(own)))
-        with torch.no_grad():
-            targets = embed(network, torch.cat(real)).split([size for size, _ in sizes])
-        features = embed(network, torch.cat(fake)).split([size for _, size in sizes])
-        terms = [(f.mean(0) - t.mean(0)).square().sum() for f, t in zip(features, targets, strict=True)]
-        value = torch.stack(terms).sum()
-        value.backward(inputs=syn.leaves)
-        return value.detach()
+        fake, real = class_batches(syn, run, self.batch_real, self.augment == "dsa")
+        features, num = partial(embed, network), run.spec.num_classes
+        if not self.batched:
+            return match_means_by_class(features, fake, real, syn, num)
+        return match_means(features, fake, real, syn, num, images_a_pass(network, syn.images))

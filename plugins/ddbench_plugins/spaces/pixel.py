@@ -13,13 +13,16 @@ from ddbench.api import Run, Space, State
 
 @dataclass(frozen=True)
 class Pixel(Space):
-    """Pixel space: IPC images a class, optimised directly in normalised units and never clamped.
+    """Pixel space: IPC images a class, optimised directly in normalised units.
 
-    Starts from real training images (as DSA, DM and MTT) or from N(0, 1) noise (the default of GLaD's public code, and of DC).
+    Starts from real training images (as DSA, DM and MTT) or from N(0, 1) noise (the default of GLaD's public code, of DC, and
+    of SRe2L). `clamp`: after every step each channel is brought back to the range of real pixels, as SRe2L does; the others
+    never clamp.
     Source: Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021. Departures: none.
     """
 
     init_from: Literal["real", "noise"] = "real"
+    clamp: bool = False
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
 
     def init(self, run: Run) -> State:
@@ -29,7 +32,20 @@ class Pixel(Space):
         else:
             own = [run.real(label, run.ipc, run.rng("init", label)) for label in range(run.spec.num_classes)]
             pixels = torch.cat([images[torch.arange(run.ipc) % len(images)] for images in own])
-        return State({"pixels": pixels.to(run.device).clone()})
+        return State({"pixels": pixels.to(run.device).clone()}, self._range(run))
+
+    def _range(self, run: Run) -> dict[str, Tensor]:
+        """What black and white are in normalised units, [2,C,1,1], where they bound the pixels."""
+        if not self.clamp:
+            return {}
+        ends = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, run.spec.shape[0], 1, 1)
+        return {"range": run.spec.normalise(ends).to(run.device)}
+
+    def project_(self, state: State) -> None:
+        """Clamp, where asked for."""
+        if "range" in state.fixed:
+            low, high = state.fixed["range"]
+            state.params["pixels"].clamp_(low, high)
 
     def classes(self, state: State, run: Run) -> Tensor:
         """Sorted by class."""

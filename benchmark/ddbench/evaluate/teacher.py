@@ -1,0 +1,62 @@
+"""Soft labels: a teacher, trained once on the real training images, labels every augmented batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddbench.api import Objective, Recipe, Resource, Spec
+from ddbench.config import Plan, PluginRef, require
+from ddbench.ops.crops import CropFlip
+from ddbench.run import build_network
+
+
+@dataclass(frozen=True)
+class SoftTeacher(Resource):
+    """A protocol's teacher: the squeezed network of SRe2L (Yin, Xing and Shen, NeurIPS 2023), with random crops and mirrors."""
+
+    network: PluginRef
+    recipe: Recipe
+
+    def describe(self) -> str:
+        """One line."""
+        return f"teacher {self.network.label}, {self.recipe.epochs} epochs"
+
+    def build(self, run: Any) -> dict[str, Tensor]:
+        """Its state."""
+        network = run.build(self.network, "teacher")
+        run.train(network, self.recipe, "teacher", augment=CropFlip())
+        return network.state_dict()
+
+
+def teacher_needs(plan: Plan) -> tuple[SoftTeacher, ...]:
+    """The plan's teacher, where its protocol has one."""
+    if plan.protocol.teacher is None:
+        return ()
+    return (SoftTeacher(require(plan.teacher, "teacher"), plan.protocol.teacher.recipe()),)
+
+
+def load_teacher(plan: Plan, tensors: dict[str, Tensor], spec: Spec, device: torch.device) -> nn.Module:
+    """The trained teacher, frozen, in evaluation mode."""
+    network = build_network(require(plan.teacher, "teacher"), spec, device, "teacher")
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
+
+
+def follow(teacher: nn.Module, temperature: float) -> Objective:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch; the targets of the set do not count.
+
+    Source: SRe2L's code for Tiny-ImageNet, whose teacher sees the same augmented images as the student.
+    """
+
+    def objective(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            wanted = (teacher(images) / temperature).log_softmax(1)
+        got = (network(images) / temperature).log_softmax(1)
+        return F.kl_div(got, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+    return objective

@@ -1,0 +1,65 @@
+"""The words of the page that no record changes."""
+
+from __future__ import annotations
+
+LEGEND = """\
+## How to read this page
+
+- Tables compare only what may be compared: one evaluation protocol, one data set (by the hash of its contents; a
+  changed copy is another data set), one kind of labels, one number of images per class (IPC).
+- **hard labels** are classes, **learned labels** probabilities that were distilled with the images. **Soft labels
+  (teacher)**: the protocol's teacher, a network trained on the real training images, labels every augmented batch, and
+  the set's own labels do not count. Such accuracies compare with none of another kind of labels.
+- **Accuracy** is the share of the official test images that a network classifies rightly after training from
+  scratch on the distilled set, in percent. It is read once, after the last epoch; no checkpoint is picked by it. Where
+  published code does otherwise, a section that is not ranked measures what that is worth.
+- **same arch.** is the network that also distilled (the backbone). **cross-arch. mean** is the unweighted mean over
+  all other networks, the backbone excluded.
+- **61.2 ± 0.8** is the mean over distillation seeds, after the networks of each seed have been averaged, and the
+  standard deviation of the seeds' means (ddof 1).
+- **{one_seed}** marks rows of one distillation seed (full-data distils nothing and always has one). There the ± is
+  the standard deviation over the networks of that seed (ddof 1); it says nothing about another seed.
+- **Uncertainty** takes it apart, in points of accuracy: the half-width of the mean's 95 % t-interval over seeds (with
+  two seeds the t quantile is 12.7, so such an interval is wide: run more seeds) / the standard deviation over the
+  networks of one seed (ddof 1, mean over seeds; for the cross-arch. mean also the mean over networks) / the standard
+  error sqrt(p (1 - p) / n) left by having only n test images. The last one is common to all rows of a table, which see
+  the same test images; neither more seeds nor more networks shrink it.
+- **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
+  a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
+  computed the cell, Python and torch included; on a GPU, what was allocated there.
+- **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
+  shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what
+  judging took.
+- **/ {reference}** divides **distill + rank s** by that of the space `{reference}` with the same loss in the same
+  table, only where all cells of both rows ran on equal hardware. Look at the steps too: they are part of the price.
+- **Cost of judging** is what one distilled set took to be judged, a mean over the cells of a section that ran on equal
+  hardware, full-data apart. **s to train** and **s to test** are of all repeats of a network together. **images/s** are
+  training images, counted once an epoch. **GFLOP per image** are the operations of convolutions and matrix products in
+  one training step on one image, forward and backward. **% of peak** is the product of these two over the peak: the best
+  float32 matrix product, measured on that device with that number of threads. **peak MiB** is the largest. **way**:
+  serial trains the repeats one after the other, stacked all at once.
+- **{mixed}** marks rows whose cells ran on different hardware or under different Pythons; a line below the table
+  says which.
+- **random** trains on real images drawn at random, IPC of each class; **full-data** on all real training images.
+- Rows of equal name differ in the settings in square brackets. The linked plan of a cell holds every setting.
+"""
+
+HABITS = """\
+## Habits of published code (not ranked)
+
+What published code does and this benchmark does not, each habit under a protocol of its own, so that its effect can be
+seen. The numbers below are no results: none stands in a table above, and `ddbench check` leaves them out.
+"""
+
+CHOICE = """\
+**final set** is what a ranked table shows. **Best of test** chooses among the final set and the iterates by their
+accuracy on the test images, each seed for itself: **one iterate**, the best in the mean over all networks (backbone
+included), serves every network; or **each network by itself** takes the iterate that is best on it, as in GLaD's code.
+So no gain of a network by itself is below 0, and with one iterate the mean over all networks does not fall. The ± of a
+gain is the standard deviation of the gain itself.
+"""
+
+DIFFERENCE = """\
+The accuracy here less that under the protocol named in **against**, which lacks this habit and is the same in all else: the
+same plans, seeds and networks. The habit touches the images of generators alone: sets made without one do not differ.
+"""

@@ -1,0 +1,78 @@
+"""Random resized crops and mirrors with explicit random numbers: the augmentation of ImageNet training, on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddbench.errors import ConfigError
+
+ATTEMPTS = 10  # at a box inside the image, before the largest centred one is taken
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """A box of `scale` times the image's area and of aspect `ratio`, resized to the image's size, and mirrored half of the time.
+
+    Draws follow torchvision's RandomResizedCrop: area uniform, logarithm of the aspect uniform, sides rounded, up to ten
+    attempts, then the largest centred box within the bounds of `ratio`. Departures: bilinear without antialiasing, which
+    changes nothing, as no side of a box is larger than the image's; one draw can serve a whole batch.
+    Raises: ConfigError for a scale outside 0 < low <= high <= 1.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ConfigError(f"the scale of crops must lie in (0, 1], got {list(self.scale)}.")
+
+    def draw(self, rng: torch.Generator, num: int | None = None) -> CropFlipView:
+        """One set of parameters for all images (`num` None), or one for each of `num`. Takes 4 * 10 + 1 uniforms for each."""
+        return CropFlipView(self, torch.rand(4 * ATTEMPTS + 1, num or 1, generator=rng, dtype=torch.float64), num)
+
+
+@dataclass(frozen=True, eq=False)
+class CropFlipView:
+    """One draw: a differentiable function of a batch. Raises ConfigError if it was drawn for another number of images."""
+
+    augment: CropFlip
+    uniforms: Tensor  # [41, 1 or num] in [0, 1), on the CPU
+    num: int | None
+
+    def boxes(self, height: int, width: int) -> Tensor:
+        """Top, left, height and width of each box, in pixels, and whether it is mirrored: [5, 1 or num] float64."""
+        area, aspect, y, x = self.uniforms[:-1].view(4, ATTEMPTS, -1)  # [attempts, n] each
+        low, high = self.augment.scale
+        area = height * width * (low + (high - low) * area)
+        small, large = (math.log(value) for value in self.augment.ratio)
+        aspect = (small + (large - small) * aspect).exp()
+        wide, tall = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+        first = fits.to(torch.int8).argmax(0, keepdim=True)  # 0 where none fits
+        wide, tall, y, x = (value.gather(0, first)[0] for value in (wide, tall, y, x))
+        top, left = (y * (height - tall + 1)).floor(), (x * (width - wide + 1)).floor()
+        # No attempt fitted: the whole image, cut to the nearest aspect that is allowed.
+        most = (min(width, round(height * self.augment.ratio[1])), min(height, round(width / self.augment.ratio[0])))
+        whole = torch.tensor([(height - most[1]) // 2, (width - most[0]) // 2, most[1], most[0]], dtype=torch.float64)
+        box = torch.where(fits.any(0), torch.stack([top, left, tall, wide]), whole[:, None])
+        return torch.cat([box, (self.uniforms[-1:] < self.augment.flip).double()])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C,H,W]."""
+        if self.num is not None and len(images) != self.num:
+            raise ConfigError(f"this view was drawn for {self.num} images and cannot augment {len(images)}.")
+        height, width = images.shape[2:]
+        top, left, tall, wide, mirrored = self.boxes(height, width)
+        sign = 1 - 2 * mirrored
+        zero = torch.zeros_like(top)
+        rows = [sign * wide / width, zero, (2 * left + wide) / width - 1, zero, tall / height, (2 * top + tall) / height - 1]
+        theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.dtype).to(images.device, non_blocking=True)
+        grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=False).expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

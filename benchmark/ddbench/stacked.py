@@ -1,0 +1,252 @@
+"""Several networks of one architecture trained at once: their weights stacked, their steps mapped, their numbers their own.
+
+The plain loop is `ddbench.train.train`; this one draws the same orders, augmentations and dropout masks for each network
+from the same streams, so the two differ by the rounding of sums that are taken in another order. On a CUDA device one
+step of all networks is captured as a graph and replayed, which frees the host of launching its hundreds of kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from ddbench.api import Augment, Objective, Recipe
+from ddbench.ops.augment import apply_together
+from ddbench.ops.layers import Dropout
+from ddbench.seeds import stream
+from ddbench.train import Name, cross_entropy, ema_decay, finite, make_optimizer, rate_at
+
+PREPARED_BYTES = 256 << 20  # of augmented images that are made ahead of their epochs
+WARM_UPS = 3  # steps before a capture, as CUDA graphs want
+
+
+def can_stack(network: nn.Module) -> bool:
+    """Whether no torch dropout and no stochastic depth (timm's `drop_prob`) draws from torch's global generators in training,
+    which a stack cannot lend. What else may draw from them stops at the first step with an error of torch's."""
+    dropouts = (layer.p for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd))
+    return not any(dropouts) and not any(getattr(layer, "drop_prob", 0) for layer in network.modules())
+
+
+class Stack:
+    """The stacked weights of R networks, their optimiser and their average."""
+
+    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, names: Sequence[Name], objective: Objective) -> None:
+        self.networks, self.recipe, self.objective = networks, recipe, objective
+        self.shell = networks[0]  # lends its code; its own weights are not used
+        wants = {name for name, tensor in self.shell.named_parameters() if tensor.requires_grad}
+        states = [dict(network.named_parameters()) | dict(network.named_buffers()) for network in networks]
+        stacked = {name: torch.stack([state[name].detach() for state in states]).contiguous() for name in states[0]}
+        self.params = {name: nn.Parameter(tensor) for name, tensor in stacked.items() if name in wants}
+        self.fixed = {name: tensor for name, tensor in stacked.items() if name not in wants}  # buffers, frozen weights
+        self.device = next(iter(stacked.values())).device
+        self.dropouts = [layer for layer in self.shell.modules() if isinstance(layer, Dropout) and layer.rate]
+        self.rngs = [stream(*name, "dropout", device=self.device) for name in names]
+        self.optimizer = make_optimizer(list(self.params.values()), recipe)
+        self.captured = self.device.type == "cuda"
+        if self.captured:  # a number would be frozen into the graph
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=self.device)
+        self.live = [*self.params.values(), *(tensor for tensor in self.fixed.values() if tensor.is_floating_point())]
+        self.mean = [tensor.detach().clone() for tensor in self.live] if recipe.ema else []
+        self.shapes: dict[int, list[Tensor]] = {}  # batch size -> what each dropout layer takes, empty tensors of its shape
+        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+
+    def _own_loss(self, params: dict[str, Tensor], fixed: dict[str, Tensor], images: Tensor, targets: Tensor, masks: Any) -> Any:
+        """One network's loss, and its buffers after the forward pass."""
+        for layer, mask in zip(self.dropouts, masks, strict=True):
+            layer.mask = mask
+        state = params | fixed  # a buffer that the network replaces, and does not change in place, is replaced here
+
+        def network(images: Tensor) -> Tensor:
+            return functional_call(self.shell, state, (images,))
+
+        loss = self.objective(network, images, targets, torch.Generator())  # type: ignore[arg-type]
+        return loss, {name: state[name] for name in fixed}
+
+    def _masks(self, images: Tensor) -> list[Tensor]:
+        """Dropout masks [R, ...] in the order of the layers' calls, each network's from its own stream."""
+        if not self.dropouts:
+            return []
+        size = images.shape[1]
+        if size not in self.shapes:
+            self.shapes[size] = self._shapes(images[0])
+        drawn = [
+            [layer.draw(like, rng) for layer, like in zip(self.dropouts, self.shapes[size], strict=True)] for rng in self.rngs
+        ]
+        return [torch.stack(masks) for masks in zip(*drawn, strict=True)]
+
+    def _shapes(self, images: Tensor) -> list[Tensor]:
+        """What each dropout layer takes. Reorders `dropouts` by call."""
+        order: list[tuple[Dropout, Tensor]] = []
+
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(layer, Dropout)
+            order.append((layer, torch.empty_like(inputs[0])))
+
+        hooks = [layer.register_forward_pre_hook(note) for layer in self.dropouts]
+        with torch.no_grad():
+            self.shell.eval()(images)
+        self.shell.train()
+        for hook in hooks:
+            hook.remove()
+        self.dropouts = [layer for layer, _ in order]
+        return [like for _, like in order]
+
+    def _step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """One step of every network: images [R,B,C,H,W], targets [R,B] or [R,B,K] -> losses [R]."""
+        masks = self._masks(images)
+        mapped = vmap(grad_and_value(self._own_loss, has_aux=True))
+        grads, (losses, fixed) = mapped(dict(self.params), self.fixed, images, targets, masks)
+        for name, tensor in self.fixed.items():
+            if fixed[name] is not tensor:
+                tensor.copy_(fixed[name])
+        for name, parameter in self.params.items():
+            parameter.grad = grads[name].contiguous()  # fused optimisers read a gradient in the order of its memory
+        self.optimizer.step()
+        return losses.detach()
+
+    def step(self, images: Tensor, targets: Tensor) -> Tensor:
+        """A step, replayed from a graph on a CUDA device. The losses are valid until the next step."""
+        if not self.captured:
+            return self._step(images, targets)
+        size = images.shape[1]
+        if size not in self.graphs:
+            self.graphs[size] = self._capture(images, targets)
+        graph, own_images, own_targets, losses = self.graphs[size]
+        own_images.copy_(images)
+        own_targets.copy_(targets)
+        graph.replay()
+        return losses
+
+    def _capture(self, images: Tensor, targets: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
+        """Warm up on copies of everything that a step changes, put that back, and record a step, which computes nothing yet."""
+        images, targets = images.clone(), targets.clone()
+        changed = [*self.params.values(), *self.fixed.values()]
+        before = [tensor.detach().clone() for tensor in changed]
+        draws = [rng.get_state() for rng in self.rngs]
+        optimizer = {name: tensor.clone() for name, tensor in self._optimizer_tensors().items()}
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self._step(images, targets)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.no_grad():
+            for tensor, old in zip(changed, before, strict=True):
+                tensor.copy_(old)
+            for name, tensor in self._optimizer_tensors().items():
+                tensor.copy_(optimizer[name]) if name in optimizer else tensor.zero_()
+        for rng, state in zip(self.rngs, draws, strict=True):
+            rng.set_state(state)
+        graph = torch.cuda.CUDAGraph()
+        if self.dropouts:
+            for rng in self.rngs:
+                graph.register_generator_state(rng)
+        self._allow_capture(True)
+        with torch.cuda.graph(graph):
+            losses = self._step(images, targets)
+        self._allow_capture(False)
+        return graph, images, targets, losses
+
+    def _allow_capture(self, allowed: bool) -> None:
+        """Say to AdamW that its step is captured, or it refuses, and that it is not, or it warns. Its fused step is the same."""
+        for group in self.optimizer.param_groups:
+            group["capturable"] = allowed
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's momenta and counts, by parameter and name; they exist after its first step."""
+        return {
+            f"{number}.{name}": tensor
+            for number, state in enumerate(self.optimizer.state.values())
+            for name, tensor in state.items()
+            if isinstance(tensor, Tensor)
+        }
+
+    def begin(self, epoch: int) -> None:
+        """Set the epoch's rate."""
+        rate = rate_at(epoch, self.recipe)
+        for group in self.optimizer.param_groups:
+            if self.captured:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def average(self, epoch: int) -> None:
+        """Count this epoch's weights in."""
+        if self.mean:
+            live = [tensor.detach() for tensor in self.live]
+            torch._foreach_lerp_(self.mean, live, 1 - ema_decay(epoch, self.recipe.ema))
+
+    def unstack(self) -> None:
+        """Give every network its weights, averaged if the recipe has an average, and leave it in evaluation mode."""
+        for layer in self.dropouts:
+            layer.mask = None
+        final = dict(zip([*self.params, *(n for n, t in self.fixed.items() if t.is_floating_point())], self.live, strict=True))
+        if self.mean:
+            final = dict(zip(final, self.mean, strict=True))
+        final = dict(self.fixed) | final
+        with torch.no_grad():
+            for number, network in enumerate(self.networks):
+                for name, tensor in (dict(network.named_parameters()) | dict(network.named_buffers())).items():
+                    tensor.copy_(final[name][number])
+                network.eval()
+
+
+def train_stacked(
+    networks: Sequence[nn.Module],
+    images: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    names: Sequence[Name],
+    augment: Augment | None,
+    objective: Objective = cross_entropy,
+    on_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Train networks of one architecture in place, each as `train` trains it under its name, all at once.
+
+    `objective` must not draw random numbers. Returns the mean losses of the last epoch. Raises DataError where one is not
+    finite; the networks must be such as `can_stack` likes, on one device.
+    """
+    stack = Stack(networks, recipe, names, objective)
+    for network in networks:
+        network.train()
+    size = min(len(images), recipe.batch)
+    steps = -(-len(images) // recipe.batch)
+    ahead = max(1, PREPARED_BYTES // (len(networks) * steps * size * images[0].numel() * images.element_size()))
+    losses: list[Tensor] = []
+    for first in range(0, recipe.epochs, ahead):
+        epochs = range(first, min(first + ahead, recipe.epochs))
+        prepared = _prepare(images, targets, recipe, names, augment, epochs)
+        for epoch in epochs:
+            stack.begin(epoch)
+            losses = [stack.step(*next(prepared)).clone() for _ in range(steps)]
+            stack.average(epoch)
+            if on_epoch:
+                on_epoch(epoch)
+    stack.unstack()
+    return [finite(last, recipe) for last in torch.stack(losses).mean(0).tolist()]
+
+
+def _prepare(
+    images: Tensor, targets: Tensor, recipe: Recipe, names: Sequence[Name], augment: Augment | None, epochs: range
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of some epochs in the order of their steps: images [R,B,C,H,W], targets [R,B,...], each network's own."""
+    orders = [[torch.randperm(len(images), generator=stream(*name, "order", epoch)) for name in names] for epoch in epochs]
+    parts = [[own.split(recipe.batch) for own in of_epoch] for of_epoch in orders]
+    indices = [torch.stack(step) for of_epoch in parts for step in zip(*of_epoch, strict=True)]  # [R,B] for each step
+    steps = len(parts[0][0])
+    moved = [index.to(images.device, non_blocking=True) for index in indices]
+    batches = [images[index] for index in moved]
+    if recipe.augment and augment is not None:
+        views = [
+            augment.draw(stream(*name, "augment", epochs[number // steps], number % steps), index.shape[1])
+            for number, index in enumerate(indices)
+            for name in names
+        ]
+        flat = apply_together(views, [own for batch in batches for own in batch])
+        batches = [torch.stack(flat[start : start + len(names)]) for start in range(0, len(flat), len(names))]
+    return iter(list(zip(batches, [targets[index] for index in moved], strict=True)))
