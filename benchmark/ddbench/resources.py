@@ -93,21 +93,20 @@ class ResourceStore:
 
     def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors on a device, and its `resource.json`. Raises DataError where it is damaged."""
-        meta = self.check(key)
-        tensors, _ = read_tensors(self.folder(key) / "tensors.safetensors", "resource", REMEDY_FOLDER)
+        tensors, meta = self.read(key)
         return {name: tensor.to(device) for name, tensor in tensors.items()}, meta
 
-    def check(self, key: str) -> dict[str, Any]:
-        """Its `resource.json`. Raises DataError where it or the tensors beside it are not what was built."""
+    def read(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The same on the CPU."""
         folder = self.folder(key)
+        tensors, _ = read_tensors(folder / "tensors.safetensors", "resource", REMEDY_FOLDER)
         meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
         missing = sorted(_META_KEYS - meta.keys())
         if missing:
             raise DataError(f"resource {folder} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
-        tensors = folder / "tensors.safetensors"
-        if not tensors.is_file() or sha256_file(tensors) != meta["sha256"]:
+        if sha256_file(folder / "tensors.safetensors") != meta["sha256"]:
             raise DataError(f"resource {folder} is damaged: its tensors are not those that were built. {REMEDY_FOLDER}")
-        return meta
+        return tensors, meta
 
     def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
         """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by `Need.stream`."""

@@ -17,6 +17,7 @@ from ddbench import protocols
 from ddbench.config import BASELINES, Plan, PluginRef
 from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
+from ddbench.run import synthetic_spec
 
 MAX_CELLS = 100_000
 SUITE_SCHEMA = 1
@@ -174,6 +175,8 @@ class SuiteReader:
         subsets = [ref for ref in subsets if hashes[ref.label]]  # a broken one takes its cells with it
         for ref, network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
             self._check_side(ref, network)
+        for ref in subsets:
+            self._told(ref, lambda plugin: synthetic_spec(protocol, plugin.spec()))  # its constants must fit the channels
         broken = backbone is None or len(networks) < len(wanted) or (protocol.teacher and teacher is None)
         if broken:  # every cell is its own
             return

@@ -16,7 +16,6 @@ import statistics
 from typing import Any
 
 from scipy.stats import t
-from tabulate import tabulate
 
 from ddbench.cli import main
 
@@ -55,6 +54,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     from ddbench.cli.evaluate import networks_of
 
-    headers = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points, 95 %", "holds zero", "equal repeats"]
-    rows = [line(ref.label, given) for ref in networks_of(given.archs)]
-    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points, 95 %", "holds zero", "equal repeats"]
+    print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
+    for ref in networks_of(given.archs):
+        print("| " + " | ".join(line(ref.label, given)) + " |", flush=True)

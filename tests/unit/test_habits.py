@@ -441,7 +441,6 @@ baselines = []
 """
 
 
-@pytest.mark.xfail(strict=True, reason="the plan of a suite does not ask whether its protocol's constants fit the channels")
 def test_the_plan_of_a_suite_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "suite.toml").write_text(SUITE)

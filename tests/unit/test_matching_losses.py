@@ -411,7 +411,7 @@ def test_refusals(kind: type[Loss], field: str, value: Any, sentence: str) -> No
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_networks_with_batch_statistics_and_dropout(name: str, run: DistillRun) -> None:
+def test_networks_with_batch_statistics_match_too(name: str, run: DistillRun) -> None:
     inner = run.backbone.make()
 
     def build(spec: Spec) -> nn.Module:

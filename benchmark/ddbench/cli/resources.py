@@ -63,7 +63,7 @@ def _row(store: Store, key: str, verify: bool) -> dict[str, Any]:
         meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
         row |= {"resource": str(meta.get("describe")), "seconds": round(float(meta.get("seconds", 0.0)), 1)}
         if verify:
-            store.resources.check(key)
+            store.resources.read(key)
     except (BenchError, TypeError, ValueError) as error:
         row["state"] = str(error)
     return row
