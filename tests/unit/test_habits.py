@@ -441,8 +441,13 @@ baselines = []
 """
 
 
-def test_the_plan_of_a_suite_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_suite_says_so_before_any_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "suite.toml").write_text(SUITE)
-    assert main(["plan", "suite.toml"]) in (1, 2)
-    assert "is for images of 3 channels, and 'mnist-5k' has 1." in capsys.readouterr().err
+    assert main([verb, "suite.toml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("protocol 'glad-1-svhn-mean' is for images of 3 channels, and 'mnist-5k' has 1.")
+    assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]

@@ -31,6 +31,9 @@ def test_lineage_1_is_the_recipe_of_dc_dm_and_mtt():
     assert lineage.recipe(0.001, learned=0.3).lr == 0.3
     assert lineage.recipe(0.001, full_data=True, learned=0.3).lr == 0.01
     assert lineage.repeats == 20
+    for rate in (0.0, -0.01, math.nan):
+        with pytest.raises(ConfigError, match="at which no network can be trained"):
+            lineage.recipe(0.001, learned=rate)
 
 
 def test_sre2l_1_is_the_recipe_for_tiny_imagenet():

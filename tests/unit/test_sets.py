@@ -305,20 +305,27 @@ def test_rates_of_networks_on_a_set_with_a_learned_rate(verb: Any, tmp_path: Pat
     assert verb(plain, *pixels, *lineage, "--rate", 0.3)[1] == [0.3]
 
 
-@pytest.mark.parametrize("words", [["--rate", "0.3"], ["--protocol", "sre2l-1", "--rate", "0.3"]])
-def test_a_rate_is_refused_where_it_would_not_be_used(capsys: Any, tmp_path: Path, words: list[str]) -> None:
-    path = digits(tmp_path / "a.pt")
-    assert main(["evaluate", str(path), "--data", "mnist-5k", "--images", "pixels", *words]) == 2
+def mistake(capsys: pytest.CaptureFixture[str], path: Path, *words: str) -> str:
+    """What the verb says that refuses."""
+    told = ["--data", "mnist-5k", "--images", "pixels", "--device", "cpu", "--workers", "1", *words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "train", None)  # nothing is trained
+        assert main(["evaluate", str(digits(path)), *told]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("protocol", ["glad-1", "sre2l-1"])
+def test_a_rate_is_refused_where_it_would_not_be_used(capsys: Any, tmp_path: Path, protocol: str) -> None:
     told = "ddbench: --rate must be above 0 and is for the protocols that use it (lineage-1); this is "
-    assert capsys.readouterr().err == f"{told}'{words[1] if words[0] == '--protocol' else 'glad-1'}'.\n"
+    assert mistake(capsys, tmp_path / "a.pt", "--protocol", protocol, "--rate", "0.3") == f"{told}'{protocol}'.\n"
+    if protocol == "glad-1":  # which is the default
+        assert mistake(capsys, tmp_path / "a.pt", "--rate", "0.3") == f"{told}'glad-1'.\n"
 
 
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
 def test_a_rate_must_be_one(capsys: Any, tmp_path: Path, rate: str) -> None:
-    path = digits(tmp_path / "a.pt")
-    words = ["--data", "mnist-5k", "--images", "pixels", "--protocol", "lineage-1", f"--rate={rate}"]
-    assert main(["evaluate", str(path), *words]) == 2
-    assert capsys.readouterr().err.startswith("ddbench: --rate must be above 0")
+    said = mistake(capsys, tmp_path / "a.pt", "--protocol", "lineage-1", f"--rate={rate}")
+    assert said.startswith("ddbench: --rate must be above 0")
 
 
 def test_a_whitened_set_is_judged_on_whitened_images(verb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

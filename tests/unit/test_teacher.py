@@ -21,13 +21,14 @@ from ddbench.api import Recipe
 from ddbench.cell import Desk, needs_of_plan, run_cell
 from ddbench.cli import main
 from ddbench.config import Plan, PluginRef
-from ddbench.data.sealed import open_test
+from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import Identity, TrainingData, identify, load_training
 from ddbench.errors import ConfigError
 from ddbench.evaluate import evaluator
 from ddbench.evaluate.cost import untimed
 from ddbench.evaluate.evaluator import Exam, evaluate
 from ddbench.evaluate.teacher import SoftTeacher, follow, load_teacher, teacher_needs
+from ddbench.files import read_tensors
 from ddbench.ops.crops import CropFlip
 from ddbench.protocols import Protocol
 from ddbench.resources import need_of
@@ -35,6 +36,7 @@ from ddbench.run import build_network
 from ddbench.seeds import global_stream, stream
 from ddbench.store import Store
 from ddbench.testing import toy_network, toy_spec
+from ddbench.train import cross_entropy
 from ddbench_plugins.datasets import mnist_5k
 
 CPU = torch.device("cpu")
@@ -200,16 +202,26 @@ def test_a_cell_is_judged_by_the_teacher_in_the_store(identity: Identity, desk: 
     torch.testing.assert_close(teacher.state_dict(), state, rtol=0, atol=0)
     untrained = build_network(TEACHER, spec, CPU, "teacher").state_dict()
     assert all(not torch.equal(state[name], untrained[name]) for name in state)
-    data = desk.training_data(plan)
-    images = torch.cat([data.images[start : start + 1] for start in data.starts[:-1]])
+    made, _ = read_tensors(desk.store.cell(plan.key) / "distilled.safetensors", "set")
     exams = [
-        Exam(plan, spec, images, labels, open_test(MNIST, None, CPU), teacher)
-        for labels in (torch.arange(10), torch.zeros(10).long())
+        Exam(plan, spec, made["images"], labels, open_test(MNIST, None, CPU), teacher)
+        for labels in (made["labels"], torch.zeros(10).long())
     ]
     one, other = (untimed(evaluate(exam, [], lambda entries: None, lambda fraction: None)) for exam in exams)
+    assert one == desk.store.record(plan.key)["evaluations"]
     assert one == other  # whatever the labels of the set
     without = untimed(evaluate(replace(exams[0], teacher=None), [], lambda entries: None, lambda fraction: None))
     assert without != one
+
+
+def test_an_exam_follows_at_the_temperature_of_its_protocol(identity: Identity) -> None:
+    plan, teacher, student = plan_of(identity), fresh(0), fresh(1)
+    exam = Exam(plan, SPEC, IMAGES, TARGETS, TestData(torch.empty(0), torch.empty(0)), teacher)
+    objectives = (exam.objective, follow(teacher, 20.0), follow(teacher, 1.0))
+    got, at_20, at_1 = (objective(student, IMAGES, TARGETS, stream("x")) for objective in objectives)
+    assert torch.equal(got, at_20)
+    assert not torch.allclose(got, at_1, rtol=0.01)
+    assert replace(exam, teacher=None).objective is cross_entropy
 
 
 def test_the_real_images_follow_the_teacher_too(identity: Identity, desk: Desk, lessons: Any) -> None:
@@ -229,20 +241,20 @@ def verb(
     few: TrainingData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
     """`ddbench evaluate --protocol sre2l-1`, cut down: one epoch, and convnets of width 4."""
-    protocol, resolve = small(), PluginRef.resolve
+    protocol, resolve, loaded = small(), PluginRef.resolve, list[int]()
 
     def narrow(kind: str, name: str, given: Any) -> PluginRef:
         return resolve(kind, name, {"width": 4, "depth": 1} | given if name == "convnet" else given)
 
     monkeypatch.setattr(PluginRef, "resolve", staticmethod(narrow))
-    monkeypatch.setattr(ddbench.evaluate.desk, "load_training", lambda *told: few)
+    monkeypatch.setattr(ddbench.evaluate.desk, "load_training", lambda *told: loaded.append(1) or few)
     monkeypatch.setattr(protocols, "load", {"sre2l-1": protocol}.__getitem__)
 
     def call(path: Path, *words: object) -> dict[str, Any]:
         told = ["--protocol", "sre2l-1", "--archs", "convnet", "--data", "mnist-5k", "--images", "pixels", "--device", "cpu"]
         more = ["--store", tmp_path / "store", "--workers", 1, "--json", *words]
         assert main(["evaluate", str(path), *told, *map(str, more)]) == 0
-        return json.loads(capsys.readouterr().out)
+        return json.loads(capsys.readouterr().out) | {"times_loaded": len(loaded)}
 
     return call
 
@@ -261,6 +273,7 @@ def test_the_verb_trains_a_teacher_and_uses_it_again(verb: Any, lessons: Any, tm
     second = verb(write(tmp_path / "b.pt", 9 - torch.arange(10)))  # other labels, which do not count
     assert len(lessons) == 1, "the teacher was trained again"
     assert (folder / "tensors.safetensors").stat() == before
+    assert first["times_loaded"] == second["times_loaded"] == 1  # nor are the images that it learned from looked at
     assert first["evaluations"] == second["evaluations"]
     assert len(first["evaluations"]) == 2
     verb(tmp_path / "a.pt", "--store", tmp_path / "elsewhere")

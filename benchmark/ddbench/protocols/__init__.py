@@ -70,12 +70,16 @@ class Protocol:
         """The training recipe for a network that declares the rate `lr`, on a set that has learned the rate `learned`.
 
         The row full-data has another number of epochs and another average; optimiser and schedule have the same shape.
+        Raises ConfigError for a learned rate that is used and is not above 0.
         """
         epochs, warmup, ema = self.epochs, self.warmup_epochs, self.ema
         if full_data:
             epochs, warmup, ema = self.full_data_epochs, self.full_data_warmup_epochs, self.full_data_ema
         rate = (self.lr or lr) * self.lr_factor
         if self.learned_rate and learned is not None and not full_data:
+            if not learned > 0:
+                told = f"the set has learned the rate {learned:g}, at which no network can be trained"
+                raise ConfigError(f"{told}: lower the rate of 'student_rate', or judge it by a protocol that does not use it.")
             rate = learned
         augment = self.augment != "none"
         return Recipe(

@@ -1,0 +1,121 @@
+"""`ddbench prepare` and `ddbench resources`: what is shared is told, built once, listed, verified and pruned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ddbench.cli import main
+from ddbench.store import Store
+
+SUITE = """
+schema = 1
+name = "tm"
+protocol = "smoke-1"
+seeds = [0, 1]
+subsets = ["mnist-5k"]
+losses = [{ name = "mtt", num_experts = 2, syn_steps = 2, max_start_epoch = 1, expert_epochs = 1, expert_batch = 64 }]
+spaces = ["pixel"]
+backbone = { name = "convnet", width = 2 }
+networks = [{ name = "convnet", width = 2 }]
+baselines = ["random"]
+[distill]
+steps = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite, prepared in the folder `store` beside it."""
+    path = tmp_path_factory.mktemp("prepared") / "tm.toml"
+    path.write_text(SUITE)
+    assert main(["prepare", str(path), "--store", str(path.parent / "store"), "--device", "cpu", "--json"]) == 0
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> dict:
+    assert main([*map(str, words), "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_estimate_builds_nothing_and_counts_the_work(tmp_path, suite, capsys):
+    found = told(capsys, "prepare", suite, "--store", tmp_path / "new", "--estimate")
+    (group,) = found["groups"]
+    assert (group["there"], group["missing"]) == (0, 2)  # once, though two seeds need them
+    assert group["shared"] == "expert trajectories of convnet(width=2), 1 epochs"
+    assert not Store(tmp_path / "new", create=False).resources.keys()
+
+
+def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
+    store = Store(suite.parent / "store", create=False)
+    before = {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in store.resources.keys()}  # noqa: SIM118
+    assert len(before) == 2
+    assert not list((store.root).glob("cells/*"))  # no cell was computed
+    (group,) = told(capsys, "prepare", suite, "--store", store.root)["groups"]
+    assert (group["there"], group["missing"], group["about min"], group["about MiB"]) == (2, 0, 0.0, 0.0)
+    assert before == {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in before}
+
+
+def test_the_estimate_of_bytes_is_what_is_stored(tmp_path, suite, capsys, monkeypatch):
+    from ddbench.cli import prepare
+
+    monkeypatch.setattr(prepare, "round", lambda value, digits: value, raising=False)
+    (group,) = told(capsys, "prepare", suite, "--store", tmp_path / "new", "--estimate")["groups"]
+    resources = Store(suite.parent / "store", create=False).resources
+    stored = sum((resources.folder(key) / "tensors.safetensors").stat().st_size for key in resources.keys())  # noqa: SIM118
+    assert 0.5 < group["about MiB"] * 2**20 / stored <= 1  # the file also has names
+    assert group["about min"] > 0
+
+
+def test_resources_are_listed_verified_and_pruned(tmp_path, suite, capsys):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(suite.parent / "store", root)
+    store = Store(root, create=False)
+    first, second = store.resources.keys()
+    rows = told(capsys, "resources", root, "--verify")["resources"]
+    assert [row["key"] for row in rows] == [first, second]
+    assert {row["state"] for row in rows} == {"ok"}
+    assert {row["resource"] for row in rows} == {f"expert trajectory {index} of the backbone, 1 epochs" for index in (0, 1)}
+
+    tensors = store.resources.folder(first) / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    assert {row["state"] for row in told(capsys, "resources", root)["resources"]} == {"ok"}  # nobody has looked
+    rows = told(capsys, "resources", root, "--verify", code=1)["resources"]
+    assert "is damaged: its tensors are not those that were built" in rows[0]["state"]
+    assert rows[1]["state"] == "ok"
+
+    (root / "work" / "0123456789abcdef").mkdir(parents=True)  # an unfinished cell may be waiting for the sound one
+    (root / "resources" / f".{first}.dead").mkdir()
+    assert told(capsys, "resources", root, "--prune")["removed"] == [first, f".{first}.dead"]
+    (root / "work" / "0123456789abcdef").rmdir()
+    assert told(capsys, "resources", root, "--prune")["removed"] == [second]  # no finished cell has used it
+    assert store.resources.keys() == []
+
+
+def test_a_resource_that_a_cell_used_is_kept(tmp_path, suite, capsys):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(suite.parent / "store", root)
+    record = root / "cells" / ("0" * 16)
+    first, second = Store(root, create=False).resources.keys()
+    board = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store" / "cells"
+    made = json.loads((next(iter(sorted(board.iterdir()))) / "record.json").read_text())
+    record.mkdir(parents=True)
+    (record / "record.json").write_text(json.dumps(made | {"resources": [{"key": first, "describe": "", "sha256": ""}]}))
+    found = told(capsys, "resources", root, "--prune")
+    assert found["removed"] == [second]
+    assert [row["cells"] for row in found["resources"]] == [1, 0]
+
+
+def test_a_suite_that_shares_nothing_says_so(tmp_path, capsys):
+    path = tmp_path / "dm.toml"
+    path.write_text(SUITE.replace(SUITE.split("losses = ")[1].split("\n")[0], '["dm"]'))
+    assert main(["prepare", str(path), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+    assert "tm shares nothing." in capsys.readouterr().out
