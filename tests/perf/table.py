@@ -21,7 +21,7 @@ def rows(path: Path) -> list[dict[str, str]]:
     made = []
     for (network, side, ipc), found in cases.items():
         row = {"network": network, "px": str(side), "IPC": str(ipc)}
-        row |= {f"{way} ms": f"{found[way]['ms']:,.2f}" if way in found else "does not fit" for way in ways}
+        row |= {f"{way} ms": f"{found[way]['ms']:,.1f}" if way in found else "does not fit" for way in ways}
         best = min((way for way in found if way != "widespread"), key=lambda way: found[way]["ms"])
         row["widespread / best"] = f"{found['widespread']['ms'] / found[best]['ms']:.2f} ({best})"
         row["peak MiB, same order"] = " / ".join(f"{found[way]['mib']:,.0f}" if way in found else "–" for way in ways)
