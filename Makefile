@@ -29,8 +29,7 @@ perf: install
 
 # Minutes on a GPU, an hour on a CPU: give it an idle machine.
 perf-evaluators: install
-	$(BIN)/python -m pytest tests/perf/test_evaluator_ways.py --benchmark-only --benchmark-json=runs/perf-evaluators.json
-	$(BIN)/python tests/perf/table.py runs/perf-evaluators.json
+	$(BIN)/python tests/perf/measure.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

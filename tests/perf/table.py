@@ -1,9 +1,8 @@
-"""pytest-benchmark's JSON to a markdown table of ratios: python tests/perf/table.py FILE."""
+"""pytest-benchmark's JSON of the evaluators to a markdown table of ratios."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,3 @@ def markdown(table: list[dict[str, str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in head) + " |" for row in table)])
 
-
-if __name__ == "__main__":
-    print(markdown(rows(Path(sys.argv[1]))))

@@ -104,8 +104,8 @@ def how_many_epochs(name: str, side: int, ipc: int) -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("ipc", IPCS, ids=lambda ipc: f"ipc {ipc}")
-@pytest.mark.parametrize("side", SIDES, ids=lambda side: f"{side} px")
+@pytest.mark.parametrize("ipc", IPCS, ids=lambda ipc: f"ipc{ipc}x")
+@pytest.mark.parametrize("side", SIDES, ids=lambda side: f"{side}px")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_evaluator(benchmark: Any, request: pytest.FixtureRequest, name: str, side: int, ipc: int, way: str) -> None:
     key = (name, side, ipc)

@@ -119,3 +119,16 @@ def test_a_suite_that_shares_nothing_says_so(tmp_path, capsys):
     path.write_text(SUITE.replace(SUITE.split("losses = ")[1].split("\n")[0], '["dm"]'))
     assert main(["prepare", str(path), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
     assert "tm shares nothing." in capsys.readouterr().out
+
+
+def test_a_plan_shows_many_of_a_kind_in_one_line(tmp_path, capsys):
+    path = tmp_path / "many.toml"
+    path.write_text(SUITE.replace("num_experts = 2", "num_experts = 20"))
+    assert main(["plan", str(path), "--store", str(tmp_path / "none")]) == 2  # a store that is named must be there
+    capsys.readouterr()
+    assert main(["prepare", str(path), "--store", str(tmp_path / "store"), "--estimate"]) == 0
+    assert main(["plan", str(path), "--store", str(tmp_path / "store")]) == 0
+    out = capsys.readouterr().out
+    assert "0 of 20 done" in out
+    assert out.count("expert trajector") == 2  # in the estimate and in the plan
+    assert len(told(capsys, "plan", path, "--store", tmp_path / "store")["shared"]) == 20

@@ -9,6 +9,8 @@ from typing import Any
 
 from ddbench.cli.common import add_suite_arguments, load_suite, store_path
 
+MANY = 5  # of a kind: more are one line of the table
+
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
@@ -32,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     root, device = store_path(args, suite), pick_device(args.device)
     store = Store(root, create=False) if root.exists() or args.store else None
     broken = list(suite.broken)
-    rows, shared = [], dict[str, dict[str, Any]]()
+    rows, shared, groups = [], dict[str, dict[str, Any]](), dict[str, set[str]]()
     for plan in plans:
         state = "missing"
         if store:
@@ -48,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
             continue
         for need in needs:
             new = {"shared": need.resource.describe(), "cells": 0, "state": "missing", "key": need.key[:16]}
+            groups.setdefault(need.resource.group(), set()).add(need.key)
             entry = shared.setdefault(need.key, new)
             entry["cells"] += 1
             if store and store.resources.is_built(need.key):
@@ -60,9 +63,23 @@ def main(args: argparse.Namespace) -> int:
         print(f"{suite.name}: {suite.description}\n")
         print(tabulate(rows, headers="keys", tablefmt="github"))
         if shared:
-            print("\n" + tabulate(list(shared.values()), headers="keys", tablefmt="github"))
+            print("\n" + tabulate(_short(shared, groups), headers="keys", tablefmt="github"))
         done = sum(row["state"] == "done" for row in rows)
         more = [f"--only {args.only}"] * bool(args.only) + [f"--store {args.store}"] * bool(args.store)
         command = " ".join(["ddbench run", args.suite, *more])
         print(f"\n{len(rows)} cells, {done} done, {len(rows) - done} to run. Run them with: {command}")
     return 1 if broken else 0
+
+
+def _short(shared: dict[str, dict[str, Any]], groups: dict[str, set[str]]) -> list[dict[str, Any]]:
+    """A line for each thing that is shared, or one for all of a kind where there are many."""
+    lines = []
+    for name, keys in groups.items():
+        own = [entry for key, entry in shared.items() if key in keys]
+        if len(own) <= MANY:
+            lines += own
+            continue
+        done = sum(entry["state"] == "done" for entry in own)
+        cells = max(entry["cells"] for entry in own)
+        lines.append({"shared": name, "cells": cells, "state": f"{done} of {len(own)} done", "key": f"{len(own)} keys"})
+    return lines

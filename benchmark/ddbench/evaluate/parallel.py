@@ -1,8 +1,8 @@
 """The plain evaluator in several processes: repeats and networks side by side on the cores of a CPU.
 
 Every process computes with the plan's number of threads, so each number is the one that the plain evaluator gives, to the
-bit. On a CPU the steps are bound by convolutions, which one core does as well for one network as for a stack of them;
-what is left to win is that no core waits for another within a step.
+bit, whatever the number of processes. Where threads share two cores well it is no faster than one process with all of them
+(docs/performance.md); more threads, though, are other bits.
 """
 
 from __future__ import annotations
