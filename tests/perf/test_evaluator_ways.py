@@ -37,7 +37,7 @@ SECONDS = float(os.environ.get("DDBENCH_PERF_SECONDS", "4"))  # about so long a 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 REPEATS = 5 if CUDA else num_cores()
-WAYS = ("plain", "widespread", "stacked") if CUDA else ("plain", "widespread", "side by side", "stacked")
+WAYS = ("plain", "widespread", "stacked") if CUDA else ("plain", "plain, all cores", "widespread", "side by side", "stacked")
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 MEMORY: dict[tuple[str, int, int], int] = {}  # of the plain evaluator
 ASSUMED_FLOPS = 2e12 if CUDA else 5e10  # a second, for the length of a measurement only
@@ -118,7 +118,8 @@ def test_evaluator(benchmark: Any, request: pytest.FixtureRequest, name: str, si
     networks, images, labels = case(name, side, ipc)
     local = () if way == "widespread" else (DEVICE,)  # scripts keep the set on the CPU
     images, labels = (tensor.to(*local) if local else tensor for tensor in (images, labels))
-    run = {"plain": plain, "widespread": as_scripts_do, "stacked": stacked}.get(way)
+    runs = {"plain": plain, "plain, all cores": plain, "widespread": as_scripts_do, "stacked": stacked}
+    run = runs.get(way)
     epochs = how_many_epochs(*key)
     peaks: list[int] = []
     if run:
