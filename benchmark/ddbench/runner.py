@@ -125,6 +125,7 @@ class Runner:
     def run(self, devices: Sequence[str], cells: bool = True) -> Outcome:
         """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on.
         Without `cells`, only the resources that missing cells need."""
+        self.cells = cells
         for plan in self.plans:
             self.store.tidy(plan.key)
         todo = [plan for plan in self.plans if not self.store.is_done(plan.key)]
@@ -251,14 +252,14 @@ class Runner:
             self.queue = [other for other in self.queue if other not in waiting]
             for other in waiting:
                 self._fail(other.plan, message)
-            if not waiting:  # no cell is asked for
+            if not self.cells:
                 self.outcome.failed[job.resource] = message.error
         elif message.kind == "failed":
             self._fail(job.plan, message)
         elif message.kind == "found":
             self.outcome.present += 1
-        else:
-            self.outcome.computed.extend([] if job.resource else [job.plan.key])
+        elif not job.resource:
+            self.outcome.computed.append(job.plan.key)
         self.progress.finish(job, message, seconds)
 
     def _fail(self, plan: Plan, message: Message) -> None:

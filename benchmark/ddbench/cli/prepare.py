@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ddbench.runner import Identities
     from ddbench.store import Store
 
-ASSUMED_SHARE = 0.4  # of the device's peak, reached in training steps of the usual networks; measured on CPU: 0.3 to 0.7
+ASSUMED_SHARE = 0.4  # of the device's peak that training steps reach: a guess for wide networks; narrow ones stay far below
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
