@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test lint perf perf-evaluators clean
+.PHONY: install quickstart test lint perf perf-evaluators perf-losses clean
 
 install: $(READY)
 
@@ -25,11 +25,15 @@ lint: install
 	$(BIN)/mypy
 
 perf: install
-	$(BIN)/python -m pytest tests/perf --benchmark-only --deselect tests/perf/test_evaluator_ways.py
+	$(BIN)/python -m pytest tests/perf --benchmark-only --ignore tests/perf/test_evaluator_ways.py --ignore tests/perf/test_loss_steps.py
 
 # Minutes on a GPU, an hour on a CPU: give it an idle machine.
 perf-evaluators: install
 	$(BIN)/python tests/perf/measure.py
+
+# A quarter of an hour on two cores, minutes on a GPU: give it an idle machine too.
+perf-losses: install
+	$(BIN)/python tests/perf/measure_losses.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

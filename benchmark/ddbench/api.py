@@ -191,6 +191,11 @@ class Run(Protocol):
         """The tensors of a resource that `needs` declared, on the device."""
         ...
 
+    def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
+        """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, on the
+        CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is executed. Raises ConfigError or DataError."""
+        ...
+
     def train(
         self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
         on_epoch: Callable[[int], None] | None = None, augment: Augment | None = None,
@@ -216,6 +221,7 @@ class Resource(ABC):
     """
 
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a resource of its own
+    costly: ClassVar[bool] = False  # True: `ddbench run` builds it only if told to, by --prepare
 
     def describe(self) -> str:
         """One line for progress bars and plans."""
@@ -262,6 +268,10 @@ class Space(ABC):
         """Raise ConfigError where this space cannot live in a generator of that many layers; asked before any step."""
         return
 
+    def num_images(self, run: Run) -> int:
+        """N, the decodable images; asked before any step, of a run without data."""
+        return run.spec.num_classes * run.ipc
+
     @abstractmethod
     def init(self, run: Run) -> State:
         """The starting point."""
@@ -298,10 +308,21 @@ class Loss(ABC):
     exact: ClassVar[bool] = True  # False: the gradient is a stated approximation
     rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
     learned: ClassVar[tuple[str, ...]] = ()  # every name that `params` may return; `student_rate` is what protocols may train at
+    relabels: ClassVar[Literal["never", "last", "always"]] = "never"  # whether it has a teacher for labels = "teacher", and when
+
+    def check(self, num_images: int, run: Run) -> None:
+        """Raise ConfigError where it cannot match a set of that many images, or this backbone; asked before any step, of a run
+        without data."""
+        return
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Expert trajectories, a teacher: built before step 0."""
         return ()
+
+    def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
+        """What its teacher says of images [B,C,H,W]: [B,K] probabilities, without a graph. For plans with labels = "teacher":
+        `relabels` "last", once, for the finished set; "always", at every step too."""
+        raise NotImplementedError  # abstract unless relabels is "never"
 
     def init(self, run: Run) -> Memory:
         """What it keeps between steps."""
@@ -392,11 +413,19 @@ class Dataset(ABC):
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
 
 
+@dataclass(frozen=True)
+class Presets:
+    """A family of presets: settings that papers publish, by where a cell lies in its grid, each with its source."""
+
+    text: str  # TOML, as ddbench.presets describes it
+
+
 PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "losses": Loss,
     "spaces": Space,
     "generators": GeneratorConfig,
     "architectures": Arch,
     "datasets": Dataset,
+    "presets": Presets,
 }
 """What the entry points of each group `ddbench.<kind>` must make."""

@@ -6,9 +6,8 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from ddbench.evaluate.evaluator import Entry, Exam, evaluate
 from ddbench.evaluate.teacher import load_teacher, teacher_needs
 from ddbench.files import read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
 from ddbench.picture import grid_png
-from ddbench.resources import Need, needs_of
+from ddbench.planning import needs_of_plan
 from ddbench.run import DistillRun, be_deterministic, fed_spec, open_run
-from ddbench.select import needs
 from ddbench.store import RECORD_SCHEMA, Store
 
 CHECKPOINT_SECONDS = 20.0
@@ -87,29 +85,6 @@ class Checkpoint:
         self.last = time.monotonic()
 
 
-def planning_run(plan: Plan, device: torch.device) -> DistillRun:
-    """A run without images, to ask plugins what they need before any data are loaded."""
-    spec = plan.dataset.make().spec()
-    none, nobody = torch.empty(0, *spec.shape), torch.empty(0, dtype=torch.int64)
-    data = TrainingData(spec, none, nobody, (0,) * (spec.num_classes + 1), none, nobody)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, device, {})
-
-
-def counting_run(plan: Plan, identity: Identity, device: torch.device) -> DistillRun:
-    """A run that counts the training images of its classes and holds none, to ask resources what they take."""
-    run = planning_run(plan, device)
-    least = min(identity.train_counts)
-    fraction = plan.protocol.validation_fraction
-    held_out = max(round(least * fraction), int(fraction > 0))
-    starts = tuple(accumulate((count - held_out for count in identity.train_counts), initial=0))
-    return replace(run, data=replace(run.data, starts=starts))
-
-
-def needs_of_plan(plan: Plan, device: torch.device) -> list[Need]:
-    """Every resource of a plan: its rankers', teacher's, generator's, space's and loss's."""
-    return needs_of(plan, planning_run(plan, device), (*needs(plan), *teacher_needs(plan)), device)
-
-
 def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Report) -> None:
     """Compute a cell and publish it. The caller holds its lock. Raises whatever a plugin raises."""
     be_deterministic(plan.threads, plan.protocol.tf32)
@@ -121,7 +96,7 @@ def run_cell(plan: Plan, suite: str, identity: Identity, desk: Desk, report: Rep
     metas, resources = [], dict[Resource, dict[str, Tensor]]()
     for need in needs_of_plan(plan, desk.device):
         report("resources", 0.0)
-        store.resources.build(need, data, desk.device)
+        store.resources.build(need, data, desk.device, desk.data_root)
         resources[need.resource], meta = store.resources.load(need.key, desk.device)
         metas.append(meta)
     made, seconds = _training_set(plan, data, resources, work, desk, report)
@@ -227,7 +202,7 @@ def _training_set(
         tensors, kept = read_tensors(path, "distilled set of a running cell")
         values: dict[str, Any] = {**tensors, **kept["fields"]}
         return DistilledSet(**values), kept["seconds"]
-    run = open_run(plan, data, desk.device, resources)
+    run = open_run(plan, data, desk.device, resources, desk.data_root)
     if plan.baseline == "random":
         made = random_real(run)
     else:

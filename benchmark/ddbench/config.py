@@ -13,7 +13,7 @@ from ddbench import registry
 from ddbench.errors import BenchError, ConfigError, PluginError
 from ddbench.protocols import Protocol
 
-LABELS = ("hard", "learned")
+LABELS = ("hard", "learned", "teacher")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
 OPTIMIZERS = ("sgd", "adam")

@@ -21,6 +21,7 @@ from ddbench.select import StageBest, scorer
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
 ADAM_BETAS = (0.5, 0.9)  # of SRe2L
+RELABEL_BATCH = 256  # images that a teacher labels at once
 SMOOTHING = 0.1  # of the hard labels that learned ones start from
 
 
@@ -83,6 +84,7 @@ class Distillation:
 
     def begin(self) -> None:
         """Step 0."""
+        self.loss.check(self.space.num_images(self.run), self.run)
         self.memory: Memory = self.loss.init(self.run)
         self._enter(self.space.init(self.run))
 
@@ -123,15 +125,21 @@ class Distillation:
             for name, group in zip(self.optimized, self.optimizer.param_groups, strict=True):
                 group["lr"] = self.plan.rates[name] * 0.5 * (1 + math.cos(math.pi * share))
 
-    def labels(self, state: State) -> Tensor:
-        """[N,K] probabilities."""
-        return state.params["labels"].softmax(1) if self.plan.labels == "learned" else self.hard
+    def labels(self, state: State, images: Tensor, finished: bool = False) -> Tensor:
+        """[N,K] probabilities for the images of a state; some teachers label finished sets only."""
+        if self.plan.labels == "learned":
+            return state.params["labels"].softmax(1)
+        if self.plan.labels == "teacher" and (finished or self.loss.relabels == "always"):
+            with torch.no_grad():
+                parts = images.detach().split(RELABEL_BATCH)
+                return torch.cat([self.loss.relabel(part, self.memory, self.run.at(self.step)) for part in parts])
+        return self.hard
 
     def one_step(self) -> None:
         """Decode, match, pull back, update; rank the iterate before the update."""
         now = self.run.at(self.step)
         leaf, pull_back = decode_leaf(self.space, self.state, self.index, now, self.plan.chunk)
-        labels = self.labels(self.state)
+        labels = self.labels(self.state, leaf)
         label_leaf = labels.detach().requires_grad_(self.plan.labels == "learned")
         self.optimizer.zero_grad()
         value = self.loss.backward(Batch(leaf, label_leaf, self.classes), self.memory, now)
@@ -156,7 +164,7 @@ class Distillation:
     def _offer(self, value: Tensor, images: Tensor) -> None:
         """Make the iterate a candidate, by the step ranker's score, or by the loss where that is the ranker."""
         with self.watch.phase("rank"):
-            labels = self.labels(self.state).detach()
+            labels = self.labels(self.state, images).detach()
             score = self.step_score(images, labels, self.classes) if self.step_score else value
             self.best.offer(self.state, score, self.step)
 
@@ -166,7 +174,7 @@ class Distillation:
         if self.step_score is None:
             now = self.run.at(self.step)
             memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in self.memory.items()}
-            syn = Batch(images.requires_grad_(), self.labels(self.state).detach(), self.classes)
+            syn = Batch(images.requires_grad_(), self.labels(self.state, images).detach(), self.classes)
             value = self.loss.backward(syn, memory, now)
             penalty = self.space.penalty(self.state, now)
             value = value if penalty is None else value + penalty.detach()
@@ -200,7 +208,8 @@ class Distillation:
         score = None
         if self.stage_score:
             with self.watch.phase("rank"):
-                score = float(self.stage_score(self.images(state), self.labels(state).detach(), self.classes))
+                images = self.images(state)
+                score = float(self.stage_score(images, self.labels(state, images, True).detach(), self.classes))
         self.stages.append(Stage(state, chosen, distance, score))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():
@@ -213,9 +222,10 @@ class Distillation:
         state = self.stages[chosen].state
         self._number(state)
         stored = [tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"]
+        images = self.images(state)
         return DistilledSet(
-            self.images(state).float().cpu(),
-            self.labels(state).detach().cpu(),
+            images.float().cpu(),
+            self.labels(state, images, finished=True).detach().cpu(),
             self.classes.cpu(),
             self.step,
             sum(tensor.numel() * tensor.element_size() for tensor in stored),
@@ -292,7 +302,8 @@ def distill(
             end = (len(loop.stages) + 1) * plan.steps
             while loop.step < end:
                 if snapshot and loop.step in wanted:
-                    snapshot(loop.step, loop.images(loop.state), loop.labels(loop.state).detach())
+                    images = loop.images(loop.state)
+                    snapshot(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
                 loop.one_step()
                 if loop.step % LOOK_EVERY == 0:
                     loop.look()

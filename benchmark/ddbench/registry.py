@@ -35,6 +35,7 @@ NOUNS: Mapping[str, str] = {
     "generators": "generator",
     "architectures": "architecture",
     "datasets": "dataset",
+    "presets": "preset",
 }
 """The kinds of plugins, and what messages call one of them."""
 
@@ -197,9 +198,9 @@ class Registry:
 
 
 losses, spaces, generators = Registry("losses"), Registry("spaces"), Registry("generators")
-architectures, datasets = Registry("architectures"), Registry("datasets")
+architectures, datasets, presets = Registry("architectures"), Registry("datasets"), Registry("presets")
 REGISTRIES: Mapping[str, Registry] = {
-    registry.kind: registry for registry in (losses, spaces, generators, architectures, datasets)
+    registry.kind: registry for registry in (losses, spaces, generators, architectures, datasets, presets)
 }
 
 

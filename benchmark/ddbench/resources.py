@@ -88,8 +88,29 @@ class ResourceStore:
         return self.root / key[:16]
 
     def is_built(self, key: str) -> bool:
-        """Whether it is there, whole."""
+        """Whether it is there."""
         return self.folder(key).is_dir()
+
+    def flaw(self, key: str) -> str | None:
+        """What is wrong with a resource that is there, in a sentence, as far as can be seen without reading its tensors."""
+        try:
+            self._meta(key)
+        except DataError as error:
+            return str(error)
+        return None
+
+    def _meta(self, key: str) -> dict[str, Any]:
+        """Its `resource.json`. Raises DataError where that is damaged, of another resource, or without tensors beside it."""
+        folder = self.folder(key)
+        meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
+        missing = sorted(_META_KEYS - meta.keys())
+        if missing:
+            raise DataError(f"resource {folder} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
+        if not str(meta["key"]).startswith(key):
+            raise DataError(f"resource {folder} is another one ({meta['describe']}), put into its place. {REMEDY_FOLDER}")
+        if not (folder / "tensors.safetensors").is_file():
+            raise DataError(f"resource {folder}/tensors.safetensors is missing. {REMEDY_FOLDER}")
+        return meta
 
     def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its tensors on a device, and its `resource.json`. Raises DataError where it is damaged."""
@@ -99,17 +120,15 @@ class ResourceStore:
     def read(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The same on the CPU."""
         folder = self.folder(key)
+        meta = self._meta(key)
         tensors, _ = read_tensors(folder / "tensors.safetensors", "resource", REMEDY_FOLDER)
-        meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
-        missing = sorted(_META_KEYS - meta.keys())
-        if missing:
-            raise DataError(f"resource {folder} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
         if sha256_file(folder / "tensors.safetensors") != meta["sha256"]:
             raise DataError(f"resource {folder} is damaged: its tensors are not those that were built. {REMEDY_FOLDER}")
         return tensors, meta
 
-    def build(self, need: Need, data: TrainingData, device: torch.device) -> None:
-        """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by `Need.stream`."""
+    def build(self, need: Need, data: TrainingData, device: torch.device, folder: Path | None = None) -> None:
+        """Build it if it is missing; whoever else builds it meanwhile is waited for. Streams are named by `Need.stream`;
+        `folder` is the user's data folder."""
         self.root.mkdir(parents=True, exist_ok=True)
         with FileLock(self.root / f"{need.key[:16]}.lock"):
             if self.is_built(need.key):
@@ -117,7 +136,7 @@ class ResourceStore:
             for leftover in self.root.glob(f".{need.key[:16]}.*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
             started = time.perf_counter()
-            run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {})
+            run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {}, folder=folder)
             content = tensors_to_bytes(need.resource.build(run))
             work = self.root / f".{need.key[:16]}.{uuid.uuid4().hex}"
             try:

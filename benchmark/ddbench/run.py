@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ddbench.ops.layers import lend
 from ddbench.protocols import Protocol
 from ddbench.seeds import global_stream, stream
 from ddbench.train import cross_entropy, train
+from ddbench.weights import read_weights
 
 Name = tuple[str | int, ...]
 
@@ -87,6 +89,7 @@ class DistillRun:
     resources: Mapping[Resource, dict[str, Tensor]]
     loaded: Generator | None = None
     step: int = 0
+    folder: Path | None = None  # the user's data folder, where resources find weights
 
     @property
     def spec(self) -> Spec:
@@ -150,6 +153,10 @@ class DistillRun:
             raise PluginError(f"the resource '{need.describe()}' was asked for but not declared by needs().")
         return self.resources[need]
 
+    def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
+        """The tensors of `weights/FILE` in the data folder."""
+        return read_weights(self.folder, file, sha256)
+
     def train(
         self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
         on_epoch: Callable[[int], None] | None = None, augment: Augment | None = None,
@@ -159,9 +166,13 @@ class DistillRun:
         train(network, self.data.images, self.data.labels, recipe, name, augment, objective, on_epoch)
 
 
-def open_run(plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]]) -> DistillRun:
-    """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike."""
-    run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources)
+def open_run(
+    plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]],
+    folder: Path | None = None,
+) -> DistillRun:  # fmt: skip
+    """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike. `folder` is
+    the user's data folder."""
+    run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources, folder=folder)
     if plan.generator is None:
         return run
     run = replace(run, data=replace(data, spec=fed_spec(plan, data.spec)))

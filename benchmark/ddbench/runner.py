@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from ddbench import hardware
-from ddbench.cell import CHECKPOINT_SECONDS, needs_of_plan
+from ddbench.cell import CHECKPOINT_SECONDS
 from ddbench.config import Plan, PluginRef
 from ddbench.data.subsets import Identity, identify
 from ddbench.errors import ConfigError, Faults
+from ddbench.planning import needs_of_plan
 from ddbench.run import pick_device
 from ddbench.store import Store
 from ddbench.suite_reader import Suite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ddbench import protocols
+from ddbench import presets, protocols
 from ddbench.config import BASELINES, Plan, PluginRef
 from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
@@ -23,15 +23,9 @@ MAX_CELLS = 100_000
 SUITE_SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
-NUMBERS: Mapping[str, type] = {
-    "steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
-    "proxy_epochs": int, "chunk": int,
-}  # fmt: skip
-WORDS = ("labels", "rank_steps", "rank_stages", "optimizer", "schedule")
-ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
-    "backbone", "networks", "baselines", "threads", "data_root", "proxy", "distill", "override",
+    "backbone", "networks", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override",
 )  # fmt: skip
 
 
@@ -66,6 +60,7 @@ class SuiteReader:
         except ConfigError as error:
             self.fault(error)
         self.used: set[int] = set()  # overrides that matched a cell
+        self.families: list[presets.Family] | None = None
 
     def fault(self, sentence: str | BenchError) -> None:
         """Remember it, once."""
@@ -104,13 +99,10 @@ class SuiteReader:
         return self._typed(self.raw.get(key, default), kind, f"'{key}'", default)
 
     def _typed(self, value: Any, kind: type, where: str, default: Any) -> Any:
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is kind:
-            return value
-        wanted = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a table"}[kind]
-        self.fault(f"{where} must be {wanted}, got {value!r}.")
-        return default
+        if fault := presets.misfit(value, kind, where):
+            self.fault(fault)
+            return default
+        return float(value) if kind is float else value
 
     def _overrides(self) -> list[dict[str, Any]]:
         entries = []
@@ -191,6 +183,9 @@ class SuiteReader:
                     yield self._checked(Plan(**shared, ipc=ipc, seed=seed, baseline="random"))
             if "full-data" in baselines and seeds:
                 yield self._checked(Plan(**shared, ipc=1, seed=seeds[0], baseline="full-data"))
+        self.families = self._families()
+        if self.families is None:  # broken
+            return
         for loss, space, dataset, ipc, seed in grid:
             plan = self._cell(common, loss, space, dataset, hashes[dataset.label], ipc, seed)
             if plan:
@@ -241,6 +236,10 @@ class SuiteReader:
                 self.used.add(number)
                 new = self._typed(entry.get("set", {}), dict, f"override {number + 1}: 'set'", {})
                 self._merge(values, new, f"override {number + 1}")
+        below = self._under(values, have, loss, space, dataset)
+        if below is None:
+            return None
+        values = below
         refs: dict[str, Any] = {"loss": self._plugin("losses", loss, values.pop("loss"))}
         refs["space"] = self._plugin("spaces", space, values.pop("space"))
         if refs["loss"] is None or refs["space"] is None:
@@ -259,6 +258,8 @@ class SuiteReader:
         if proxy is None:
             return None
         self._check_twice(refs["loss"], common["backbone"])
+        if values.get("labels") == "teacher" and refs["loss"].make().relabels == "never":
+            self.fault(f"loss '{refs['loss'].name}' has no teacher to give labels: set labels to hard or learned.")
         rates = self._rates(refs["loss"], refs["space"], values.pop("rates"), values.get("labels", "hard"))
         if rates is None:
             return None
@@ -302,16 +303,41 @@ class SuiteReader:
             self.fault(f"{twice}, and '{backbone.label}' cannot be: name another backbone.")
 
     def _merge(self, values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
-        known = (*NUMBERS, *WORDS, "rates", *ROLES)
-        for key, value in new.items():
-            if key in NUMBERS:
-                values[key] = self._typed(value, NUMBERS[key], f"{where}: '{key}'", values.get(key, _default(key)))
-            elif key in WORDS:
-                values[key] = self._typed(value, str, f"{where}: '{key}'", values.get(key, _default(key)))
-            elif key in ("rates", *ROLES):
-                values[key] = values[key] | self._typed(value, dict, f"{where}: '{key}'", {})
-            else:
-                self.fault(f"{where} has no key '{key}'.{did_you_mean(key, known)} It takes: {', '.join(known)}.")
+        for sentence in presets.merge(values, new, where):
+            self.fault(sentence)
+
+    def _families(self) -> list[presets.Family] | None:
+        """The families of presets that the suite names; None: one is broken, and every distilled cell with it."""
+        given, found = self.raw.get("preset", []), []
+        for name in [given] if isinstance(given, str) else self._typed(given, list, "'preset'", []):
+            try:
+                if isinstance(self._typed(name, str, "an entry of 'preset'", None), str):
+                    found.append(presets.load(name))
+            except PluginError as error:
+                self._break(error)
+                return None
+            except BenchError as error:
+                self.fault(error)
+        return found
+
+    def _under(
+        self, values: dict[str, Any], have: Mapping[str, Any], loss: Any, space: Any, dataset: PluginRef
+    ) -> dict[str, Any] | None:
+        """The values of a cell with those of its preset below them; None: the preset is broken."""
+        if not self.families:
+            return values
+        place = {**have, "side": self._told(dataset, lambda plugin: str(plugin.spec().shape[-1]))}
+        if not all(isinstance(value, str) for value in place.values()):  # told where it is read
+            return values
+        listed = {"loss": loss, "space": space, "generator": self.raw.get("generator")}
+        try:
+            return presets.under(self.families, place, listed, values)
+        except PluginError as error:
+            self._break(error)
+            return None
+        except BenchError as error:
+            self.fault(error)
+        return values
 
     def _rates(self, loss: PluginRef, space: PluginRef, given: Mapping[str, Any], labels: str) -> dict[str, float] | None:
         """The learning rate of every tensor that the space, the loss or learned labels may optimise; None: one is broken."""
@@ -338,7 +364,3 @@ class SuiteReader:
         for name in sorted(names - rates.keys()):
             self.fault(f"loss '{loss.name}' in space '{space.name}' needs a rate for '{name}': add rates = {{ {name} = ... }}.")
         return rates
-
-
-def _default(key: str) -> Any:
-    return next(entry.default for entry in fields(Plan) if entry.name == key)

@@ -101,7 +101,8 @@ class _Reporter:
 
 
 def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-untyped-def]  # Desk: imported late, it needs torch
-    from ddbench.cell import needs_of_plan, run_cell
+    from ddbench.cell import run_cell
+    from ddbench.planning import needs_of_plan
     from ddbench.run import be_deterministic
 
     try:
@@ -109,7 +110,7 @@ def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-un
             be_deterministic(job.plan.threads, job.plan.protocol.tf32)
             (need,) = (need for need in needs_of_plan(job.plan, desk.device) if need.key == job.resource)
             report("resources", 0.0)
-            desk.store.resources.build(need, desk.training_data(job.plan), desk.device)
+            desk.store.resources.build(need, desk.training_data(job.plan), desk.device, desk.data_root)
             return Message("done")
         lock = desk.store.lock(job.plan.key)
         try:

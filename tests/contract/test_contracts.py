@@ -24,6 +24,7 @@ from ddbench.api import (
     LabelledImages,
     Loss,
     Memory,
+    Presets,
     Resource,
     Run,
     Space,
@@ -269,12 +270,26 @@ class Noise(Dataset):
         return LabelledImages(images, torch.arange(9) % 3)
 
 
+def family(more: str = "", loss: str = "dm", settings: str = "batch_real = 4") -> Presets:
+    """A small one."""
+    return Presets(f'''
+        schema = 1
+        description = "small"
+        {more}
+        [[preset]]
+        where = {{ loss = "{loss}", space = "pixel" }}
+        set = {{ loss = {{ {settings} }}, rates = {{ pixels = 1 }} }}
+        source = "nobody"
+    ''')
+
+
 SOUND: dict[str, tuple[Any, set[str]]] = {
     "spaces": (TwoStages(), set()),
     "losses": (MeanPixel(), set()),
     "generators": (Ready(), set()),
     "architectures": (TOY_ARCH, set()),
     "datasets": (Noise(), set()),
+    "presets": (family(), set()),
 }
 
 
@@ -447,6 +462,14 @@ def counting(count: dict[int, int]) -> Callable[..., Tensor]:
     return backward
 
 
+def uniform(self: MeanPixel, images: Tensor, memory: Memory, run: Run) -> Tensor:
+    return torch.full((len(images), run.spec.num_classes), 1 / run.spec.num_classes)
+
+
+def moody(self: MeanPixel, images: Tensor, memory: Memory, run: Run) -> Tensor:
+    return torch.rand(len(images), run.spec.num_classes, generator=FREE).softmax(1)
+
+
 BROKEN_LOSSES: dict[str, list[tuple[str, Loss, str]]] = {
     "loss_gradient_is_the_slope": [("doubled", broken_loss(backward=doubled), "gradient of the images is wrong")],
     "loss_gives_a_detached_number": [
@@ -467,6 +490,14 @@ BROKEN_LOSSES: dict[str, list[tuple[str, Loss, str]]] = {
         ("copy", broken_loss(params=lambda self, memory: {"shift": memory["shift"] + 0}), r"memory\['shift'\] itself"),
     ],
     "loss_goes_on_from_a_checkpoint": [("counts", broken_loss(backward=counting({})), "kept elsewhere")],
+    "loss_teacher_gives_labels": [
+        ("unsaid", broken_loss(relabel=uniform), "says relabels = never"),
+        ("missing", broken_loss(relabels="last"), "has no relabel"),
+        ("shape", broken_loss(relabels="last", relabel=after(uniform, lambda made: made[1:])), "must give"),
+        ("sum", broken_loss(relabels="always", relabel=after(uniform, lambda made: 2 * made)), "do not sum to 1"),
+        ("sign", broken_loss(relabels="last", relabel=after(uniform, lambda made: made - 0.5)), "negative"),
+        ("global", broken_loss(relabels="last", relabel=moody), "other labels the second time"),
+    ],
 }
 
 
@@ -607,12 +638,35 @@ BROKEN_DATASETS: dict[str, list[tuple[str, Dataset, str]]] = {
     ],
 }
 
+BROKEN_PRESETS: dict[str, list[tuple[str, Presets, str]]] = {
+    "preset_family_can_be_read": [
+        ("no TOML", Presets("a = = 1"), "is not valid TOML"),
+        ("key", family("more = 1"), "it has no key 'more'"),
+        ("silent", Presets(family().text.replace('"small"', '""')), "needs a description"),
+    ],
+    "preset_fits_the_plugins": [
+        ("loss", family(loss="dmm"), "entry 1: unknown loss 'dmm'"),
+        ("setting", family(settings="batch_rael = 4"), "entry 1: loss 'dm' has no setting 'batch_rael'"),
+        ("refused", family(settings="batch_real = 0"), "'batch_real' must be at least 1"),
+        ("rate", Presets(family().text.replace("pixels =", "pixel =")), "no tensor of its losses and spaces is called 'pixel'"),
+        (
+            "unknown",
+            Presets(family().text + "unknown = { \"loss.batch\" = 'why' }"),
+            "'unknown' names 'loss.batch', and loss 'dm' has no such setting",
+        ),
+    ],
+    "preset_names_a_known_protocol": [
+        ("protocol", Presets(family().text + "protocol = 'glad-9'"), "unknown protocol 'glad-9'"),
+    ],
+}
+
 BROKEN: dict[str, dict[str, list[Any]]] = {
     "spaces": BROKEN_SPACES,  # type: ignore[dict-item]
     "losses": BROKEN_LOSSES,  # type: ignore[dict-item]
     "generators": BROKEN_GENERATORS,  # type: ignore[dict-item]
     "architectures": BROKEN_ARCHITECTURES,  # type: ignore[dict-item]
     "datasets": BROKEN_DATASETS,  # type: ignore[dict-item]
+    "presets": BROKEN_PRESETS,  # type: ignore[dict-item]
 }
 
 

@@ -19,14 +19,15 @@ HERE = Path(__file__).parent
 NETWORKS, SIDES, IPCS = ("convnet", "alexnet", "vgg11", "resnet18", "vit"), (32, 128), (1, 10)
 
 
-def measure(name: str, side: int, ipc: int, path: Path, ways: list[str]) -> None:
-    """Run the case's ways one after the other: all of them, or those whose names hold one of these words."""
-    words = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={path}"]
-    chosen = f"{name} and {side}px and ipc{ipc}x" + (f" and ({' or '.join(ways)})" if ways else "")
-    done = subprocess.run([*words, str(HERE / "test_evaluator_ways.py"), "-k", chosen], capture_output=True, text=True)
+def in_a_process(told: str, path: Path, *chosen: str) -> None:
+    """Run these perf cases one after the other in a process of their own; their JSON goes to the path."""
+    print(told, file=sys.stderr, flush=True)
+    words = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={path}", *chosen]
+    done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         path.unlink(missing_ok=True)
-        print(f"{name}, {side} px, IPC {ipc} failed:\n{done.stdout[-2000:]}", file=sys.stderr)
+        print(f"{told} failed:\n{done.stdout[-2000:]}", file=sys.stderr)
+    print(*(line for line in done.stdout.splitlines() if line.startswith("SKIPPED")), sep="\n", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":
@@ -42,7 +43,7 @@ if __name__ == "__main__":
         if f"{name},{side},{ipc}" in given.without:
             continue
         if not path.is_file():
-            print(f"{name}, {side} px, IPC {ipc}", file=sys.stderr, flush=True)
-            measure(name, side, ipc, path, given.ways)
+            chosen = f"{name} and {side}px and ipc{ipc}x" + (f" and ({' or '.join(given.ways)})" if given.ways else "")
+            in_a_process(f"{name}, {side} px, IPC {ipc}", path, str(HERE / "test_evaluator_ways.py"), "-k", chosen)
         found.extend(rows(path) if path.is_file() else [])
     print(markdown(found))

@@ -1,9 +1,10 @@
-"""pytest-benchmark's JSON of the evaluators to a markdown table of ratios."""
+"""pytest-benchmark's JSON of the evaluators, or of the losses, to markdown tables of ratios."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,48 @@ def rows(path: Path) -> list[dict[str, str]]:
     return made
 
 
+def loss_cases(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """A case of each kind in the order found: what it was, its fastest step, and its highest peak."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for path in paths:
+        for entry in json.loads(path.read_text())["benchmarks"]:
+            about = entry["extra_info"]
+            case = about | {"ms": 1000 * entry["stats"]["min"]}
+            key = (about["loss"], about["ipc"], about.get("form"), about.get("syn_steps"))
+            before = found.setdefault(key, case)
+            before["ms"] = min(before["ms"], case["ms"])
+            before["peak_bytes"] = max(before["peak_bytes"], case["peak_bytes"])
+    return list(found.values())
+
+
+def loss_tables(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """The losses of two forms, plain against batched; those of one; and those that unroll a student."""
+    tables: dict[str, list[dict[str, str]]] = {"two forms": [], "one form": [], "unrolled": []}
+    forms = {(case["loss"], case["ipc"], case.get("form")): case for case in cases}
+    for case in cases:
+        row = {"loss": case["loss"], "IPC": str(case["ipc"])}
+        if "syn_steps" in case:
+            row |= {"student steps": str(case["syn_steps"]), "ms": f"{case['ms']:,.1f}"}
+            row |= {"held by autograd MiB": mib(case["saved_bytes"], 1), "peak MiB": mib(case["peak_bytes"])}
+            tables["unrolled"].append(row)
+            continue
+        row["real a class"] = str(case["batch_real"] or "none")
+        if case["form"] == "default":
+            tables["one form"].append(row | {"ms": f"{case['ms']:,.1f}", "peak MiB": mib(case["peak_bytes"])})
+        elif case["form"] == "plain" and (batched := forms.get((case["loss"], case["ipc"], "batched"))):
+            row |= {"plain ms": f"{case['ms']:,.1f}", "batched ms": f"{batched['ms']:,.1f}"}
+            row["plain / batched"] = f"{case['ms'] / batched['ms']:.2f}"
+            row["peak MiB, same order"] = f"{mib(case['peak_bytes'])} / {mib(batched['peak_bytes'])}"
+            tables["two forms"].append(row)
+    return {name: rows for name, rows in tables.items() if rows}
+
+
+def mib(num: int, places: int = 0) -> str:
+    return f"{num / 2**20:,.{places}f}"
+
+
 def markdown(table: list[dict[str, str]]) -> str:
     """A pipe table, numbers aligned right."""
     head = list(table[0])
     lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in head) + " |" for row in table)])
-

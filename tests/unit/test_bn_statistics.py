@@ -115,14 +115,15 @@ def test_shifts_stay_in_their_range() -> None:
 
 def test_a_backbone_without_statistics_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(ConfigError, match="the backbone has none: name another, such as resnet18-bn"):
-        PLAIN.needs(toy_run())
-    assert PLAIN.needs(toy_run(arch=TOY_NORMED_ARCH)) == (Squeezed(2, 0.2, 256, 0.9, 1e-4, 5),)
+        PLAIN.check(6, toy_run())
+    PLAIN.check(6, toy_run(arch=TOY_NORMED_ARCH))
+    assert PLAIN.needs(toy_run(arch=TOY_NORMED_ARCH)) == (Squeezed(2, 0.2, 256, 0.9, 1e-4, 5, "crop"),)
     assert len(batch_norms(toy_run(arch=TOY_NORMED_ARCH).network("x"))) == 2
 
 
 def test_the_teacher_is_trained_and_told() -> None:
     run = toy_run(arch=TOY_NORMED_ARCH)
-    teacher = replace(Squeezed(30, 0.1, 12, 0.9, 1e-4, 5))
+    teacher = Squeezed(30, 0.1, 12, 0.9, 1e-4, 5, "crop")
     network = run.network("teacher")
     network.load_state_dict(teacher.build(run))
     right = network.eval()(run.data.images).argmax(1) == run.data.labels
@@ -187,3 +188,50 @@ def test_clamped_pixels_stay_in_the_range_of_real_ones() -> None:
     assert float(sets[False].abs().max()) > 1.01
     assert -1e-6 < float(sets[True].min()) <= 0.01
     assert 0.99 <= float(sets[True].max()) < 1 + 1e-6
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_the_teacher_labels_the_finished_set_and_no_step() -> None:
+    run = prepared(PLAIN, toy_run(arch=TOY_NORMED_ARCH))
+    plan = replace(toy_plan(PLAIN, Pixel(init_from="noise")), steps=3, rates={"pixels": 0.1})
+    hard, soft = (distill(replace(plan, labels=kind), run, Stopwatch(run.device)) for kind in ("hard", "teacher"))
+    assert torch.equal(hard.images, soft.images)  # the steps matched the classes
+    assert torch.equal(hard.labels, F.one_hot(hard.classes, 3).float())
+    teacher = run.network("any")
+    teacher.load_state_dict(run.resource(PLAIN._teacher()))
+    with torch.no_grad():
+        wanted = teacher.eval()(soft.images).softmax(1)
+    torch.testing.assert_close(soft.labels, wanted)
+    assert not torch.allclose(soft.labels, hard.labels, atol=0.01)
+
+
+def test_priors_are_added_for_every_group() -> None:
+    weighted = replace(PLAIN, variation_weight=0.3, norm_weight=0.7)
+    run = ready(PLAIN)
+    syn, plain = batch(run), batch(run)
+    value, without = weighted.backward(syn, {}, run), PLAIN.backward(plain, {}, run)
+    extra = torch.zeros((), dtype=torch.float64)
+    x = syn.images.detach()
+    for group in ([0, 2, 4], [1, 3, 5]):
+        part, squares = x[group], [0.0] * 4
+        for image in part:
+            for channel in image:
+                for i in range(8):
+                    for j in range(8):
+                        for number, (down, right) in enumerate(((0, 1), (1, 0), (1, 1), (1, -1))):
+                            if i + down < 8 and 0 <= j + right < 8:
+                                squares[number] += float(channel[i + down, j + right] - channel[i, j]) ** 2
+        extra += 0.3 * sum(square**0.5 for square in squares)
+        extra += 0.7 * sum(float((image**2).sum()) ** 0.5 for image in part) / 3
+    torch.testing.assert_close(value - without, extra)
+    assert syn.images.grad is not None
+    assert plain.images.grad is not None
+    assert not torch.allclose(syn.images.grad, plain.images.grad)
+
+
+def test_squeezing_can_shift_instead_of_crop() -> None:
+    run = toy_run(arch=TOY_NORMED_ARCH)
+    crop, shift = (Squeezed(2, 0.1, 12, 0.9, 1e-4, 0, kind).build(run) for kind in ("crop", "shift"))
+    assert not torch.equal(crop["features.0.weight"], shift["features.0.weight"])

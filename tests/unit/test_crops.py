@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ddbench.errors import ConfigError
-from ddbench.ops.crops import CropFlip
+from ddbench.ops.crops import CropFlip, ShiftFlip
 from ddbench.seeds import stream
 
 IMAGES = torch.rand(64, 3, 24, 32, generator=stream("images"), dtype=torch.float64)
@@ -66,3 +66,33 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         CropFlip(scale=(0.0, 1.0))
     with pytest.raises(ConfigError, match="drawn for 3 images and cannot augment 64"):
         CropFlip().draw(stream("g"), 3)(IMAGES)
+
+
+# ---------------------------------------------------------------- shifts
+
+
+def test_shifts_are_those_of_padding_and_slicing() -> None:
+    view = ShiftFlip(4).draw(stream("c"), 64)
+    padded = F.pad(IMAGES, (4, 4, 4, 4))
+    found = set()
+    for image, made, (top, left), mirrored in zip(padded, view(IMAGES), view.shifts.T.tolist(), view.mirrored, strict=True):
+        wanted = image[:, top : top + 24, left : left + 32]
+        assert torch.equal(made, wanted.flip(2) if mirrored else wanted)
+        found |= {top, left}
+    assert found == set(range(9))
+    assert 16 < int(view.mirrored.sum()) < 48
+
+
+def test_one_shift_can_serve_a_batch_and_has_a_gradient() -> None:
+    view = ShiftFlip(3).draw(stream("d"))
+    images = IMAGES[:5].clone().requires_grad_()
+    made = view(images)
+    assert torch.equal(made[2:3], view(images[2:3]))
+    made.square().sum().backward()
+    top, left = (int(value) - 3 for value in view.shifts[:, 0])
+    kept = images.grad != 0
+    assert kept.sum() == 5 * 3 * (24 - abs(top)) * (32 - abs(left))
+    with pytest.raises(ConfigError, match="drawn for 4 images and cannot augment 5"):
+        ShiftFlip().draw(stream("e"), 4)(IMAGES[:5])
+    with pytest.raises(ConfigError, match="at least 0 pixels, got -1"):
+        ShiftFlip(-1)

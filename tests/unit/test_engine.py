@@ -265,7 +265,7 @@ def iterates(plan: Plan, run: DistillRun) -> list[tuple[dict[str, Tensor], float
     for step in range(plan.steps + 1):
         images = loop.images(loop.state).requires_grad_()
         memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in loop.memory.items()}
-        labels = loop.labels(loop.state).detach()
+        labels = loop.hard
         found.append((values(loop.state), float(loop.loss.backward(Batch(images, labels, loop.classes), memory, run.at(step)))))
         if step < plan.steps:
             loop.one_step()

@@ -144,7 +144,7 @@ CASES = {
     "steps a fraction": (GOOD + "chunk = 1.5\n", "[distill]: 'chunk' must be a whole number, got 1.5."),
     "negative chunk": (GOOD + "chunk = 0\n", "'chunk' must be at least 1, got 0."),
     "momentum": (GOOD + "momentum = nan\n", "'momentum' must lie in [0, 1), got nan."),
-    "labels": (GOOD + 'labels = "soft"\n', "'labels' must be one of hard, learned, got 'soft'."),
+    "labels": (GOOD + 'labels = "soft"\n', "'labels' must be one of hard, learned, teacher, got 'soft'."),
     "ranker": (GOOD + 'rank_stages = "loss"\n', "'rank_stages' must be one of last, feature-distance, validation, got 'loss'."),
     "rate of nothing": (changed("losses", '["dm"]') + "rates = { pixel = 1.0 }\n", "there is no tensor 'pixel' to give a rate. Did you mean 'pixels'? Known: "),
     "rate 0": (GOOD + "rates = { pixels = 0 }\n", "rate 'pixels' must be a number above 0, got 0.0."),

@@ -72,7 +72,8 @@ def by_hand(plan: Plan, run: DistillRun, steps: list[int]) -> Found:
     loop.begin()
     while True:
         if loop.step in steps:
-            found[loop.step] = (loop.images(loop.state).clone(), loop.labels(loop.state).detach().clone())
+            images = loop.images(loop.state)
+            found[loop.step] = (images.clone(), loop.labels(loop.state, images).detach().clone())
         if loop.step == loop.total_steps:
             return found
         loop.one_step()

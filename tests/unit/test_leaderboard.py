@@ -239,6 +239,14 @@ def test_soft_labels_of_a_teacher_are_called_so(labels: str) -> None:
     assert "Baselines train on hard labels" not in text
 
 
+def test_labels_that_a_teacher_stored_have_a_table_of_their_own() -> None:
+    plans = [method("dm", "pixel", labels=labels) for labels in ("hard", "teacher")]
+    text = page_text(cells_of([record(plan, LEVELS) for plan in plans]), Surroundings()).partition("## How to read")[0]
+    assert text.count("\n## toy, IPC 1, hard labels, protocol ") == 1
+    assert text.count("\n## toy, IPC 1, stored soft labels, protocol ") == 1
+    assert "labels every batch" not in text
+
+
 def test_under_a_teacher_the_sets_own_labels_tell_rows_apart() -> None:
     plans = [replace(method("dm", "pixel", labels=labels), protocol=SOFT, teacher=TEACHER) for labels in ("hard", "learned")]
     names = [row.name for row in one_section([record(plan, LEVELS) for plan in plans]).rows]

@@ -170,7 +170,7 @@ def test_dc_loops_by_ipc(run: DistillRun, ipc: int, outer: int, inner: int) -> N
 
 def test_dc_refuses_an_ipc_without_loops(run: DistillRun) -> None:
     with pytest.raises(ConfigError, match=r"knows the IPCs 1, 10, 20, 30, 40, 50, not 2: .* or say loops = 'given'"):
-        dsa(loops="by-ipc").needs(replace(run, ipc=2))
+        dsa(loops="by-ipc").check(6, replace(run, ipc=2))
     assert dsa().needs(replace(run, ipc=2)) == ()
     with pytest.raises(ConfigError, match="'by-ipc' sets outer_loop and inner_loop: remove those two"):
         GradientMatching(outer_loop=10, loops="by-ipc")

@@ -132,3 +132,62 @@ def test_a_plan_shows_many_of_a_kind_in_one_line(tmp_path, capsys):
     assert "0 of 20 done" in out
     assert out.count("expert trajector") == 2  # in the estimate and in the plan
     assert len(told(capsys, "plan", path, "--store", tmp_path / "store")["shared"]) == 20
+
+
+def test_run_refuses_to_train_experts_unasked(tmp_path, suite, capsys):
+    store = tmp_path / "new"
+    assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "loss=mtt"]) == 2
+    said = capsys.readouterr().err
+    told = "the suite needs expert trajectories of convnet(width=2), 1 epochs on 'mnist-5k': 2, of which 0 are there."
+    assert f"{told} Make them with: ddbench prepare {suite} --store {store}, or add --prepare to this command." in said
+    assert not list(Store(store, create=False).root.glob("cells/*"))
+    assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "baseline=random"]) == 0  # needs none
+
+
+def test_run_prepares_where_it_is_told_to_and_then_needs_no_telling(tmp_path, suite):
+    command = ["run", str(suite), "--store", str(tmp_path / "new"), "--device", "cpu", "--only", "loss=mtt,seed=0"]
+    assert main([*command, "--prepare"]) == 0
+    assert main([*command[:-1], "loss=mtt,seed=1"]) == 0
+
+
+def test_half_built_and_foreign_experts_are_refused_all_at_once(tmp_path, suite, capsys):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(suite.parent / "store", root)
+    store = Store(root, create=False)
+    first, second = (store.resources.folder(key) for key in store.resources.keys())  # noqa: SIM118
+    (first / "tensors.safetensors").unlink()
+    shutil.rmtree(second)
+    shutil.copytree(first, second)  # under another's key
+    assert main(["run", str(suite), "--store", str(root), "--device", "cpu", "--only", "loss=mtt"]) == 2
+    said = capsys.readouterr().err
+    assert f"resource {first}/tensors.safetensors is missing." in said
+    assert f"resource {second} is another one (expert trajectory" in said
+    shutil.rmtree(second)
+    assert main(["run", str(suite), "--store", str(root), "--device", "cpu", "--only", "loss=mtt"]) == 2
+    said = capsys.readouterr().err
+    assert "2, of which 1 are there" in said
+    assert f"resource {first}/tensors.safetensors is missing." in said
+
+
+def test_what_a_loss_cannot_match_is_refused_all_at_once_and_before_its_resources(tmp_path, capsys):
+    text = SUITE.replace("losses = [", 'losses = ["bn-statistics", { name = "dsa", loops = "by-ipc" }, ')
+    text = text.replace("num_experts = 2", "batch_syn = 500, num_experts = 2").replace("seeds", "ipc = [2]\nseeds", 1)
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    for verb in ("plan", "prepare", "run"):
+        assert main([verb, str(path), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 2
+        said = capsys.readouterr().err
+        assert "loss 'bn-statistics' on 'mnist-5k', ipc 2: compares with the statistics that BatchNorm layers store" in said
+        assert "ipc 2: loops = 'by-ipc' knows the IPCs 1, 10, 20, 30, 40, 50, not 2" in said
+        assert "ipc 2: batch_syn 500 is larger than the set of 20 images" in said
+        assert said.count("batch_syn 500 is larger") == 1  # two seeds, one mistake
+    assert not (tmp_path / "store").exists()
+
+
+def test_labels_of_a_teacher_need_one(tmp_path, capsys):
+    path = tmp_path / "bad.toml"
+    path.write_text(SUITE.replace("losses = [", 'losses = ["dm", ').replace("steps = 1", 'steps = 1\nlabels = "teacher"'))
+    assert main(["plan", str(path)]) == 2
+    assert "loss 'dm' has no teacher to give labels: set labels to hard or learned." in capsys.readouterr().err

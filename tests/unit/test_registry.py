@@ -354,6 +354,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
         "generators": "unknown generator ",
         "architectures": "unknown architecture ",
         "datasets": "unknown dataset ",
+        "presets": "unknown preset ",
     }
     assert message(ConfigError, Registry("spaces").make, "x") == "unknown space 'x'. Installed: none."
 

@@ -18,7 +18,7 @@ import ddbench.evaluate.desk
 import ddbench.run
 from ddbench import cell, protocols
 from ddbench.api import Recipe
-from ddbench.cell import Desk, needs_of_plan, run_cell
+from ddbench.cell import Desk, run_cell
 from ddbench.cli import main
 from ddbench.config import Plan, PluginRef
 from ddbench.data.sealed import TestData, open_test
@@ -30,6 +30,7 @@ from ddbench.evaluate.evaluator import Exam, evaluate
 from ddbench.evaluate.teacher import SoftTeacher, follow, load_teacher, teacher_needs
 from ddbench.files import read_tensors
 from ddbench.ops.crops import CropFlip
+from ddbench.planning import needs_of_plan
 from ddbench.protocols import Protocol
 from ddbench.resources import need_of
 from ddbench.run import build_network
@@ -281,7 +282,7 @@ def test_the_verb_trains_a_teacher_and_uses_it_again(verb: Any, lessons: Any, tm
 
 
 def test_the_verb_and_a_cell_would_share_a_store(verb: Any, tmp_path: Path, identity: Identity) -> None:
-    verb(write(tmp_path / "a.pt", torch.arange(10)))
+    verb(write(tmp_path / "a.pt", torch.arange(10)), "--threads", 1)
     plan = plan_of(identity, teacher=PluginRef.resolve("architectures", "convnet", {}))
     (need,) = needs_of_plan(plan, CPU)
     assert need.key == need_of(teacher_needs(plan)[0], None, plan, CPU).key

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Batch, Memory, Recipe
 from ddbench.clock import Stopwatch
-from ddbench.engine import distill
+from ddbench.engine import Distillation, distill
 from ddbench.errors import ConfigError
 from ddbench.run import DistillRun
 from ddbench.testing import CHECKS, Given, prepared, run_checks, toy_plan, toy_run
@@ -336,12 +336,9 @@ def test_batch_norm_backbones(run: DistillRun, kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mini_batch_larger_than_the_set_is_refused(run: DistillRun, kind: Any) -> None:
-    loss = few(kind, batch_syn=500)
-    syn, memory = batch_of(run), loss.init(run)
     with pytest.raises(ConfigError, match=r"^batch_syn 500 is larger than the set of 6 images: lower it, or leave it out"):
-        loss.backward(syn, memory, run)
-    assert syn.images.grad is None
-    few(kind, batch_syn=6).backward(syn, memory, run)
+        few(kind, batch_syn=500).check(6, run)
+    few(kind, batch_syn=6).check(6, run)
 
 
 @pytest.mark.parametrize(
@@ -402,3 +399,34 @@ def test_a_step_does_not_wait_for_the_device(kind: Any) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert value.isfinite()
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_expert_labels_every_step(run: DistillRun, kind: Any) -> None:
+    loss = few(kind)
+    plan = replace(toy_plan(loss, Pixel()), labels="teacher", steps=2)
+    loop, seen = Distillation(plan, run, Stopwatch(run.device)), []
+    loop.begin()
+    inner = loop.loss.unroll
+
+    def watched(syn: Batch, memory: Any, now: DistillRun) -> Any:
+        seen.append((syn.images.detach().clone(), syn.labels.detach().clone()))
+        return inner(syn, memory, now)
+
+    object.__setattr__(loop.loss, "unroll", watched)
+    for _ in range(2):
+        loop.one_step()
+    loop.leave_stage()
+    made = loop.result()
+    seen.append((made.images.double(), made.labels))
+    for step, (images, labels) in enumerate(seen):  # the last is the finished set
+        index, epoch = loss.choose(run.at(step))
+        network = run.network("by hand").double()
+        held = run.resource(loss._expert(index))
+        network.load_state_dict({name: held[f"{epoch + loss.expert_epochs}/{name}"] for name, _ in network.named_parameters()})
+        with torch.no_grad():
+            torch.testing.assert_close(labels.double(), network(images).softmax(1), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(seen[0][1], seen[1][1])

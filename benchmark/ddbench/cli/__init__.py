@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 import ddbench
-from ddbench.cli import check, download, evaluate, leaderboard, plan, plugins, prepare, protocols, resources, run
+from ddbench.cli import check, download, evaluate, leaderboard, plan, plugins, prepare, presets, protocols, resources, run
 from ddbench.errors import BenchError
 
-VERBS = (run, plan, prepare, resources, evaluate, leaderboard, check, plugins, protocols, download)
+VERBS = (run, plan, prepare, resources, evaluate, leaderboard, check, plugins, protocols, presets, download)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,11 +24,13 @@ def load_suite(name: str) -> tuple[Suite, Identities]:
     """Resolve a suite with the data under DDBENCH_DATA."""
     from ddbench import grid
     from ddbench.data.subsets import default_root
+    from ddbench.planning import check_plans
     from ddbench.runner import Identities
 
     identities = Identities()
     suite = grid.load(name, identities, default_root())
     identities.check_ipc(suite.plans)
+    check_plans(suite.plans, suite.data_root)
     return suite, identities
 
 

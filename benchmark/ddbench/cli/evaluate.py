@@ -39,7 +39,10 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--store", type=Path, default=Path("runs/evaluate"), help="where a protocol's teacher is kept, once trained"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: cuda where there is one)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU; they decide the last bits (default: 1)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N",
+        help="on a CPU, of a process; they decide the last bits, and records are mostly made with 1 (default: one a core)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="on a CPU, processes side by side (default: cores / threads)")
     parser.add_argument("--way", choices=("auto", "serial", "stacked"), default="auto", help="repeats one by one or all at once")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
@@ -85,11 +88,14 @@ def _value(text: str) -> Any:
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each network: mean, spread over initialisations, and what it cost."""
+    from ddbench import hardware
     from ddbench.data.subsets import default_root
     from ddbench.evaluate.desk import judge
     from ddbench.run import pick_device
 
     device, root = pick_device(args.device), default_root()
+    if args.threads is None:
+        args.threads = hardware.num_cores() if device.type == "cpu" else 1
     plan, given = _prepare(args, root)
     for sentence in given.warnings:
         print(f"warning: {sentence}", file=sys.stderr)

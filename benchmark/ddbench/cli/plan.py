@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     from ddbench import grid
-    from ddbench.cell import needs_of_plan
+    from ddbench.planning import needs_of_plan
     from ddbench.run import pick_device
     from ddbench.store import Store
     from ddbench.worker import sentence_of

@@ -69,8 +69,8 @@ def _groups(
     plans: Sequence[Plan], store: Store, identities: Identities, device: torch.device, workers: int
 ) -> list[dict[str, Any]]:
     """A line for each kind of resource: how many, how many are missing, and about how many minutes and MiB these take."""
-    from ddbench.cell import counting_run, needs_of_plan
     from ddbench.evaluate.cost import flops_of_step, peak_flops
+    from ddbench.planning import counting_run, needs_of_plan
 
     groups: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()

@@ -22,6 +22,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--checkpoint-seconds", type=_seconds, default=20.0, metavar="S",
         help="seconds between two checkpoints of a cell, from which a stopped run goes on (default: 20; 0: after every step)",
     )  # fmt: skip
+    parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
     parser.set_defaults(main=main)
 
 
@@ -39,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
     """0: every cell is there; 1: some failed, the rest is there."""
     from ddbench import grid
     from ddbench.leaderboard.page import write
+    from ddbench.planning import check_prepared
+    from ddbench.run import pick_device
     from ddbench.runner import devices_of, run_suite
     from ddbench.store import Store
 
@@ -48,6 +51,9 @@ def main(args: argparse.Namespace) -> int:
     plans = grid.select(suite.plans, args.only)
     devices = devices_of(args.device, args.workers, plans)
     store = Store(store_path(args, suite))
+    if not args.prepare:
+        where = f"{args.suite} --store {args.store}" if args.store else args.suite
+        check_prepared(plans, store, pick_device(devices[0]), where)
     with _Bar() as progress:
         outcome = run_suite(suite, plans, store, identities, progress, devices, args.checkpoint_seconds)
     for sentence in dict.fromkeys(outcome.failed.values()):

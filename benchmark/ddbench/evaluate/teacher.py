@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ class SoftTeacher(Resource):
 
     network: PluginRef
     recipe: Recipe
+    costly: ClassVar[bool] = True
 
     def describe(self) -> str:
         """One line."""

@@ -7,9 +7,10 @@ LEGEND = """\
 
 - Tables compare only what may be compared: one evaluation protocol, one data set (by the hash of its contents; a
   changed copy is another data set), one kind of labels, one number of images per class (IPC).
-- **hard labels** are classes, **learned labels** probabilities that were distilled with the images. **Soft labels
-  (teacher)**: the protocol's teacher, a network trained on the real training images, labels every augmented batch, and
-  the set's own labels do not count. Such accuracies compare with none of another kind of labels.
+- **hard labels** are classes, **learned labels** probabilities that were distilled with the images, **stored soft
+  labels** probabilities that a teacher, a network trained on the real training images, gave the finished images once.
+  **Soft labels (teacher)**: the protocol's own teacher labels every augmented batch, and the set's labels do not count.
+  Such accuracies compare with none of another kind of labels.
 - **Accuracy** is the share of the official test images that a network classifies rightly after training from
   scratch on the distilled set, in percent. It is read once, after the last epoch; no checkpoint is picked by it. Where
   published code does otherwise, a section that is not ranked measures what that is worth.

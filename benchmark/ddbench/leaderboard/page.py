@@ -98,9 +98,17 @@ def _habit(section: Section, cells: Sequence[Cell], around: Surroundings) -> lis
     return parts + _cost(section, "####") + _images(section, around, "####") + _reproduce(section, cells, around, "####")
 
 
+LABELS = {
+    "hard": "hard labels",
+    "learned": "learned labels",
+    "stored": "stored soft labels",
+    "teacher": "soft labels (teacher)",
+}
+
+
 def _title(section: Section) -> str:
     ipc = "all training images" if section.ipc is None else f"IPC {section.ipc}"
-    labels = "soft labels (teacher)" if section.labels == "teacher" else f"{section.labels} labels"
+    labels = LABELS[section.labels]
     return escape(f"{section.data['label']}, {ipc}, {labels}, protocol {section.protocol['id']}")
 
 

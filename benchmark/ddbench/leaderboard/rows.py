@@ -97,7 +97,7 @@ class Section:
 
     protocol: Mapping[str, Any]
     data: Mapping[str, Any]
-    labels: str  # that the networks learn: hard, learned or teacher
+    labels: str  # that the networks learn: hard, learned, stored (a teacher's, once) or teacher (a teacher's, for every batch)
     ipc: int | None  # None: nothing but full data
     rows: tuple[Row, ...]
 
@@ -142,7 +142,9 @@ def _table(cell: Cell) -> tuple[str, ...]:
 
 def labels_of(plan: Mapping[str, Any]) -> str:
     """What the networks that judge learn: a protocol's teacher goes before the set's own labels, which then do not count."""
-    return "teacher" if plan["protocol"].get("teacher") else plan["labels"]
+    if plan["protocol"].get("teacher"):
+        return "teacher"
+    return "stored" if plan["labels"] == "teacher" else plan["labels"]
 
 
 def software(cell: Cell) -> dict[str, str]:

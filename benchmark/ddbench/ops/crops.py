@@ -76,3 +76,48 @@ class CropFlipView:
         theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.dtype).to(images.device, non_blocking=True)
         grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=False).expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class ShiftFlip:
+    """The image moved by up to `pixels` along both axes, and mirrored half of the time: the padded crop of CIFAR training.
+
+    Departures: zeros of normalised images, the mean colour, move in, where pads of pixels are black; a draw can serve a whole
+    batch, as with `CropFlip`. Raises: ConfigError for a negative shift.
+    """
+
+    pixels: int = 4
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if self.pixels < 0:
+            raise ConfigError(f"images are moved by at least 0 pixels, got {self.pixels}.")
+
+    def draw(self, rng: torch.Generator, num: int | None = None) -> ShiftFlipView:
+        """One set of parameters for all images (`num` None), or one for each of `num`."""
+        shifts = torch.randint(0, 2 * self.pixels + 1, (2, num or 1), generator=rng)
+        return ShiftFlipView(self.pixels, shifts, torch.rand(num or 1, generator=rng) < self.flip, num)
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftFlipView:
+    """One draw: a differentiable function of a batch. Raises ConfigError if it was drawn for another number of images."""
+
+    pixels: int
+    shifts: Tensor  # [2, 1 or num] in 0..2 pixels: where the window begins in the padded image, from its top and left
+    mirrored: Tensor  # [1 or num] bool
+    num: int | None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C,H,W]."""
+        if self.num is not None and len(images) != self.num:
+            raise ConfigError(f"this view was drawn for {self.num} images and cannot augment {len(images)}.")
+        height, width = images.shape[2:]
+        rows = self.shifts[0][:, None] + torch.arange(height)  # [n,H]
+        columns = self.shifts[1][:, None] + torch.arange(width)
+        columns = torch.where(self.mirrored[:, None], columns.flip(1), columns)
+        rows, columns = (part.expand(len(images), -1).to(images.device, non_blocking=True) for part in (rows, columns))
+        padded = F.pad(images, (self.pixels,) * 4).permute(0, 2, 3, 1)
+        item = torch.arange(len(images), device=images.device)
+        return padded[item[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

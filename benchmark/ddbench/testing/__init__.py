@@ -22,6 +22,7 @@ from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks
 from ddbench.testing.generators import generator_checks
 from ddbench.testing.losses import loss_checks
+from ddbench.testing.presets import preset_checks
 from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
@@ -39,8 +40,8 @@ from ddbench.testing.toys import (
 
 __all__ = [
     "CHECKS", "TOY_ARCH", "TOY_NORMED_ARCH", "Check", "Given", "Outcome", "Skipped", "ToyGenerator", "architecture_checks",
-    "dataset_checks", "generator_checks", "in_double", "loss_checks", "prepared", "run_checks", "space_checks", "stages",
-    "toy_data", "toy_network", "toy_plan", "toy_run", "toy_spec",
+    "dataset_checks", "generator_checks", "in_double", "loss_checks", "prepared", "preset_checks", "run_checks", "space_checks",
+    "stages", "toy_data", "toy_network", "toy_plan", "toy_run", "toy_spec",
 ]  # fmt: skip
 
 
@@ -58,6 +59,7 @@ CHECKS: dict[str, list[Check]] = {
     "generators": generator_checks,
     "architectures": architecture_checks,
     "datasets": dataset_checks,
+    "presets": preset_checks,
 }
 """The checks of every kind."""
 

@@ -163,6 +163,23 @@ def loss_goes_on_from_a_checkpoint(loss: Loss, run: DistillRun) -> None:
     )
 
 
+def loss_teacher_gives_labels(loss: Loss, run: DistillRun) -> None:
+    """`relabel` gives every image probabilities, the same every time; it is there where `relabels` says so, and only there."""
+    if loss.relabels == "never":
+        assert type(loss).relabel is Loss.relabel, "the loss has a relabel, and says relabels = never, so nobody asks it."
+        return
+    assert type(loss).relabel is not Loss.relabel, f"the loss says relabels = {loss.relabels} and has no relabel."
+    syn, memory, run = _fresh(loss, run)
+    with torch.no_grad():
+        labels = loss.relabel(syn.images.detach(), memory, run)
+        again = loss.relabel(syn.images.detach(), memory, run)
+    wanted = (len(syn.images), run.spec.num_classes)
+    assert labels.shape == wanted, f"relabel must give {list(wanted)} probabilities, and gives {list(labels.shape)}."
+    assert bool((labels >= 0).all()), "relabel gives negative probabilities."
+    assert_close(labels.sum(1), torch.ones_like(labels[:, 0]), "the probabilities that relabel gives do not sum to 1.")
+    assert torch.equal(labels, again), "relabel gives other labels the second time."
+
+
 loss_checks: list[Check] = [
     loss_gradient_is_the_slope,
     loss_gives_a_detached_number,
@@ -171,4 +188,5 @@ loss_checks: list[Check] = [
     loss_touches_only_its_leaves,
     loss_memory_is_tensors,
     loss_goes_on_from_a_checkpoint,
+    loss_teacher_gives_labels,
 ]

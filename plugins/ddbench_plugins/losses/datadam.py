@@ -34,10 +34,12 @@ class AttentionMatching(Loss):
     embedding;  A_c: one draw of augmentation that both sides of class c share.
     `batched`: several classes go through the network together, as many as the device takes well; false: class by class. The
     two are equal up to rounding, but for networks with batch statistics or dropout.
-    Source: Sajedi et al., DataDAM: Efficient Dataset Distillation with Attention Matching, ICCV 2023: L_SAM + lambda L_MMD,
-    with a linear kernel, p = 4 and lambda = 0.01. Departures: the paper matches attention in all layers but the last one and
-    features in that; here every activation counts for the attention, that of the last block too, and the embedding, its pooled
-    maps, is the last layer.
+    Source: Sajedi et al., DataDAM: Efficient Dataset Distillation with Attention Matching, ICCV 2023: L_SAM + lambda L_MMD, and
+    its public code: the norm and the mean of the maps, plain mean embeddings for the MMD, lambda = 0.01, and p = 4 by the default
+    of its function, though its script passes 1. Departures: there attention is matched after every activation but the last one,
+    and features in the last layer; here that of the last block counts too, and the embedding, its pooled maps, is the last
+    layer; `batch_real` is ours, the code's is 64; the code takes 100 times this value, so that its image rate of 1 is 100 here,
+    and its ConvNet has BatchNorm.
     Raises: ConfigError if batch_real < 1, power < 1 or weight < 0, and for a backbone without such maps.
     """
 

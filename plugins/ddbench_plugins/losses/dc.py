@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Batch, Loss, Memory, Resource, Run
+from ddbench.api import Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.ops.distance import DISTANCES, class_distances, gradients
 from ddbench.ops.embedding import class_batches, class_groups, images_a_pass, sees_images_alone
@@ -66,10 +66,9 @@ class GradientMatching(Loss):
         if self.loops == "by-ipc" and (self.outer_loop, self.inner_loop) != (1, 1):
             raise ConfigError("loops = 'by-ipc' sets outer_loop and inner_loop: remove those two, or say loops = 'given'.")
 
-    def needs(self, run: Run) -> tuple[Resource, ...]:
-        """Nothing; an IPC without loops is refused here, before the first step."""
+    def check(self, num_images: int, run: Run) -> None:
+        """Whether there are loops for this IPC."""
         self._loops(run)
-        return ()
 
     def _loops(self, run: Run) -> tuple[int, int]:
         """The outer and the inner loop."""

@@ -38,11 +38,14 @@ class FeatureRegression(Loss):
     `pool`: that many networks take turns, one a step. After its turn a network is trained one step of plain SGD on the set,
     and after `max_steps` of these another is drawn in its place, each at another time. 0: every step draws a network, and
     none is trained. `memory` holds the networks, as net0.NAME, net1.NAME, ...
-    Source: Zhou, Nezhadarya and Ba, Dataset Distillation using Neural Feature Regression, NeurIPS 2022 (FRePo), with its 10
-    networks and at most 100 steps each. Departures: networks take turns and are not drawn from the pool, so that the step
-    alone says which one is due and how old it is; they are trained by SGD on the cross-entropy, not by Adam; as many real
-    images of every class, not a batch of all; the set's labels are probabilities; no scaling of labels by the number of
-    classes; the backbone is the plan's, not the paper's wider one.
+    Source: Zhou, Nezhadarya and Ba, Dataset Distillation using Neural Feature Regression, NeurIPS 2022 (FRePo), and its public
+    code: the features, without a bias; `ridge` and what it is relative to; the half; labels less 1/K; 10 networks, about 100
+    steps each, their ages staggered at the start. Departures: networks take turns and are not drawn from the pool, so that the
+    step alone says which one is due and how old it is; they are trained on the whole set by SGD on the cross-entropy, not on
+    at most 1,000 of its images by Adam on the squared error; as many real images of every class, not 1,024 of all; the set's
+    labels are probabilities, not free numbers that start at (one-hot - 1/K) / sqrt(K/10), and no term keeps a label's two
+    largest apart; no mirror images in the kernel, which the code adds for some data sets and sizes; the plan's optimizer, not
+    LAMB; the regression in float64; the backbone is the plan's, not one whose width doubles from block to block.
     Raises: ConfigError if batch_real or max_steps is below 1 or pool below 0, or if ridge or inner_lr is not above 0.
     """
 

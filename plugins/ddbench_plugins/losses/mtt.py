@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run
 from ddbench.errors import ConfigError
@@ -30,6 +31,7 @@ class ExpertTrajectory(Resource):
     weight_decay: float
     augment: bool
     uses_backbone: ClassVar[bool] = True
+    costly: ClassVar[bool] = True
 
     def describe(self) -> str:
         """One line."""
@@ -97,6 +99,7 @@ class StudentMatching(Loss):
     order: ClassVar[int] = 2
     rates: ClassVar[Mapping[str, float]] = {"pixels": 1e4, "f": 1e4, "w": 10.0, "student_rate": 1e-6, "labels": 2.0}
     learned: ClassVar[tuple[str, ...]] = ("student_rate",)
+    relabels: ClassVar[Literal["never", "last", "always"]] = "always"
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
@@ -139,6 +142,12 @@ class StudentMatching(Loss):
         """The last one that is ever read."""
         return self.max_start_epoch - 1 + self.expert_epochs
 
+    def check(self, num_images: int, run: Run) -> None:
+        """Whether a mini-batch fits into the set."""
+        if self.batch_syn is not None and self.batch_syn > num_images:
+            told = f"batch_syn {self.batch_syn} is larger than the set of {num_images} images"
+            raise ConfigError(f"{told}: lower it, or leave it out for the whole set.")
+
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """The experts, each a resource of its own."""
         return tuple(self._expert(index) for index in range(self.num_experts))
@@ -178,10 +187,8 @@ class StudentMatching(Loss):
         return self.first_max_start_epoch + grown // self.expanding_steps
 
     def unroll(self, syn: Batch, memory: Memory, run: Run) -> Unroll:
-        """This step's student. Raises ConfigError if a mini-batch is larger than the set."""
+        """This step's student."""
         num, dtype = len(syn.images), syn.images.dtype
-        if self.batch_syn is not None and self.batch_syn > num:
-            raise ConfigError(f"batch_syn {self.batch_syn} is larger than the set of {num} images: lower it, or leave it out.")
         parts = self._parts(num, run)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -197,6 +204,14 @@ class StudentMatching(Loss):
             for at in (epoch, epoch + self.expert_epochs)
         )
         return Unroll(network, start, target, memory["student_rate"], self.syn_steps, batch)
+
+    def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
+        """This step's target expert is the teacher: softmax of its logits. As TESLA assigns soft labels (section "soft label
+        assignment" of its paper); MTT has none."""
+        network, (index, epoch) = student_mode(run.network("student")).to(images.dtype), self.choose(run)
+        expert = self._expert(index)
+        target = expert.read(run.resource(expert), epoch + self.expert_epochs, network)
+        return functional_call(network, {name: tensor.to(images.dtype) for name, tensor in target.items()}, (images,)).softmax(1)
 
     def _parts(self, num: int, run: Run) -> list[slice] | list[Tensor]:
         """The images of every step of the student."""
@@ -239,7 +254,8 @@ class Tesla(StudentMatching):
     for one step, and drifts away from it as steps are added; the student's rate likewise, with G fixed.
     Source: Cui, Wang, Si and Hsieh, Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023, which
     calls its gradient exact. Departures: the factor 2, of which the public code makes a doubled tuple, so that its image
-    gradient is half of this and its image rates must be halved here; labels are the plan's, not a teacher's; those of MTT.
+    gradient is half of this and its image rates must be halved here; those of MTT. With labels = "teacher" the step's target
+    expert labels the images, as its code does for ImageNet-1K.
     Raises: as MTT.
     """
 
@@ -273,12 +289,13 @@ def datm(
 
     Start epochs are drawn from min_start_epoch up to a bound that grows from first_max_start_epoch to max_start_epoch (all
     exclusive) over the first `expanding_steps` steps: small sets match early, easy epochs, large ones late ones. The defaults
-    are the public code's for CIFAR-10 at IPC 10; it has 0..4, constant, at IPC 1, and 0..20 growing to 0..40 in 2000 steps
-    at IPC 50. A plan should set labels = "learned".
+    are the public code's for CIFAR-10 at IPC 10; at IPC 1 it starts below 4 throughout, at IPC 50 below 20, growing to below 40
+    in 2000 steps. A plan should set labels = "learned" and the rates, which the code has by data set and IPC and the default
+    ones, MTT's, do not fit: 100 for pixels at CIFAR-10 IPC 10, 1e-5 for the student's rate, 2 for labels.
     Source: Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024, section
     3; ranges of its public code. Departures: labels start from the smoothed hard ones and images as the space says, not from
-    logits of an expert and images that it classifies correctly; one momentum for images, labels and rate; experts are plain
-    SGD's, not flattened ones (FTD); no average of the set over steps; no step is skipped for a large value.
+    the mean logits of the experts that classify an image correctly, and images of that kind; one momentum for images, labels
+    and rate; experts are plain SGD's, not flattened ones (FTD); no step is skipped for a large value.
     """
     kind = TrajectoryMatching if form == "mtt" else Tesla
     return kind(

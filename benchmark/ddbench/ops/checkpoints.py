@@ -1,0 +1,64 @@
+"""Fitting a state dict from elsewhere to a network of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from ddbench.errors import DataError
+
+PREFIXES = ("", "module.", "model.")  # that wrappers put before every name
+
+
+def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[int], what: str) -> dict[str, Tensor]:
+    """The tensors under the network's own names, in its types, ready for `load_state_dict`.
+
+    A prefix that all names of one side share (`module.`, `model.`) does not count, nor does a missing count of batches, which
+    BatchNorm layers do not use. `rows`, if any: which outputs of the checkpoint's last layer are the network's classes, in their
+    order. `what` begins each message. Raises DataError where names or shapes differ.
+    """
+    wanted = network.state_dict()
+    given = _renamed(wanted, tensors)
+    fitted: dict[str, Tensor] = {}
+    for name, like in wanted.items():
+        if name not in given and name.endswith("num_batches_tracked"):
+            fitted[name] = like
+            continue
+        if name not in given:
+            raise DataError(f"{what} do not fit the network: they lack '{name}'. Name the network that they are of.")
+        tensor = given[name]
+        if rows and tensor.shape[:1] != like.shape[:1] and tensor.shape[1:] == like.shape[1:]:
+            tensor = _chosen(tensor, rows, len(like), f"{what}: '{name}'")
+        if tensor.shape != like.shape:
+            shapes = f"{list(tensor.shape)}, and the network's is {list(like.shape)}"
+            raise DataError(f"{what} do not fit the network: '{name}' is {shapes}.{_hint(tensor, like)}")
+        fitted[name] = tensor.to(like.dtype)
+    extra = next((name for name in given if name not in wanted and not name.endswith("num_batches_tracked")), None)
+    if extra is not None:
+        raise DataError(f"{what} do not fit the network: it has no '{extra}'. Name the network that they are of.")
+    return fitted
+
+
+def _renamed(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names of the network, where dropping one side's prefix and adding the other's gives these."""
+    for theirs in PREFIXES:
+        for ours in PREFIXES:
+            if all(name.startswith(theirs) for name in tensors):
+                renamed = {ours + name.removeprefix(theirs): tensor for name, tensor in tensors.items()}
+                if len(renamed.keys() & wanted.keys()) > len(wanted) // 2:
+                    return renamed
+    return dict(tensors)
+
+
+def _chosen(tensor: Tensor, rows: Sequence[int], num: int, what: str) -> Tensor:
+    """Those rows of a last layer's weight or bias."""
+    if len(rows) != num or min(rows) < 0 or max(rows) >= len(tensor):
+        told = f"has {len(tensor)} rows, of which {len(rows)} are named"
+        raise DataError(f"{what} {told}: name {num}, one for each class of the data set, from 0 to {len(tensor) - 1}.")
+    return tensor[list(rows)]
+
+
+def _hint(tensor: Tensor, like: Tensor) -> str:
+    several = tensor.shape[1:] == like.shape[1:] and len(tensor) > len(like)
+    return f" Say which {len(like)} of its {len(tensor)} outputs are the data set's classes." if several else ""

@@ -1,0 +1,26 @@
+"""Built-in presets: a TOML file for each family, beside this module."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from ddbench.api import Presets
+
+
+def _family(name: str) -> Presets:
+    return Presets((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def lineage() -> Presets:
+    """Pixel space as the papers of the losses have it: DC, DSA, DM, MTT, TESLA, DATM, DataDAM, CAFE, FRePo, DD, SRe2L."""
+    return _family("lineage")
+
+
+def glad() -> Presets:
+    """GLaD (CVPR 2023): its losses in pixels, W+ and one layer of a generator."""
+    return _family("glad")
+
+
+def hpd() -> Presets:
+    """H-PD (CVPR 2025): its losses on a walk through the layers of a generator."""
+    return _family("hpd")

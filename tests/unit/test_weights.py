@@ -1,0 +1,197 @@
+"""Weights that users bring: found by name, pinned by hash, read as data, and fitted to a network by name and shape."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ddbench.api import Spec
+from ddbench.config import PluginRef
+from ddbench.errors import ConfigError, DataError
+from ddbench.files import sha256_file
+from ddbench.ops.checkpoints import fit_state
+from ddbench.ops.vision import load_torchvision
+from ddbench.run import DistillRun
+from ddbench.seeds import global_stream
+from ddbench.testing import toy_run
+from ddbench.weights import find_weights, read_weights
+from ddbench_plugins.losses.bn_statistics import BatchNormStatistics
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}
+
+
+def put(root: Path, name: str, content: Any) -> str:
+    """Save into the folder of weights; give the hash."""
+    path = root / "weights" / name
+    path.parent.mkdir(exist_ok=True)
+    save_file(content, path) if name.endswith(".safetensors") else torch.save(content, path)
+    return sha256_file(path)
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth"])
+def test_tensors_come_back(tmp_path: Path, name: str) -> None:
+    sha256 = put(tmp_path, name, TENSORS)
+    assert same(read_weights(tmp_path, name, sha256), TENSORS)
+    assert same(read_weights(tmp_path, name, sha256.upper()), TENSORS)
+
+
+@pytest.mark.parametrize("inside", ["state_dict", "model"])
+def test_a_training_scripts_checkpoint_gives_its_network(tmp_path: Path, inside: str) -> None:
+    sha256 = put(tmp_path, "w.pt", {"epoch": 7, inside: TENSORS, "optimizer": {"lr": 0.1}})
+    assert same(read_weights(tmp_path, "w.pt", sha256), TENSORS)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (print, ("executed",))
+
+
+def test_pickled_code_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "weights").mkdir()
+    path = tmp_path / "weights" / "w.pt"
+    for write in (lambda: torch.save({"a": Evil()}, path), lambda: path.write_bytes(pickle.dumps(Evil()))):
+        write()
+        with pytest.raises(DataError, match=r"(pickled code is never run|cannot be read)"):
+            read_weights(tmp_path, "w.pt", sha256_file(path))
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
+    good = put(tmp_path, "w.pt", TENSORS)
+    for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "weights/w.pt"):
+        with pytest.raises(ConfigError, match="named by their file alone"):
+            find_weights(tmp_path, name, good)
+    with pytest.raises(DataError, match=r"'w\.pt' belong into the folder weights of your data folder: set DDBENCH_DATA"):
+        find_weights(None, "w.pt", good)
+    with pytest.raises(DataError, match=r"'v\.pt' are not there: put them at .*weights/v\.pt"):
+        find_weights(tmp_path, "v.pt", good)
+    with pytest.raises(DataError, match=f"have the SHA-256 {good}, not 0000: get the right file, or"):
+        find_weights(tmp_path, "w.pt", "0000")
+    with pytest.raises(DataError, match=f"SHA-256 {good}, not an empty one"):
+        find_weights(tmp_path, "w.pt", "")
+    (tmp_path / "weights" / "w.bin").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"must be a \.safetensors, \.pt or \.pth file"):
+        find_weights(tmp_path, "w.bin", good)
+    for content in ([torch.ones(1)], {"a": 3}, {}):
+        with pytest.raises(DataError, match="must hold tensors under names"):
+            read_weights(tmp_path, "x.pt", put(tmp_path, "x.pt", content))
+    (tmp_path / "weights" / "cut.safetensors").write_bytes(b"\x20\0\0\0\0\0\0\0{")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_weights(tmp_path, "cut.safetensors", sha256_file(tmp_path / "weights" / "cut.safetensors"))
+
+
+# ---------------------------------------------------------------- fitting
+
+
+def small() -> nn.Module:
+    with global_stream("small"):
+        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def test_names_may_have_a_wrappers_prefix_and_lack_counts() -> None:
+    network = small()
+    wanted = network.state_dict()
+    for prefix in ("", "module.", "model."):
+        given = {prefix + name: tensor.double() for name, tensor in wanted.items() if not name.endswith("tracked")}
+        fitted = fit_state(network, given, (), "the weights")
+        assert same(fitted, wanted)
+        assert fitted["0.weight"].dtype == torch.float32
+    wrapped = nn.Sequential()
+    wrapped.add_module("model", network)
+    assert fit_state(wrapped, wanted, (), "the weights").keys() == wrapped.state_dict().keys()
+
+
+def test_rows_are_the_classes_in_their_order() -> None:
+    network = small()
+    given = dict(network.state_dict()) | {"2.weight": torch.arange(50.0).view(10, 5), "2.bias": torch.arange(10.0)}
+    fitted = fit_state(network, given, (7, 0, 3), "the weights")
+    assert fitted["2.bias"].tolist() == [7, 0, 3]
+    assert fitted["2.weight"][:, 0].tolist() == [35, 0, 15]
+    for rows in ((7, 0), (7, 0, 10), (-1, 0, 3)):
+        with pytest.raises(DataError, match=r"'2\.(weight|bias)' has 10 rows, of which . are named: name 3, one for each class"):
+            fit_state(network, given, rows, "the weights")
+    with pytest.raises(DataError, match="Say which 3 of its 10 outputs are the data set's classes"):
+        fit_state(network, given, (), "the weights")
+
+
+def test_another_network_is_refused() -> None:
+    network = small()
+    lacking = {name: tensor for name, tensor in network.state_dict().items() if name != "0.bias"}
+    with pytest.raises(DataError, match=r"the weights do not fit the network: they lack '0\.bias'"):
+        fit_state(network, lacking, (), "the weights")
+    with pytest.raises(DataError, match=r"it has no '9\.bias'"):
+        fit_state(network, dict(network.state_dict()) | {"9.bias": torch.ones(1)}, (), "the weights")
+    with pytest.raises(DataError, match=r"'0\.weight' is \[5, 9\], and the network's is \[5, 4\]"):
+        fit_state(network, dict(network.state_dict()) | {"0.weight": torch.ones(5, 9)}, (), "the weights")
+
+
+# ---------------------------------------------------------------- as SRe2L's teacher
+
+CLASSES = (0, 217, 482)
+
+
+def imagenet_run(root: Path) -> DistillRun:
+    """A toy run of three classes of 40 px images with torchvision's network as its backbone."""
+    run = toy_run(channels=3, side=40)
+    backbone = PluginRef.resolve("architectures", "resnet18-bn", {"stem": "imagenet"})
+    return replace(run, backbone=backbone, folder=root)
+
+
+def test_a_checkpoint_of_torchvision_is_the_teacher(tmp_path: Path) -> None:
+    with global_stream("a checkpoint"):
+        theirs = load_torchvision().models.resnet18(num_classes=1000).eval()
+    sha256 = put(tmp_path, "resnet18.pth", theirs.state_dict())
+    run = imagenet_run(tmp_path)
+    loss = BatchNormStatistics(teacher_weights="resnet18.pth", teacher_sha256=sha256, teacher_classes=CLASSES)
+    loss.check(6, run)
+    (need,) = loss.needs(run)
+    run = replace(run, resources={need: need.build(run)})
+    images = run.data.images[:4]
+    with torch.no_grad():
+        wanted = theirs(images)[:, list(CLASSES)].softmax(1)
+        torch.testing.assert_close(loss.relabel(images, {}, run), wanted)
+    with pytest.raises(DataError, match="Say which 3 of its 1000 outputs are the data set's classes"):
+        replace(loss, teacher_classes=()).check(6, run)
+    with pytest.raises(DataError, match="have the SHA-256"):
+        replace(loss, teacher_sha256="1" * 64).check(6, run)
+    with pytest.raises(DataError, match="do not fit the network"):
+        loss.check(6, replace(run, backbone=PluginRef.resolve("architectures", "convnet", {"norm": "batch"})))
+
+
+def test_a_checkpoint_of_timm_is_the_teacher(tmp_path: Path) -> None:
+    load_torchvision()
+    import timm
+
+    with global_stream("a checkpoint"):
+        theirs = timm.create_model("resnet10t", num_classes=3).eval()
+    sha256 = put(tmp_path, "r.safetensors", theirs.state_dict())
+    run = replace(imagenet_run(tmp_path), backbone=PluginRef.resolve("architectures", "timm/resnet10t", {}))
+    loss = BatchNormStatistics(teacher_weights="r.safetensors", teacher_sha256=sha256)
+    (need,) = loss.needs(run)
+    run = replace(run, resources={need: need.build(run)})
+    images = run.data.images[:2]
+    with torch.no_grad():
+        torch.testing.assert_close(loss.relabel(images, {}, run), theirs(images).softmax(1))
+
+
+def test_settings_of_a_file_need_a_file() -> None:
+    for wrong in ({"teacher_sha256": "0" * 64}, {"teacher_classes": (1, 2)}):
+        with pytest.raises(ConfigError, match="name it as 'teacher_weights'"):
+            BatchNormStatistics(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_spec_of_the_toy_is_what_these_tests_think() -> None:
+    spec: Spec = imagenet_run(Path()).spec
+    assert (spec.shape, spec.num_classes) == ((3, 40, 40), len(CLASSES))
