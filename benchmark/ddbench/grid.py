@@ -60,8 +60,17 @@ def select(plans: tuple[Plan, ...], only: str | None) -> tuple[Plan, ...]:
         where[key] = value
     chosen = tuple(plan for plan in plans if _matches(plan, where))
     if not chosen:
-        raise ConfigError(f"--only {only} matches none of the {len(plans)} cells. Look at them with: ddbench plan SUITE")
+        near = "".join(_nearest(plans, key, value) for key, value in where.items())
+        raise ConfigError(f"--only {only} matches none of the {len(plans)} cells.{near} Look at them with: ddbench plan SUITE")
     return chosen
+
+
+def _nearest(plans: tuple[Plan, ...], key: str, value: str) -> str:
+    """What the grid has for a key, where it does not have that value."""
+    known = dict.fromkeys(coordinates(plan)[key] for plan in plans if key in coordinates(plan))
+    if value in known:
+        return ""
+    return f" There is no {key} '{value}'.{did_you_mean(value, known)} It has: {', '.join(known) or 'none'}."
 
 
 def _matches(plan: Plan, where: Mapping[str, Any]) -> bool:

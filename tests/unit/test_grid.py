@@ -270,7 +270,11 @@ def test_only_selects(tmp_path: Path) -> None:
     for only, told in (
         ("los=dm", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?"),
         ("loss", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'loss'."),
-        ("loss=mtt", "--only loss=mtt matches none of the 21 cells. Look at them with: ddbench plan SUITE"),
+        (
+            "loss=dmm,ipc=10",
+            "--only loss=dmm,ipc=10 matches none of the 21 cells. There is no loss 'dmm'. Did you mean 'dm'? It has: ",
+        ),
+        ("loss=dm,baseline=random", "--only loss=dm,baseline=random matches none of the 21 cells. Look at them with: ddbench"),
     ):
         with pytest.raises(ConfigError) as caught:
             grid.select(plans, only)

@@ -11,7 +11,7 @@ from ddbench.registry import REGISTRIES, PluginRow
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
-    text = "list the installed losses, spaces, generators, architectures and data sets, and what is wrong with them"
+    text = "list the installed losses, spaces, generators, architectures, data sets and presets, and what is wrong with them"
     parser = sub.add_parser("plugins", help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("--kind", choices=list(REGISTRIES), help="one kind only")
     parser.add_argument("--json", action="store_true", help="a JSON list of objects instead of a table")
