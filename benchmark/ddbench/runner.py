@@ -182,7 +182,7 @@ class Runner:
         ours, theirs = self.context.Pipe()
         arguments = (theirs, self.store.root, device, self.suite.data_root, self.checkpoint_seconds)
         process = self.context.Process(target=work, args=arguments, daemon=True)
-        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **_MALLOC}), _interrupts_held_back():
+        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **MALLOC}), _interrupts_held_back():
             process.start()
         theirs.close()
         return Worker(process, ours, device)
@@ -287,7 +287,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 # glibc gives large tensors back to the system at once and faults them in again at the next step; keeping them makes the
 # steps of small networks on a CPU about a fifth faster.
-_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
 
 
 @contextmanager

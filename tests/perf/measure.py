@@ -8,6 +8,7 @@ A case that is done (FOLDER, runs/perf by default, holds its JSON) is not measur
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from itertools import product
@@ -15,15 +16,18 @@ from pathlib import Path
 
 from table import markdown, rows
 
+from ddbench.runner import MALLOC
+
 HERE = Path(__file__).parent
 NETWORKS, SIDES, IPCS = ("convnet", "alexnet", "vgg11", "resnet18", "vit"), (32, 128), (1, 10)
 
 
 def in_a_process(told: str, path: Path, *chosen: str) -> None:
-    """Run these perf cases one after the other in a process of their own; their JSON goes to the path."""
+    """Run these perf cases one after the other in a process of their own, with the memory allocator set as the runner sets it
+    for its workers; their JSON goes to the path."""
     print(told, file=sys.stderr, flush=True)
     words = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", f"--benchmark-json={path}", *chosen]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | MALLOC)
     if done.returncode:
         path.unlink(missing_ok=True)
         print(f"{told} failed:\n{done.stdout[-2000:]}", file=sys.stderr)

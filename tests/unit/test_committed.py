@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,3 +43,18 @@ def test_the_readme_quotes_the_committed_table():
     assert table
     assert quoted
     assert quoted[1] == table[1]
+
+
+def test_every_loss_beats_random_images_on_cifar10():
+    """By more than the intervals of both: the reduced run on a CPU distils, whatever its width."""
+    store = Store(ROOT / "leaderboards" / "cifar10-small" / "store", create=False)
+    means: dict[str, list[float]] = {}
+    for path in store.root.glob("cells/*/record.json"):
+        record = json.loads(path.read_text())
+        plan, entries = record["plan"], record["evaluations"]
+        assert (plan["protocol"]["id"], len(entries)) == ("lineage-1", 20)
+        name = plan["baseline"] or plan["loss"]["name"]
+        means.setdefault(name, []).append(sum(entry["accuracy"] for entry in entries) / len(entries))
+    assert {name: len(found) for name, found in means.items()} == dict.fromkeys(("random", "dc", "dsa", "dm", "mtt"), 2)
+    for name in means.keys() - {"random"}:
+        assert min(means[name]) > max(means["random"]) + 0.05, f"{name}: {means[name]} against random {means['random']}"
