@@ -92,7 +92,7 @@ def check_prepared(plans: Iterable[Plan], store: Store, device: torch.device, su
                 groups.setdefault((kind, plan.dataset.label), []).append(there)
     for (kind, subset), found in groups.items():
         if not all(found):
-            told = f"the suite needs {kind} on '{subset}': {len(found)}, of which {sum(found)} are there"
+            told = f"not yet trained on '{subset}': {kind} ({sum(found)} of {len(found)} are there)"
             faults.append(f"{told}. Make them with: ddbench prepare {suite}, or add --prepare to this command.")
     if faults:
         raise Faults(faults)

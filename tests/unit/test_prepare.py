@@ -138,7 +138,7 @@ def test_run_refuses_to_train_experts_unasked(tmp_path, suite, capsys):
     store = tmp_path / "new"
     assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "loss=mtt"]) == 2
     said = capsys.readouterr().err
-    told = "the suite needs expert trajectories of convnet(width=2), 1 epochs on 'mnist-5k': 2, of which 0 are there."
+    told = "not yet trained on 'mnist-5k': expert trajectories of convnet(width=2), 1 epochs (0 of 2 are there)."
     assert f"{told} Make them with: ddbench prepare {suite} --store {store}, or add --prepare to this command." in said
     assert not list(Store(store, create=False).root.glob("cells/*"))
     assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "baseline=random"]) == 0  # needs none
@@ -167,7 +167,7 @@ def test_half_built_and_foreign_experts_are_refused_all_at_once(tmp_path, suite,
     shutil.rmtree(second)
     assert main(["run", str(suite), "--store", str(root), "--device", "cpu", "--only", "loss=mtt"]) == 2
     said = capsys.readouterr().err
-    assert "2, of which 1 are there" in said
+    assert "(1 of 2 are there)" in said
     assert f"resource {first}/tensors.safetensors is missing." in said
 
 

@@ -178,7 +178,10 @@ def _images(section: Section, around: Surroundings, level: str) -> list[str]:
 
 
 def _reproduce(section: Section, cells: Sequence[Cell], around: Surroundings, level: str) -> list[str]:
-    note = "A command runs all seeds of its row. Add `--store STORE` to run only what an existing store lacks."
+    note = (
+        "A command runs all seeds of its row. Add `--store STORE` to run only what an existing store lacks, `--prepare` to "
+        "train experts and teachers that it lacks."
+    )
     parts = [f"{level} Reproduce", "", note, ""]
     for row in section.rows:
         plans = ", ".join(f"[{short(cell.key)}](plans/{short(cell.key)}.json) (seed {cell.seed})" for cell in row.cells)
