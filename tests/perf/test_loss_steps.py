@@ -29,8 +29,8 @@ from ddbench_plugins.spaces.pixel import Pixel
 from perf.saved import peak_saved_bytes
 
 IPCS = (1, 10)
-FORMS = dict.fromkeys(("dm", "dsa", "datadam"), ("plain", "batched")) | dict.fromkeys(
-    ("dc", "cafe", "krr", "dd", "bn-statistics"), ("default",)
+FORMS = dict.fromkeys(("dm", "dc", "dsa", "datadam"), ("plain", "batched")) | dict.fromkeys(
+    ("cafe", "krr", "dd", "bn-statistics"), ("default",)
 )
 SYN_STEPS = {"mtt": (5, 20, 50), "tesla": (5, 20, 50), "datm": (5,)}  # DATM is MTT but for where its students start
 MATCHING = [(name, ipc, form) for name, forms in FORMS.items() for ipc in IPCS for form in forms]
