@@ -417,7 +417,7 @@ class Dataset(ABC):
 class Presets:
     """A family of presets: settings that papers publish, by where a cell lies in its grid, each with its source."""
 
-    text: str  # TOML, as ddbench.presets describes it
+    text: str  # TOML, as ddbench.suite.presets describes it
 
 
 PLUGIN_TYPES: Mapping[str, type[Any]] = {

@@ -32,11 +32,11 @@ from ddbench.api import (
     Split,
     State,
 )
-from ddbench.clock import Stopwatch
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import default_root
-from ddbench.engine import Distillation, distill
 from ddbench.errors import ConfigError, DataError
-from ddbench.run import DistillRun
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
 # Given to every plugin that has the setting, so that tests are quick.

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from ddbench import protocols
 from ddbench.api import Recipe, Spec
-from ddbench.clock import peak_memory_bytes, reset_peak_memory
-from ddbench.config import PluginRef
+from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
+from ddbench.compute.hardware import num_cores
+from ddbench.compute.run import be_deterministic, build_network
+from ddbench.compute.stacked import train_stacked
+from ddbench.compute.train import train
 from ddbench.evaluate.cost import flops_of_step
-from ddbench.hardware import num_cores
 from ddbench.ops.augment import SiameseAugment
-from ddbench.run import be_deterministic, build_network
-from ddbench.stacked import train_stacked
-from ddbench.train import train
+from ddbench.plan import PluginRef
 from perf.widespread import widespread
 
 NETWORKS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")

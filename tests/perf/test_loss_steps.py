@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from ddbench.api import Loss, Recipe, Spec
-from ddbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
-from ddbench.config import PluginRef
+from ddbench.compute.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
+from ddbench.compute.engine import Distillation
+from ddbench.compute.hardware import hardware, num_cores
+from ddbench.compute.run import DistillRun, be_deterministic
 from ddbench.data.subsets import TrainingData
-from ddbench.engine import Distillation
-from ddbench.hardware import hardware, num_cores
-from ddbench.run import DistillRun, be_deterministic
+from ddbench.plan import PluginRef
 from ddbench.seeds import stream
 from ddbench.testing import prepared, toy_plan
 from ddbench_plugins.spaces.pixel import Pixel

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddbench.api import Recipe
+from ddbench.compute.train import ema_decay, rate_at
 from ddbench.ops.augment import SiameseAugment
-from ddbench.train import ema_decay, rate_at
 
 
 def widespread(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, strategy: str) -> float:

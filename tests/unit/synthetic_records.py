@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ddbench import protocols
-from ddbench.config import Plan, PluginRef
 from ddbench.leaderboard.cells import Cell, read_cells
-from ddbench.store import RECORD_SCHEMA, Store
+from ddbench.plan import Plan, PluginRef
+from ddbench.results.store import RECORD_SCHEMA, Store
 
 NUM_TEST = 1000
 SPACES = ("glad", "hpd", "pixel")

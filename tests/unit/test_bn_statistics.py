@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Batch
-from ddbench.clock import Stopwatch
-from ddbench.engine import Distillation, distill
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
 from ddbench.ops.crops import CropFlip
 from ddbench.ops.moments import batch_norms, moment_distances
-from ddbench.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing import TOY_NORMED_ARCH, prepared, toy_plan, toy_run
 from ddbench_plugins.losses.bn_statistics import BatchNormStatistics, Squeezed

@@ -14,8 +14,8 @@ import pytest
 from ddbench.cli import main
 from ddbench.cli.bar import Bar
 from ddbench.cli.run import summary_line
-from ddbench.runner import Outcome
-from ddbench.worker import Message, sentence_of
+from ddbench.grid.runner import Outcome
+from ddbench.grid.worker import Message, sentence_of
 
 TINY = """
 schema = 1

@@ -10,7 +10,7 @@ import pytest
 
 from ddbench.cli import main
 from ddbench.leaderboard.page import write
-from ddbench.store import Store
+from ddbench.results.store import Store
 
 ROOT = Path(__file__).parents[2]
 BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/store/store.json"))

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Run, Space, State
-from ddbench.clock import Stopwatch
-from ddbench.config import Plan
-from ddbench.engine import Distillation, DistilledSet, decode_leaf, distill, starting_labels
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation, DistilledSet, decode_leaf, distill, starting_labels
+from ddbench.compute.rank import feature_distance, needs, validation_error
+from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
 from ddbench.files import read_tensors, tensors_to_bytes
-from ddbench.run import DistillRun
-from ddbench.select import feature_distance, needs, validation_error
+from ddbench.plan import Plan
 from ddbench.testing import prepared, toy_plan, toy_run
 from ddbench_plugins.losses.dc import GradientMatching
 from ddbench_plugins.losses.dm import DistributionMatching

@@ -15,8 +15,8 @@ from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.evaluate.evaluator import pack, unpack
 from ddbench.evaluate.sets import read_set
 from ddbench.registry import datasets
+from ddbench.results.store import Store
 from ddbench.seeds import stream
-from ddbench.store import Store
 
 SPEC = datasets.make("mnist-5k").spec()
 BOARD = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store"

@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench import cell, protocols
+from ddbench import protocols
 from ddbench.api import Arch, Spec
-from ddbench.cell import Desk, run_cell
 from ddbench.cli import main
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.run import be_deterministic, build_network
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, DataError
@@ -30,10 +29,12 @@ from ddbench.evaluate import cost, evaluator, parallel
 from ddbench.evaluate.evaluator import Entry, Exam, evaluate, is_stacked, unpack
 from ddbench.evaluate.parallel import evaluate_side_by_side
 from ddbench.evaluate.sets import Whitening
+from ddbench.grid import cell
+from ddbench.grid.cell import Desk, run_cell
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import Protocol
-from ddbench.run import be_deterministic, build_network
+from ddbench.results.store import Store
 from ddbench.seeds import stream
-from ddbench.store import Store
 from ddbench.testing import TOY_ARCH, Given, toy_data, toy_spec
 from ddbench_plugins.architectures.convnet import convnet
 from ddbench_plugins.datasets import mnist_5k

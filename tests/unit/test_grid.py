@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import ddbench
-from ddbench import grid
-from ddbench.config import Plan, PluginRef, canonical, digest
 from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
+from ddbench.grid.runner import Identities
+from ddbench.plan import Plan, PluginRef, canonical, digest
 from ddbench.protocols import load as load_protocol
-from ddbench.runner import Identities
-from ddbench.suite_reader import Suite
+from ddbench.suite import load as grid
+from ddbench.suite.reader import Suite
 
 GOOD = """
 schema = 1

@@ -14,24 +14,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddbench import cell, protocols
+from ddbench import protocols
 from ddbench.api import Generator, GeneratorConfig, Loss, Run, Space, Spec
-from ddbench.cell import Desk, run_cell
 from ddbench.cli import main
-from ddbench.clock import Stopwatch
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import Identity, identify, load_training
-from ddbench.engine import Distillation, distill
 from ddbench.errors import ConfigError
 from ddbench.evaluate import evaluator
 from ddbench.evaluate.cost import untimed
 from ddbench.evaluate.evaluator import Exam, evaluate
 from ddbench.evaluate.sets import read_set
 from ddbench.files import read_tensors, tensors_to_bytes
+from ddbench.grid import cell
+from ddbench.grid.cell import Desk, run_cell
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import Protocol
-from ddbench.run import DistillRun, open_run
-from ddbench.store import Store, stable
+from ddbench.results.store import Store, stable
 from ddbench.testing import Given, ToyGenerator, toy_data, toy_plan, toy_run, toy_spec
 from ddbench_plugins.datasets import mnist_5k
 from ddbench_plugins.losses.dm import DistributionMatching

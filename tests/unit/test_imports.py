@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import identify, load_training
 from ddbench.errors import BenchError
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import load as load_protocol
-from ddbench.run import DistillRun, open_run
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"ddbench": ROOT / "benchmark", "ddbench_plugins": ROOT / "plugins"}
@@ -30,18 +30,14 @@ LAYERS = (
     ("errors",),
     ("api",),
     ("ops",),
-    ("settings", "seeds", "files", "hardware", "clock", "picture", "protocols", "suites", "distilled", "weights"),
+    ("settings", "seeds", "files", "suites"),
     ("registry",),
-    ("config",),
-    ("presets",),
-    ("train", "stacked", "data", "run", "suite_reader"),
-    ("resources", "select", "grid"),
-    ("store",),
-    ("engine", "evaluate"),
-    ("planning",),
-    ("leaderboard", "cell"),
-    ("worker",),
-    ("runner",),
+    ("protocols",),
+    ("plan",),
+    ("data",),
+    ("suite",),
+    ("compute", "results", "evaluate"),
+    ("grid", "leaderboard"),
     ("testing",),
     ("cli", "__main__"),
 )
@@ -148,7 +144,7 @@ def test_only_the_evaluation_opens_the_test_split() -> None:
     faults = []
     for found in ALL.values():
         for name, path in found.items():
-            allowed = name == "ddbench.cell" or name.startswith("ddbench.evaluate")
+            allowed = name == "ddbench.grid.cell" or name.startswith("ddbench.evaluate")
             for target, line, _ in imports(path):
                 if target == "ddbench.data.sealed" and not allowed:
                     faults.append(f"{where(path, line)} imports the sealed test split")

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Batch, Memory
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
 from ddbench.ops import embedding
-from ddbench.run import DistillRun
 from ddbench.testing import Given, toy_run
 from ddbench_plugins.losses.dc import GradientMatching, dsa
 from ddbench_plugins.losses.dm import DistributionMatching

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Batch, Loss, Memory, Spec
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
 from ddbench.ops import activations, embedding
 from ddbench.ops.activations import maps_and_embedding, recorded, stages
 from ddbench.ops.layers import Dropout
-from ddbench.run import DistillRun
 from ddbench.testing import CHECKS, Check, Given, toy_run, toy_spec
 from ddbench_plugins.architectures.alexnet import alexnet
 from ddbench_plugins.architectures.convnet import convnet

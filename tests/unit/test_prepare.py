@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddbench.cli import main
-from ddbench.store import Store
+from ddbench.results.store import Store
 
 SUITE = """
 schema = 1

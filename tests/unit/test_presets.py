@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
-from ddbench import grid, presets, protocols, registry
+from ddbench import protocols, registry
 from ddbench.cli import main
 from ddbench.cli.presets import page
-from ddbench.config import Plan, PluginRef
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError
-from ddbench.presets import Entry, Family
-from ddbench.suite_reader import Suite
+from ddbench.plan import Plan, PluginRef
+from ddbench.suite import load as grid
+from ddbench.suite import presets
+from ddbench.suite.presets import Entry, Family
+from ddbench.suite.reader import Suite
 from ddbench_plugins.losses.dc import LOOPS_BY_IPC
 
 DOCS = Path(__file__).parents[2] / "docs" / "presets.md"
@@ -521,7 +523,7 @@ ABOUT = """\
 Settings that papers publish, by loss, space, data set and images per class, each with its source: `preset = "lineage"` in a
 suite, or `preset = ["glad", "hpd"]`. For every distilled cell exactly one entry of the families named must fit; whatever the
 suite says itself goes on top of it. A value that could not be found out is not in a preset: the suite has to give it, and is
-told why. `ddbench/presets.py` describes the format, in which anybody's package can bring families of its own (entry points
+told why. `ddbench/suite/presets.py` describes the format, in which anybody's package can bring families of its own (entry points
 `ddbench.presets`). Data sets may be named here that no installed plugin has.
 
 This page is what `ddbench presets FAMILY` prints; tests/unit/test_presets.py keeps it so.

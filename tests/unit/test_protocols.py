@@ -11,8 +11,8 @@ import pytest
 from ddbench import protocols
 from ddbench.api import Recipe
 from ddbench.cli import main
+from ddbench.compute.train import rate_at
 from ddbench.errors import ConfigError
-from ddbench.train import rate_at
 
 
 def test_glad_1_is_the_published_recipe():

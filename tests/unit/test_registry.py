@@ -22,8 +22,8 @@ import torch
 import ddbench.api
 from ddbench import registry
 from ddbench.cli import plugins
-from ddbench.config import PluginRef
 from ddbench.errors import ConfigError, Faults, PluginError
+from ddbench.plan import PluginRef
 from ddbench.registry import REGISTRIES, REQUIRED, Origin, PluginRow, Registry
 
 Install = Callable[..., Path]

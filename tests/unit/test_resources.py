@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Resource, Spec
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.resources import Need, ResourceStore, need_of, needs_of
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, PluginError
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import load as load_protocol
-from ddbench.resources import Need, ResourceStore, need_of, needs_of
 
 CPU = torch.device("cpu")
 

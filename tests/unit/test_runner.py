@@ -21,10 +21,10 @@ import pytest
 from safetensors.torch import load_file
 
 from ddbench.errors import ConfigError
-from ddbench.runner import Identities, Progress, Runner, devices_of
-from ddbench.store import Store, stable
-from ddbench.suite_reader import Suite
-from ddbench.worker import Message
+from ddbench.grid.runner import Identities, Progress, Runner, devices_of
+from ddbench.grid.worker import Message
+from ddbench.results.store import Store, stable
+from ddbench.suite.reader import Suite
 
 pytestmark = pytest.mark.slow
 PATIENCE = 240  # seconds until a test gives up; nothing is asserted about time

@@ -11,11 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Spec, State
-from ddbench.data.subsets import TrainingData
-from ddbench.errors import ConfigError, PluginError
-from ddbench.ops.layers import Network
-from ddbench.run import DistillRun
-from ddbench.select import (
+from ddbench.compute.rank import (
     Classifier,
     StageBest,
     class_means,
@@ -25,8 +21,12 @@ from ddbench.select import (
     scorer,
     validation_error,
 )
+from ddbench.compute.run import DistillRun
+from ddbench.compute.train import predict, train
+from ddbench.data.subsets import TrainingData
+from ddbench.errors import ConfigError, PluginError
+from ddbench.ops.layers import Network
 from ddbench.testing import TOY_ARCH, Given, toy_data, toy_plan, toy_run, toy_spec
-from ddbench.train import predict, train
 from ddbench_plugins.losses.dm import DistributionMatching
 from ddbench_plugins.spaces.pixel import Pixel
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from ddbench import protocols
 from ddbench.api import Recipe
 from ddbench.cli import main
-from ddbench.config import Plan
 from ddbench.data.sealed import TestData
 from ddbench.errors import ConfigError, DataError
 from ddbench.evaluate import evaluator
 from ddbench.evaluate.evaluator import Exam
 from ddbench.evaluate.sets import read_set
 from ddbench.files import tensors_to_bytes
+from ddbench.plan import Plan
 from ddbench.seeds import stream
 from ddbench.testing import TOY_ARCH, Given, toy_spec
 from ddbench_plugins.datasets import mnist_5k

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ddbench.api import State
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
-from ddbench.run import DistillRun
 from ddbench.testing import ToyGenerator, stages, toy_run
 from ddbench_plugins.spaces.layered import Layered, glad, hpd, w_plus
 from ddbench_plugins.spaces.pixel import Pixel

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Recipe, Spec, View
+from ddbench.compute.run import be_deterministic
+from ddbench.compute.stacked import Stack, can_stack, train_stacked
+from ddbench.compute.train import cross_entropy, train
 from ddbench.errors import DataError
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import OPS, SiameseAugment, apply_together
 from ddbench.ops.crops import CropFlip
 from ddbench.ops.layers import Dropout
-from ddbench.run import be_deterministic
 from ddbench.seeds import global_stream, stream
-from ddbench.stacked import Stack, can_stack, train_stacked
 from ddbench.testing import TOY_ARCH, toy_network, toy_spec
-from ddbench.train import cross_entropy, train
 from ddbench_plugins.architectures.alexnet import alexnet
 from ddbench_plugins.architectures.convnet import convnet
 from ddbench_plugins.architectures.resnet import resnet18
@@ -197,7 +197,7 @@ def test_no_augmentation_at_hand_is_none() -> None:
 def test_images_prepared_ahead_of_their_epochs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     (images, targets), results = images_for("convnet"), []
     for size in (1, 1 << 30):  # an epoch at a time; all at once
-        monkeypatch.setattr("ddbench.stacked.PREPARED_BYTES", size)
+        monkeypatch.setattr("ddbench.compute.stacked.PREPARED_BYTES", size)
         networks = fresh("convnet", 2)
         stacked(networks, images, targets, RECIPE, SiameseAugment(FULL))
         results.append(networks)

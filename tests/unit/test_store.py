@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from ddbench.config import Plan, PluginRef
 from ddbench.errors import DataError
+from ddbench.grid.worker import sentence_of
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import load as load_protocol
-from ddbench.store import Store, group_key, read_record, short, stable
-from ddbench.suite_reader import Suite
-from ddbench.worker import sentence_of
+from ddbench.results.store import Store, group_key, read_record, short, stable
+from ddbench.suite.reader import Suite
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_what_counts_as_the_same(plan: Plan) -> None:
 
 def test_a_cell_begun_elsewhere_is_begun_anew(tmp_path: Path) -> None:
     """No record mixes two machines or two versions of torch."""
-    from ddbench.cell import go_on_only_where_it_began
+    from ddbench.grid.cell import go_on_only_where_it_began
 
     work, here = tmp_path / "work", {"versions": {"torch": "1"}, "hardware": {"kind": "cpu"}}
     go_on_only_where_it_began(work, here)

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ddbench.compute.run
 import ddbench.evaluate.desk
-import ddbench.run
-from ddbench import cell, protocols
+from ddbench import protocols
 from ddbench.api import Recipe
-from ddbench.cell import Desk, run_cell
 from ddbench.cli import main
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.resources import need_of
+from ddbench.compute.run import build_network
+from ddbench.compute.train import cross_entropy
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import Identity, TrainingData, identify, load_training
 from ddbench.errors import ConfigError
@@ -29,15 +30,15 @@ from ddbench.evaluate.cost import untimed
 from ddbench.evaluate.evaluator import Exam, evaluate
 from ddbench.evaluate.teacher import SoftTeacher, follow, load_teacher, teacher_needs
 from ddbench.files import read_tensors
+from ddbench.grid import cell
+from ddbench.grid.cell import Desk, run_cell
+from ddbench.grid.planning import needs_of_plan
 from ddbench.ops.crops import CropFlip
-from ddbench.planning import needs_of_plan
+from ddbench.plan import Plan, PluginRef
 from ddbench.protocols import Protocol
-from ddbench.resources import need_of
-from ddbench.run import build_network
+from ddbench.results.store import Store
 from ddbench.seeds import global_stream, stream
-from ddbench.store import Store
 from ddbench.testing import toy_network, toy_spec
-from ddbench.train import cross_entropy
 from ddbench_plugins.datasets import mnist_5k
 
 CPU = torch.device("cpu")
@@ -155,13 +156,13 @@ def plan_of(identity: Identity, **changes: Any) -> Plan:
 @pytest.fixture
 def lessons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Recipe, Any]]:
     """How many images, by what recipe and augmentation, for every network that is trained on real images."""
-    taken, own = [], ddbench.run.train
+    taken, own = [], ddbench.compute.run.train
 
     def spy(network: nn.Module, images: Tensor, targets: Tensor, recipe: Recipe, name: Any, augment: Any, *more: Any) -> float:
         taken.append((len(images), recipe, augment))
         return own(network, images, targets, recipe, name, augment, *more)
 
-    monkeypatch.setattr(ddbench.run, "train", spy)
+    monkeypatch.setattr(ddbench.compute.run, "train", spy)
     return taken
 
 

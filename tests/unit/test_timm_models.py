@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench import grid, testing
+from ddbench import testing
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
 from ddbench.cli.evaluate import networks_of
-from ddbench.config import PluginRef, canonical
 from ddbench.data.subsets import identify
 from ddbench.errors import ConfigError, Faults
 from ddbench.ops.vision import load_torchvision
+from ddbench.plan import PluginRef, canonical
 from ddbench.registry import architectures
+from ddbench.suite import load as grid
 from ddbench_plugins.architectures.timm_models import TimmNetwork, timm_model
 
 load_torchvision()  # before timm, which imports torchvision
@@ -305,7 +306,7 @@ def test_neither_the_list_of_plugins_nor_a_name_imports_timm() -> None:
     code = """if True:
         import sys
         from ddbench import registry
-        from ddbench.config import PluginRef
+        from ddbench.plan import PluginRef
         (row,) = [row for row in registry.architectures.rows() if row.name == "timm"]
         assert row.status == "ok" and row.settings["model"] == "required" and "`timm/" in row.description, row
         ref = PluginRef.resolve("architectures", "timm/resnet10t", {})

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ddbench import protocols
 from ddbench.api import Recipe
+from ddbench.compute.train import Average, ema_decay, predict, rate_at, train
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.augment import SiameseAugment
 from ddbench.seeds import global_stream, stream
 from ddbench.testing import toy_data, toy_network, toy_spec
-from ddbench.train import Average, ema_decay, predict, rate_at, train
 
 SPEC = toy_spec(channels=3)
 DATA = toy_data(SPEC)

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Batch, Memory, Recipe
-from ddbench.clock import Stopwatch
-from ddbench.engine import Distillation, distill
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
-from ddbench.run import DistillRun
 from ddbench.testing import CHECKS, Given, prepared, run_checks, toy_plan, toy_run
 from ddbench_plugins.losses.mtt import ExpertTrajectory, StudentMatching, Tesla, TrajectoryMatching, datm
 from ddbench_plugins.spaces.pixel import Pixel

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddbench.api import Spec
-from ddbench.config import PluginRef
+from ddbench.compute.run import DistillRun
+from ddbench.compute.weights import find_weights, read_weights
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.vision import load_torchvision
-from ddbench.run import DistillRun
+from ddbench.plan import PluginRef
 from ddbench.seeds import global_stream
 from ddbench.testing import toy_run
-from ddbench.weights import find_weights, read_weights
 from ddbench_plugins.losses.bn_statistics import BatchNormStatistics
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from ddbench import runner
-from ddbench.worker import Job, Message
+from ddbench.grid import runner
+from ddbench.grid.worker import Job, Message
 
 
 class Bar(runner.Progress):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.gate import Comparison, Report
-    from ddbench.store import Store
+    from ddbench.results.store import Store
 
 HEADERS = ("row", "network", "baseline", "now", "change", "smallest detectable drop", "noise from", "verdict")
 ALIGN = ("left", "left", "right", "right", "right", "right", "left", "left")
@@ -34,7 +34,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def main(args: argparse.Namespace) -> int:
     """Compare or write. Raises Faults (exit 2) for what does not compare, after everything else has been printed."""
-    from ddbench.store import Store
+    from ddbench.results.store import Store
 
     store = Store(args.store, create=False)
     return _write(store, args) if args.write_baseline else _compare(store, args)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddbench.runner import Identities
-    from ddbench.suite_reader import Suite
+    from ddbench.grid.runner import Identities
+    from ddbench.suite.reader import Suite
 
 
 def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +22,10 @@ def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_suite(name: str) -> tuple[Suite, Identities]:
     """Resolve a suite with the data under DDBENCH_DATA."""
-    from ddbench import grid
     from ddbench.data.subsets import default_root
-    from ddbench.planning import check_plans
-    from ddbench.runner import Identities
+    from ddbench.grid.planning import check_plans
+    from ddbench.grid.runner import Identities
+    from ddbench.suite import load as grid
 
     identities = Identities()
     suite = grid.load(name, identities, default_root())

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddbench.config import Plan, PluginRef
     from ddbench.evaluate.sets import ImportedSet
+    from ddbench.plan import Plan, PluginRef
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,8 +58,8 @@ def _numbers(text: str) -> list[float]:
 
 def networks_of(text: str) -> list[PluginRef]:
     """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
-    from ddbench.config import PluginRef
     from ddbench.errors import ConfigError
+    from ddbench.plan import PluginRef
 
     refs = []
     for entry in re.split(r",(?![^(]*\))", text):
@@ -88,10 +88,10 @@ def _value(text: str) -> Any:
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for each network: mean, spread over initialisations, and what it cost."""
-    from ddbench import hardware
+    from ddbench.compute import hardware
+    from ddbench.compute.run import pick_device
     from ddbench.data.subsets import default_root
     from ddbench.evaluate.desk import judge
-    from ddbench.run import pick_device
 
     device, root = pick_device(args.device), default_root()
     if args.threads is None:
@@ -118,9 +118,9 @@ def _prepare(args: argparse.Namespace, root: Path | None) -> tuple[Plan, Importe
     from dataclasses import replace
 
     from ddbench import protocols
-    from ddbench.config import Plan, PluginRef
     from ddbench.errors import ConfigError
     from ddbench.evaluate.sets import named_dataset, read_set
+    from ddbench.plan import Plan, PluginRef
 
     protocol = protocols.load(args.protocol)
     if args.repeats is not None:

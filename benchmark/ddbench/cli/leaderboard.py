@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     that nobody takes one for a result; they also say what the habit is worth.
     """
     from ddbench.leaderboard.page import write
-    from ddbench.store import Store
+    from ddbench.results.store import Store
 
     store = Store(args.store, create=False)
     written = write(store, args.out or args.store / "leaderboard", args.reference)

@@ -23,11 +23,11 @@ def main(args: argparse.Namespace) -> int:
     """Print the cells; nothing is computed and nothing written."""
     from tabulate import tabulate
 
-    from ddbench import grid
-    from ddbench.planning import needs_of_plan
-    from ddbench.run import pick_device
-    from ddbench.store import Store
-    from ddbench.worker import sentence_of
+    from ddbench.compute.run import pick_device
+    from ddbench.grid.planning import needs_of_plan
+    from ddbench.grid.worker import sentence_of
+    from ddbench.results.store import Store
+    from ddbench.suite import load as grid
 
     suite, identities = load_suite(args.suite)
     plans = grid.select(suite.plans, args.only)

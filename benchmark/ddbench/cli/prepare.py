@@ -13,9 +13,9 @@ from ddbench.cli.common import add_suite_arguments, load_suite, store_path
 if TYPE_CHECKING:
     import torch
 
-    from ddbench.config import Plan
-    from ddbench.runner import Identities
-    from ddbench.store import Store
+    from ddbench.grid.runner import Identities
+    from ddbench.plan import Plan
+    from ddbench.results.store import Store
 
 ASSUMED_SHARE = 0.4  # of the device's peak that training steps reach: a guess for wide networks; narrow ones stay far below
 
@@ -34,11 +34,11 @@ def main(args: argparse.Namespace) -> int:
     """0: everything is there; 1: something failed, the rest is there."""
     from tabulate import tabulate
 
-    from ddbench import grid
     from ddbench.cli.bar import Bar
-    from ddbench.run import pick_device
-    from ddbench.runner import devices_of, run_suite
-    from ddbench.store import Store
+    from ddbench.compute.run import pick_device
+    from ddbench.grid.runner import devices_of, run_suite
+    from ddbench.results.store import Store
+    from ddbench.suite import load as grid
 
     suite, identities = load_suite(args.suite)
     plans = grid.select(suite.plans, args.only)
@@ -70,7 +70,7 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """A line for each kind of resource: how many, how many are missing, and about how many minutes and MiB these take."""
     from ddbench.evaluate.cost import flops_of_step, peak_flops
-    from ddbench.planning import counting_run, needs_of_plan
+    from ddbench.grid.planning import counting_run, needs_of_plan
 
     groups: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddbench.presets import Entry, Family
+    from ddbench.suite.presets import Entry, Family
 
 WIDTH = 130  # columns of a page of text
 COLUMNS = {"where": 22, "sets": 40, "unknown": 21, "judged by": 19, "see": 6}  # and how wide
@@ -26,7 +26,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def main(args: argparse.Namespace) -> int:
     """Print the families, or the entries of one."""
-    from ddbench import presets
+    from ddbench.suite import presets
 
     if args.family is None:
         return _list(args.json)
@@ -43,8 +43,9 @@ def _list(as_json: bool) -> int:
     """A line for each family; a broken one is a line among the others, and no failure of this verb."""
     from tabulate import tabulate
 
-    from ddbench import presets, registry
+    from ddbench import registry
     from ddbench.errors import BenchError
+    from ddbench.suite import presets
 
     rows, faults = [], []
     for row in registry.presets.rows():

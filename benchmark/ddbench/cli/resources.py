@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddbench.store import Store
+    from ddbench.results.store import Store
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     """0, or 1 where one is damaged and not pruned."""
     from tabulate import tabulate
 
-    from ddbench.store import Store
+    from ddbench.results.store import Store
 
     store = Store(args.store, create=False)
     rows = [_row(store, key, args.verify or args.prune) for key in store.resources.keys()]  # noqa: SIM118

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.common import add_suite_arguments, load_suite, store_path
 
 if TYPE_CHECKING:
-    from ddbench.runner import Outcome, Progress
+    from ddbench.grid.runner import Outcome, Progress
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,12 +38,12 @@ def _seconds(text: str) -> float:
 
 def main(args: argparse.Namespace) -> int:
     """0: every cell is there; 1: some failed, the rest is there."""
-    from ddbench import grid
+    from ddbench.compute.run import pick_device
+    from ddbench.grid.planning import check_prepared
+    from ddbench.grid.runner import devices_of, run_suite
     from ddbench.leaderboard.page import write
-    from ddbench.planning import check_prepared
-    from ddbench.run import pick_device
-    from ddbench.runner import devices_of, run_suite
-    from ddbench.store import Store
+    from ddbench.results.store import Store
+    from ddbench.suite import load as grid
 
     suite, identities = load_suite(args.suite)
     for sentence in suite.broken:

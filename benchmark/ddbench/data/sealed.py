@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddbench.config import PluginRef
 from ddbench.data.subsets import load_split
+from ddbench.plan import PluginRef
 
 
 @dataclass(frozen=True)

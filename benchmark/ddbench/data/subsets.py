@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
-from ddbench.config import PluginRef, canonical
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError
 from ddbench.ops.split import stratified_split
+from ddbench.plan import PluginRef, canonical
 from ddbench.seeds import stream
 
 

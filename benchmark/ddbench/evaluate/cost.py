@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddbench.api import Spec
-from ddbench.config import PluginRef
-from ddbench.run import build_network
+from ddbench.compute.run import build_network
+from ddbench.plan import PluginRef
 
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures a device's peak
 PEAK_TRIES = 5

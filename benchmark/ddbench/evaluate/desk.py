@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddbench import hardware
 from ddbench.api import Spec
-from ddbench.config import Plan
+from ddbench.compute import hardware
+from ddbench.compute.resources import ResourceStore, need_of
+from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import identify, load_training
 from ddbench.evaluate import cost
@@ -20,8 +21,8 @@ from ddbench.evaluate.evaluator import Entry, Exam, Way, evaluate
 from ddbench.evaluate.parallel import evaluate_side_by_side
 from ddbench.evaluate.sets import ImportedSet
 from ddbench.evaluate.teacher import load_teacher, teacher_needs
-from ddbench.resources import ResourceStore, need_of
-from ddbench.run import be_deterministic, synthetic_spec
+from ddbench.plan import Plan
+from ddbench.protocols import synthetic_spec
 
 
 @dataclass(frozen=True)

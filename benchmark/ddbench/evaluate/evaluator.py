@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Objective, Recipe, Spec
-from ddbench.clock import peak_memory_bytes, reset_peak_memory
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
+from ddbench.compute.run import build_network
+from ddbench.compute.stacked import can_stack, train_stacked
+from ddbench.compute.train import cross_entropy, predict, train
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.crops import CropFlip
-from ddbench.run import build_network
-from ddbench.stacked import can_stack, train_stacked
-from ddbench.train import cross_entropy, predict, train
+from ddbench.plan import Plan, PluginRef
 
 Entry = dict[str, Any]
 """One network and repeat: network, repeat, accuracy, num_test, correct, train_loss, and what it cost."""

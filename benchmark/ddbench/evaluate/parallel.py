@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Spec
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import open_test
 from ddbench.errors import BenchError
 from ddbench.evaluate.evaluator import Entry, Exam, evaluate_once
 from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import load_teacher
-from ddbench.run import be_deterministic
+from ddbench.plan import Plan, PluginRef
 
 LOOK_SECONDS = 0.2  # between two looks at how far the processes are
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Objective, Recipe, Resource, Spec
-from ddbench.config import Plan, PluginRef, require
+from ddbench.compute.run import build_network
 from ddbench.ops.crops import CropFlip
-from ddbench.run import build_network
+from ddbench.plan import Plan, PluginRef, require
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ddbench.config import Plan, digest
 from ddbench.errors import DataError, Faults
 from ddbench.files import read_json, write_json
 from ddbench.leaderboard.cells import Cell
 from ddbench.leaderboard.rows import Row, sections
 from ddbench.leaderboard.statistics import std
-from ddbench.store import short
+from ddbench.plan import Plan, digest
+from ddbench.results.store import short
 
 BASELINE_SCHEMA = 1
 _TEXTS = ("group", "name", "protocol", "protocol_hash", "data", "data_hash", "network")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.config import canonical
 from ddbench.errors import DataError
-from ddbench.store import short
+from ddbench.plan import canonical
+from ddbench.results.store import short
 
 HARDWARE = ("device", "kind", "cores", "threads")  # seconds compare only where all of these are equal
 COSTS = ("seconds_train", "seconds_test", "images_per_second", "flops_per_image", "peak_share", "peak_memory_bytes")

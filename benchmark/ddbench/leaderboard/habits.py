@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.config import digest
 from ddbench.leaderboard.cells import Accuracies, Cell
 from ddbench.leaderboard.rows import Row, Section, software
 from ddbench.leaderboard.statistics import Mean, cross_mean
 from ddbench.leaderboard.tables import CROSS, NOTHING, columns, fewer, frame, plain, points, with_error
-from ddbench.store import group_key
+from ddbench.plan import digest
+from ddbench.results.store import group_key
 
 HABITS = ("id", "description", "ranked", "snapshots", "synthetic_mean", "synthetic_std")  # what parts a habit from its base
 Reading = Sequence[Accuracies]

@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ddbench.config import digest
 from ddbench.errors import ConfigError
 from ddbench.files import sha256_file, write_bytes, write_json
 from ddbench.leaderboard import costs, habits, legend
@@ -26,7 +25,8 @@ from ddbench.leaderboard.tables import (
     spread_table,
     timing_table,
 )
-from ddbench.store import Store, short
+from ddbench.plan import digest
+from ddbench.results.store import Store, short
 
 
 @dataclass(frozen=True)

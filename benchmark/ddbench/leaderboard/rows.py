@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ddbench.config import canonical, digest
 from ddbench.leaderboard.cells import Cell
 from ddbench.leaderboard.statistics import Accuracy, accuracy, cross_accuracy
-from ddbench.store import group_key, short
+from ddbench.plan import canonical, digest
+from ddbench.results.store import group_key, short
 
 FULL_DATA = "full-data"
 PHASES = ("resources", "distill", "rank", "evaluate")  # of a cell's seconds

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from typing import Any, Literal
 
-from ddbench.api import Recipe
+from ddbench.api import Recipe, Spec
 from ddbench.errors import ConfigError, did_you_mean
 
 
@@ -94,6 +94,18 @@ class Protocol:
     def to_json(self) -> dict[str, Any]:
         """All values, for plans and records."""
         return asdict(self)
+
+
+def synthetic_spec(protocol: Protocol, spec: Spec) -> Spec:
+    """The data set's own, or, where a protocol has other constants for generated images, the same with these."""
+    if not (protocol.synthetic_mean or protocol.synthetic_std):
+        return spec
+    channels = spec.shape[0]
+    mean, std = protocol.synthetic_mean or spec.mean, protocol.synthetic_std or spec.std
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
+    if len(mean) != channels or len(std) != channels:
+        raise ConfigError(f"protocol '{protocol.id}' is for images of 3 channels, and '{spec.name}' has {channels}.")
+    return replace(spec, mean=mean, std=std)
 
 
 def names() -> list[str]:

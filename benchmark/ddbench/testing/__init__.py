@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddbench.api import PLUGIN_TYPES
-from ddbench.run import DistillRun
+from ddbench.compute.run import DistillRun
 from ddbench.testing.architectures import architecture_checks
 from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ddbench.api import (
     Arch,
 )
+from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
-from ddbench.run import DistillRun
 from ddbench.seeds import global_stream
 from ddbench.testing.checks import Check, Skipped, assert_close
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddbench.run import DistillRun
+from ddbench.compute.run import DistillRun
 
 Check = Callable[[Any, DistillRun], None]
 

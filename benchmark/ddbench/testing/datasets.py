@@ -13,9 +13,9 @@ from ddbench.api import (
     Dataset,
     Split,
 )
+from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import default_root
 from ddbench.errors import DataError
-from ddbench.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, Skipped
 

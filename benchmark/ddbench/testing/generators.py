@@ -13,7 +13,7 @@ from ddbench.api import (
     Generator,
     GeneratorConfig,
 )
-from ddbench.run import DistillRun
+from ddbench.compute.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, assert_close
 from ddbench.testing.toys import (

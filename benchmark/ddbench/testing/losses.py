@@ -13,7 +13,7 @@ from ddbench.api import (
     Loss,
     Memory,
 )
-from ddbench.run import DistillRun
+from ddbench.compute.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing.checks import STEP, TOLERANCE, Check, Skipped, assert_close
 from ddbench.testing.toys import (

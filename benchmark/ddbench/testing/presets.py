@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from ddbench import protocols, registry
 from ddbench.api import Presets
+from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, PluginError
-from ddbench.presets import ROLES, Entry, Family, read
-from ddbench.run import DistillRun
+from ddbench.suite.presets import ROLES, Entry, Family, read
 from ddbench.testing.checks import Check
 
 
@@ -20,7 +20,7 @@ def _read(family: Presets) -> Family:
 
 
 def preset_family_can_be_read(family: Presets, run: DistillRun) -> None:
-    """Its text is what `ddbench.presets` describes, and says what it is."""
+    """Its text is what `ddbench.suite.presets` describes, and says what it is."""
     assert _read(family).description, "the family needs a description."
 
 

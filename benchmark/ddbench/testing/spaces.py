@@ -17,8 +17,8 @@ from ddbench.api import (
     Space,
     State,
 )
+from ddbench.compute.run import DistillRun
 from ddbench.files import read_tensors, tensors_to_bytes
-from ddbench.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, Skipped, assert_close
 from ddbench.testing.toys import (

@@ -22,11 +22,11 @@ from ddbench.api import (
     Space,
     Spec,
 )
-from ddbench.config import Plan, PluginRef
+from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError
 from ddbench.ops.layers import Network
-from ddbench.run import DistillRun
+from ddbench.plan import Plan, PluginRef
 from ddbench.seeds import stream
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from ddbench import presets, protocols
-from ddbench.config import BASELINES, Plan, PluginRef
+from ddbench import protocols
 from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
-from ddbench.run import synthetic_spec
+from ddbench.plan import BASELINES, Plan, PluginRef
+from ddbench.protocols import synthetic_spec
+from ddbench.suite import presets
 
 MAX_CELLS = 100_000
 SUITE_SCHEMA = 1

@@ -51,7 +51,7 @@ def commit() -> str | None:
     """The git commit of ddbench's own source, with `+` where it has changes; None for an installed copy."""
     here = Path(__file__).resolve()
     root = next((folder for folder in here.parents if (folder / ".git").exists()), None)
-    if root is None or (root / "benchmark" / "ddbench") != here.parent:
+    if root is None or (root / "benchmark" / "ddbench") != here.parents[1]:
         return None
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)

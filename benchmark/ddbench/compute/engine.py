@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Space, State
-from ddbench.clock import Stopwatch
-from ddbench.config import Plan, require
-from ddbench.distilled import DistilledSet, Stage, state_from, state_tensors, under
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
+from ddbench.compute.rank import StageBest, scorer
+from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
-from ddbench.run import DistillRun
-from ddbench.select import StageBest, scorer
+from ddbench.plan import Plan, require
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
 ADAM_BETAS = (0.5, 0.9)  # of SRe2L

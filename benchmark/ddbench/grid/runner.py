@@ -17,16 +17,16 @@ from pathlib import Path
 
 import torch
 
-from ddbench import hardware
-from ddbench.cell import CHECKPOINT_SECONDS
-from ddbench.config import Plan, PluginRef
+from ddbench.compute import hardware
+from ddbench.compute.run import pick_device
 from ddbench.data.subsets import Identity, identify
 from ddbench.errors import ConfigError, Faults
-from ddbench.planning import needs_of_plan
-from ddbench.run import pick_device
-from ddbench.store import Store
-from ddbench.suite_reader import Suite
-from ddbench.worker import Job, Message, sentence_of, work
+from ddbench.grid.cell import CHECKPOINT_SECONDS
+from ddbench.grid.planning import needs_of_plan
+from ddbench.grid.worker import Job, Message, sentence_of, work
+from ddbench.plan import Plan, PluginRef
+from ddbench.results.store import Store
+from ddbench.suite.reader import Suite
 
 BUSY_SECONDS = 1.0  # between two looks at a cell that another runner is computing
 DEATH_SECONDS = 5.0  # that a worker whose pipe has closed may take to die

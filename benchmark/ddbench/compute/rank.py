@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Recipe, Resource, State
-from ddbench.config import Plan, PluginRef, require
+from ddbench.compute.run import DistillRun
+from ddbench.compute.train import predict, train
 from ddbench.errors import PluginError
-from ddbench.run import DistillRun
-from ddbench.train import predict, train
+from ddbench.plan import Plan, PluginRef, require
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images [N,C,H,W], labels [N,K] probabilities, classes [N]) -> 0-d; smaller is better."""

@@ -8,9 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ddbench.config import WHERE, Plan, coordinates
 from ddbench.errors import ConfigError, did_you_mean
-from ddbench.suite_reader import Identify, Suite, SuiteReader
+from ddbench.plan import WHERE, Plan, coordinates
+from ddbench.suite.reader import Identify, Suite, SuiteReader
 
 MAX_SUITE_BYTES = 1 << 20
 

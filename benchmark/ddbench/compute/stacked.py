@@ -1,6 +1,6 @@
 """Several networks of one architecture trained at once: their weights stacked, their steps mapped, their numbers their own.
 
-The plain loop is `ddbench.train.train`; this one draws the same orders, augmentations and dropout masks for each network
+The plain loop is `ddbench.compute.train.train`; this one draws the same orders, augmentations and dropout masks for each network
 from the same streams, so the two differ by the rounding of sums that are taken in another order. On a CUDA device one
 step of all networks is captured as a graph and replayed, which frees the host of launching its hundreds of kernels.
 """
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ddbench.api import Augment, Objective, Recipe
+from ddbench.compute.train import Name, cross_entropy, ema_decay, finite, make_optimizer, rate_at
 from ddbench.ops.augment import apply_together
 from ddbench.ops.layers import Dropout
 from ddbench.seeds import stream
-from ddbench.train import Name, cross_entropy, ema_decay, finite, make_optimizer, rate_at
 
 PREPARED_BYTES = 256 << 20  # of augmented images that are made ahead of their epochs
 WARM_UPS = 3  # steps before a capture, as CUDA graphs want

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
-from ddbench.config import Plan, PluginRef, require
+from ddbench.compute.train import cross_entropy, train
+from ddbench.compute.weights import read_weights
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import lend
-from ddbench.protocols import Protocol
+from ddbench.plan import Plan, PluginRef, require
+from ddbench.protocols import synthetic_spec
 from ddbench.seeds import global_stream, stream
-from ddbench.train import cross_entropy, train
-from ddbench.weights import read_weights
 
 Name = tuple[str | int, ...]
 
@@ -57,18 +57,6 @@ def build_network(ref: PluginRef, spec: Spec, device: torch.device, *name: str |
         network = arch.build(spec).to(device).train()
     lend(network, stream(*name, "dropout", device=device))
     return network
-
-
-def synthetic_spec(protocol: Protocol, spec: Spec) -> Spec:
-    """The data set's own, or, where a protocol has other constants for generated images, the same with these."""
-    if not (protocol.synthetic_mean or protocol.synthetic_std):
-        return spec
-    channels = spec.shape[0]
-    mean, std = protocol.synthetic_mean or spec.mean, protocol.synthetic_std or spec.std
-    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
-    if len(mean) != channels or len(std) != channels:
-        raise ConfigError(f"protocol '{protocol.id}' is for images of 3 channels, and '{spec.name}' has {channels}.")
-    return replace(spec, mean=mean, std=std)
 
 
 def fed_spec(plan: Plan, spec: Spec) -> Spec:

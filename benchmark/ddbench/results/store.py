@@ -2,7 +2,7 @@
 
     STORE/store.json                     {"schema": 1}
     STORE/suites/<name>-<hash8>.toml     every suite that was run here
-    STORE/resources/<key16>/             shared things (ddbench.resources)
+    STORE/resources/<key16>/             shared things (ddbench.compute.resources)
     STORE/cells/<key16>/                 a finished cell: plan.json record.json distilled.safetensors images.png
     STORE/failed/<key16>/<n>.json        the n-th failed attempt: plan, error, traceback
     STORE/work/<key16>/                  a running cell's checkpoint, finished evaluations, and the place it runs at
@@ -15,7 +15,7 @@ A record (`record.json`, schema 1) is
     key         64 hex digits: the SHA-256 of the plan's canonical JSON and ddbench's version
     suite       the name of the suite that asked first
     data        label (a copy's name differs from the original's), hash, original, train_counts, test_counts
-    plan        ddbench.config.Plan as JSON: dataset, protocol, networks, backbone, ipc, seed, baseline, loss, space, ...;
+    plan        ddbench.plan.Plan as JSON: dataset, protocol, networks, backbone, ipc, seed, baseline, loss, space, ...;
                 a plugin is {kind, name, settings, distribution, version, label}
     distilled   num_images, bytes_stored, bytes_images, steps, stages [{tensors, chosen_step, step_score, stage_score}],
                 chosen_stage, learned, sha256 (of distilled.safetensors; null for full-data, which stores no copy)
@@ -43,11 +43,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ddbench.config import Plan
+from ddbench.compute.resources import ResourceStore
 from ddbench.errors import BenchError, DataError
 from ddbench.files import REMEDY_FOLDER, publish, read_json, write_bytes, write_json
-from ddbench.resources import ResourceStore
-from ddbench.suite_reader import Suite
+from ddbench.plan import Plan
+from ddbench.suite.reader import Suite
 
 STORE_SCHEMA = 1
 RECORD_SCHEMA = 1

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import ddbench
 from ddbench.api import Resource
-from ddbench.config import Plan, PluginRef, digest
+from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, PluginError
 from ddbench.files import (
@@ -31,7 +31,7 @@ from ddbench.files import (
     write_bytes,
     write_json,
 )
-from ddbench.run import DistillRun
+from ddbench.plan import Plan, PluginRef, digest
 
 RESOURCE_SCHEMA = 1
 _META_KEYS = {"key", "describe", "sha256", "seconds"}

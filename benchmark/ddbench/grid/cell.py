@@ -15,21 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddbench import hardware
 from ddbench.api import Resource
-from ddbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
-from ddbench.config import Plan
+from ddbench.compute import hardware
+from ddbench.compute.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
+from ddbench.compute.engine import DistilledSet, distill
+from ddbench.compute.picture import grid_png
+from ddbench.compute.run import DistillRun, be_deterministic, fed_spec, open_run
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import Identity, TrainingData, load_training
-from ddbench.engine import DistilledSet, distill
 from ddbench.evaluate import cost
 from ddbench.evaluate.evaluator import Entry, Exam, evaluate
 from ddbench.evaluate.teacher import load_teacher, teacher_needs
 from ddbench.files import read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
-from ddbench.picture import grid_png
-from ddbench.planning import needs_of_plan
-from ddbench.run import DistillRun, be_deterministic, fed_spec, open_run
-from ddbench.store import RECORD_SCHEMA, Store
+from ddbench.grid.planning import needs_of_plan
+from ddbench.plan import Plan
+from ddbench.results.store import RECORD_SCHEMA, Store
 
 CHECKPOINT_SECONDS = 20.0
 SET_SCHEMA = 1

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from ddbench.config import Plan
 from ddbench.data.subsets import Identity
 from ddbench.errors import BenchError
+from ddbench.plan import Plan
 
 REPORT_SECONDS = 0.2  # at most so often, progress goes to the parent
 
@@ -66,9 +66,9 @@ def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path |
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it while this process began
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from ddbench.cell import Desk
-    from ddbench.run import pick_device
-    from ddbench.store import Store
+    from ddbench.compute.run import pick_device
+    from ddbench.grid.cell import Desk
+    from ddbench.results.store import Store
 
     desk = Desk(Store(store_root), pick_device(device_name), data_root, checkpoint_seconds)
     while True:
@@ -101,9 +101,9 @@ class _Reporter:
 
 
 def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-untyped-def]  # Desk: imported late, it needs torch
-    from ddbench.cell import run_cell
-    from ddbench.planning import needs_of_plan
-    from ddbench.run import be_deterministic
+    from ddbench.compute.run import be_deterministic
+    from ddbench.grid.cell import run_cell
+    from ddbench.grid.planning import needs_of_plan
 
     try:
         if job.resource:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ddbench.config import Plan, canonical
+from ddbench.compute.rank import needs
+from ddbench.compute.resources import Need, needs_of
+from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import Identity, TrainingData
 from ddbench.errors import BenchError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
-from ddbench.resources import Need, needs_of
-from ddbench.run import DistillRun
-from ddbench.select import needs
-from ddbench.store import Store
+from ddbench.plan import Plan, canonical
+from ddbench.results.store import Store
 
 
 def planning_run(plan: Plan, device: torch.device, folder: Path | None = None) -> DistillRun:

@@ -1,0 +1,1 @@
+"""Everything that computes: runs, training, distillation, ranking, shared resources."""

@@ -1,0 +1,1 @@
+"""The store: what was computed, kept so that it can be trusted."""

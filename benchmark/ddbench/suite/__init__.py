@@ -1,0 +1,1 @@
+"""A TOML grid read into plans with all its faults at once: the reader, presets, selection."""
