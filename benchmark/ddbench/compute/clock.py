@@ -79,6 +79,7 @@ def reset_peak_memory(device: torch.device) -> None:
     What earlier cells of the same process have freed goes back to the system first, or it would count for this one.
     """
     if device.type == "cuda":
+        torch.cuda.init()  # the reset does not start CUDA, and raises before it has started
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
         gc.collect()

@@ -26,9 +26,10 @@ Name = tuple[str | int, ...]
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there. Raises ConfigError where it is not."""
+    """`auto`, `cpu`, `cuda` or `cuda:N` to a device that is there; a CUDA device always has an index, the first where none is
+    named. Does not start CUDA. Raises ConfigError where the device is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -38,6 +39,15 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}' is not there: {count} CUDA devices are visible. Name another, or cpu.")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device '{name}' is not supported. Name cpu, cuda, cuda:0, ... or auto.")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def select_device(name: str) -> torch.device:
+    """`pick_device`, for a process that computes: a CUDA device is started and made the current one, since much of torch.cuda
+    refuses calls, or means device 0, before that."""
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return device
 
 

@@ -66,11 +66,11 @@ def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path |
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it while this process began
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from ddbench.compute.run import pick_device
+    from ddbench.compute.run import select_device
     from ddbench.grid.cell import Desk
     from ddbench.results.store import Store
 
-    desk = Desk(Store(store_root), pick_device(device_name), data_root, checkpoint_seconds)
+    desk = Desk(Store(store_root), select_device(device_name), data_root, checkpoint_seconds)
     while True:
         try:
             job: Job = pipe.recv()

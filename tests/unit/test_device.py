@@ -1,0 +1,93 @@
+"""Which device a process computes on, with a torch.cuda that refuses calls before CUDA has started, as the real one does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ddbench.compute.clock import reset_peak_memory
+from ddbench.compute.run import pick_device, select_device
+from ddbench.errors import ConfigError
+from ddbench.grid import worker
+
+
+class Cuda:
+    """Two devices; what was called, in order."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.current = 0
+        self.calls: list[str] = []
+
+    def init(self) -> None:
+        self.started = True
+
+    def set_device(self, device: torch.device) -> None:
+        self.started, self.current = True, device.index
+        self.calls.append(f"set_device {device}")
+
+    def reset_peak_memory_stats(self, device: torch.device) -> None:
+        if not self.started:
+            raise RuntimeError("Invalid device argument 0: did you call init?")
+        self.calls.append(f"reset {device}")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    stub = Cuda()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("init", "set_device", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, getattr(stub, name))
+    return stub
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C means the same after the test as before it."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_the_stub_refuses_what_the_real_one_refuses(cuda: Cuda) -> None:
+    with pytest.raises(RuntimeError, match="did you call init"):
+        torch.cuda.reset_peak_memory_stats(torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("cuda", "cuda:0"), ("auto", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_a_device_that_is_picked_has_an_index_and_is_not_started(cuda: Cuda, name: str, wanted: str) -> None:
+    assert str(pick_device(name)) == wanted
+    assert not cuda.started
+
+
+def test_a_device_that_is_not_there_is_a_sentence(cuda: Cuda) -> None:
+    with pytest.raises(ConfigError, match=r"^device 'cuda:2' is not there: 2 CUDA devices are visible"):
+        pick_device("cuda:2")
+
+
+def test_selecting_a_device_starts_it_and_makes_it_the_current_one(cuda: Cuda) -> None:
+    assert str(select_device("cpu")) == "cpu"
+    assert not cuda.started
+    assert str(select_device("cuda:1")) == "cuda:1"
+    assert (cuda.started, cuda.current) == (True, 1)
+
+
+def test_the_peak_is_reset_before_anything_has_started_cuda(cuda: Cuda) -> None:
+    reset_peak_memory(torch.device("cuda:1"))
+    assert cuda.calls == ["reset cuda:1"]
+
+
+def test_a_worker_selects_its_device_before_its_first_job(cuda: Cuda, interrupts: None, tmp_path: Path) -> None:
+    class Pipe:
+        def recv(self) -> Any:
+            cuda.calls.append("waits for a job")
+            raise EOFError
+
+    worker.work(Pipe(), tmp_path, "cuda:1", None, 60.0)  # type: ignore[arg-type]
+    assert cuda.calls == ["set_device cuda:1", "waits for a job"]
