@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ddbench import protocols
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
 from ddbench.compute.run import be_deterministic, build_network
+from ddbench.compute.train import train
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, DataError
@@ -262,16 +264,31 @@ def test_the_test_split_is_read_once_a_network_and_after_its_last_epoch(monkeypa
 # ---------------------------------------------------------------- side by side
 
 
-def mnist_exam(protocol: Protocol, *networks: PluginRef, **more: Any) -> tuple[Exam, dict[str, Tensor] | None]:
-    """Twenty noise images of digits; the real test split. With a teacher, its state."""
+def mnist_exam(protocol: Protocol, *networks: PluginRef, **more: Any) -> Exam:
+    """Ten real digits of every class, which train; the real test split."""
     spec: Spec = MNIST.make().spec()
-    teacher = PluginRef.resolve("architectures", "convnet", {"width": 4, "depth": 1}) if protocol.teacher else None
-    plan = Plan(MNIST, "0" * 64, protocol, networks, networks[0], ipc=2, seed=0, teacher=teacher)
-    images = torch.randn(20, *spec.shape, generator=stream("noise"))
-    labels = F.one_hot(torch.arange(20) % 10, 10).float()
-    network = build_network(teacher, spec, CPU, "teacher").eval().requires_grad_(False) if teacher else None
-    exam = Exam(plan, spec, images, labels, open_test(MNIST, None, CPU), network, **more)
-    return exam, network.state_dict() if network else None
+    plan = Plan(MNIST, "0" * 64, protocol, networks, networks[0], ipc=10, seed=0)
+    images, labels = digits(10)
+    return Exam(plan, spec, images, F.one_hot(labels, 10).float(), open_test(MNIST, None, CPU), **more)
+
+
+def digits(per_class: int) -> tuple[Tensor, Tensor]:
+    """[10 n,1,28,28] normalised real training images, and their classes [10 n]."""
+    dataset = MNIST.make()
+    data = dataset.load("train", None)
+    chosen = torch.cat([(data.labels == label).nonzero()[:per_class, 0] for label in range(10)])
+    return dataset.spec().normalise(data.images[chosen]), data.labels[chosen]
+
+
+def taught(exam: Exam) -> tuple[Exam, dict[str, Tensor]]:
+    """The exam with a teacher that has learned the digits, and the teacher's state."""
+    ref = tiny(width=16)
+    plan = replace(exam.plan, teacher=ref, protocol=replace(exam.plan.protocol, teacher=protocols.load("sre2l-1").teacher))
+    network = build_network(ref, exam.spec, CPU, "teacher")
+    recipe = replace(exam.recipe(ref), epochs=10, warmup_epochs=1, lr=0.01)
+    train(network, *digits(40), recipe, ("teacher",), None)
+    network.eval().requires_grad_(False)
+    return replace(exam, plan=plan, teacher=network), network.state_dict()
 
 
 def tiny(**settings: Any) -> PluginRef:
@@ -296,40 +313,56 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.slow
 def test_processes_side_by_side_give_the_numbers_of_one(processes: list[Any]) -> None:
     """To the bit; a teacher, a learned rate and a whitening travel with the set."""
-    base = protocols.load("smoke-1")
-    teacher = protocols.load("sre2l-1").teacher
-    protocol = replace(base, teacher=teacher, learned_rate=True, repeats=1)
-    matrix = torch.randn(784, 784, generator=stream("matrix")) / 28
-    more = {"learned_rate": 0.003, "whitening": Whitening(torch.rand(784, generator=stream("mean")), matrix)}
-    exam, state = mnist_exam(protocol, tiny(), tiny(norm="batch"), **more)
+    protocol = replace(protocols.load("smoke-1"), learned_rate=True, repeats=1, epochs=10, batch=20, ema=0.0)
+    negative = Whitening(torch.full((784,), 0.5), -3 * torch.eye(784))  # the test images alone are turned to negatives
+    exam, state = taught(mnist_exam(protocol, tiny(), tiny(norm="batch"), learned_rate=0.02, whitening=negative))
     be_deterministic(1)
     ticks: list[float] = []
     plain = judged(exam)
     side_by_side = evaluate_side_by_side(exam, None, state, 2, ticks.append)
     assert cost.untimed(side_by_side) == cost.untimed(plain)
     assert places(plain) == [(ref.label, 0) for ref in exam.plan.networks]
-    assert len({entry["correct"] for entry in plain}) == 2
+    assert plain[0]["train_loss"] != plain[1]["train_loss"]
     assert ticks[-1] == 1
     assert ticks == sorted(ticks)
     assert len(processes) == 2
-    unlike = [replace(exam, teacher=None), replace(exam, learned_rate=None), replace(exam, whitening=None)]
-    for other in unlike:  # each of them is felt, so each of them has arrived
+    # Each of them is felt, so each of them has arrived.
+    for other in (replace(exam, teacher=None), replace(exam, learned_rate=None)):
         entry = evaluator.evaluate_once(other, exam.plan.networks[0], 0)
-        assert cost.untimed([entry])[0] != cost.untimed(plain)[0]
+        assert entry["train_loss"] != pytest.approx(plain[0]["train_loss"], rel=0.01)
+    entry = evaluator.evaluate_once(replace(exam, whitening=None), exam.plan.networks[0], 0)
+    assert entry["train_loss"] == plain[0]["train_loss"]
+    assert int((unpack(entry["correct"], 1000) != unpack(plain[0]["correct"], 1000)).sum()) > 100
+
+
+class Endless(nn.Module):
+    """Never answers; has a weight, as every network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        while True:
+            time.sleep(60)
+
+
+def endless(spec: Spec) -> nn.Module:
+    return Endless()
 
 
 @pytest.mark.slow
 def test_a_divergence_in_a_process_arrives_and_ends_the_others(processes: list[Any]) -> None:
-    """The narrow network has diverged long before the wide one is through."""
+    """One network diverges; the other would never be through."""
     protocol = replace(protocols.load("smoke-1"), lr_factor=1e30, epochs=12)
-    exam, _ = mnist_exam(protocol, tiny(width=512), tiny())
+    exam = mnist_exam(protocol, Given.of("architectures", Arch(endless, lr=0.01, min_size=1)), tiny())
     ticks: list[float] = []
     with pytest.raises(DataError, match=r"^training diverged: the loss of the last epoch is nan at rate 1e\+27"):
         evaluate_side_by_side(exam, None, None, 2, ticks.append)
     assert ticks[-1] < 1
     assert len(processes) == 2
     for process in processes:
-        process.join(60)
+        process.join(300)
         assert process.exitcode in (0, -signal.SIGTERM)
     assert -signal.SIGTERM in {process.exitcode for process in processes}
     assert not set(processes) & set(multiprocessing.active_children())
@@ -355,8 +388,9 @@ class Dying:
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_a_sentence() -> None:
-    exam, _ = mnist_exam(protocols.load("smoke-1"), tiny())
-    exam = replace(exam, plan=replace(exam.plan, dataset=Given.of("datasets", Dying())))
+    exam = mnist_exam(protocols.load("smoke-1"), tiny())
+    plan = replace(exam.plan, dataset=Given.of("datasets", Dying()))
+    exam = replace(exam, plan=plan, images=exam.images[:10], labels=exam.labels[:10])
     with pytest.raises(
         BenchError, match=r"^a process of the evaluation died, perhaps for lack of memory\. Try fewer with --workers"
     ):
