@@ -1,26 +1,68 @@
-"""What tests of several folders share."""
+"""What tests of several folders share, and what keeps the machine they run on out of their verdicts."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Before any test imports torch: its threads only get in one another's way on tensors as small as these, all the more where
 # other processes want the same cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# A user's own settings decide nothing here. What tests ask for by name stays; the data folder has a fixture, `user_data`.
+OWN = {"DDBENCH_GOLDEN", "DDBENCH_PERF_SECONDS"}
+DATA = os.environ.get("DDBENCH_DATA")
+for name in [name for name in os.environ if name.startswith("DDBENCH_") and name not in OWN]:
+    del os.environ[name]
+
+import only_ours  # noqa: E402, F401  (hides other distributions' plugins before a test module lists any)
+
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_terminal() -> Iterator[None]:
+    """What a terminal, or a service that colours its logs, says of itself changes no output."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TERMINAL:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def user_data(monkeypatch: pytest.MonkeyPatch) -> Path | None:
+    """The folder of real data that DDBENCH_DATA named when the tests began, and names again for this test; else None."""
+    if not DATA:
+        return None
+    folder = Path(DATA).absolute()
+    monkeypatch.setenv("DDBENCH_DATA", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def thirdparty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `tests/thirdparty` installed as pip installs a stranger's plugins, to be put on PYTHONPATH."""
-    source, target = Path(__file__).parent / "thirdparty", tmp_path_factory.mktemp("thirdparty")
+    """A folder with `tests/thirdparty` installed as pip installs a stranger's plugins, to be put on PYTHONPATH. The processes
+    of pytest-xdist share one."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    source, target = Path(__file__).parent / "thirdparty", shared / "thirdparty"
+    with FileLock(shared / "thirdparty.lock"):
+        if not target.exists():
+            install(source, shared / "thirdparty-unfinished")
+            (shared / "thirdparty-unfinished").rename(target)
+    return target
+
+
+def install(source: Path, target: Path) -> None:
+    """Into a folder, without a network and without the user's own settings of pip."""
     offline = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-build-isolation"]
-    command = [sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "pip", "--isolated", "install", *offline, "--target", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         pytest.fail(f"pip cannot install {source} (is hatchling installed?):\n{done.stdout}{done.stderr}")
-    return target

@@ -35,7 +35,6 @@ from ddbench.api import (
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation, distill
 from ddbench.compute.run import DistillRun
-from ddbench.data.subsets import default_root
 from ddbench.errors import ConfigError, DataError
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
@@ -86,7 +85,7 @@ def cases() -> list[Any]:
 
 
 @pytest.mark.parametrize(("kind", "name", "check"), cases())
-def test_every_plugin_keeps_every_part_of_the_contract(kind: str, name: str, check: str) -> None:
+def test_every_plugin_keeps_every_part_of_the_contract(user_data: Path | None, kind: str, name: str, check: str) -> None:
     error = verdict(kind, name, check)
     if isinstance(error, Skipped):
         pytest.skip(str(error))
@@ -94,7 +93,7 @@ def test_every_plugin_keeps_every_part_of_the_contract(kind: str, name: str, che
         raise error
 
 
-def may_skip(kind: str, plugin: Any) -> set[str]:
+def may_skip(kind: str, plugin: Any, user_data: Path | None) -> set[str]:
     """The checks that may skip a plugin, decided here and not by the checks."""
     if kind == "losses":
         return set() if plugin.exact else {"loss_gradient_is_the_slope"}
@@ -106,19 +105,19 @@ def may_skip(kind: str, plugin: Any) -> set[str]:
         return set() if plugin.double_backward else {"architecture_has_second_derivatives"}
     if kind == "datasets":
         try:
-            plugin.load("train", default_root())
+            plugin.load("train", user_data)
         except DataError:
             return {check.__name__ for check in CHECKS[kind]} - {"dataset_spec_is_sound"}
     return set()
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)
-def test_no_check_skips_without_a_reason(kind: str, name: str) -> None:
+def test_no_check_skips_without_a_reason(user_data: Path | None, kind: str, name: str) -> None:
     found = {check.__name__: verdict(kind, name, check.__name__) for check in CHECKS[kind]}
     skipped = {check for check, error in found.items() if isinstance(error, Skipped)}
     met = {check for check, error in found.items() if error is None}
     excused = {check for k, n, check in EXCEPTIONS if (k, n) == (kind, name)}
-    assert skipped == may_skip(kind, make(kind, name))
+    assert skipped == may_skip(kind, make(kind, name), user_data)
     assert len(met) == len(CHECKS[kind]) - len(skipped) - len(excused)
     assert met, "no check at all was met"
 

@@ -112,11 +112,11 @@ def test_a_suite_of_broken_plugins_only_runs_nothing(
     capsys: Capture, suite: Path, thirdparty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(thirdparty))
-    suite.write_text(TINY.replace('"dm"', '"broken-on-import"'))
+    suite.write_text(TINY.replace('"dm"', '"tests-broken"'))
     for verb in ("plan", "run"):
         assert main([verb, str(suite)]) == 1
         out, error = capsys.readouterr()
-        assert error.startswith("ddbench: loss 'broken-on-import' (ddbench_example.broken:Broken, from ddbench-example-plugin)")
+        assert error.startswith("ddbench: loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin)")
         assert len(error.splitlines()) == 1
     assert out.splitlines()[-1] == "runs/tiny/leaderboard/leaderboard.md"
 

@@ -222,7 +222,9 @@ def test_cifar_executes_nothing(fake, protocol, name):
 
 
 @pytest.mark.parametrize(
-    "call", [eval, exec, getattr, open, __import__, subprocess.run, np.load, np.fromfile, pickle.loads], ids=str
+    "call",
+    [eval, exec, getattr, open, __import__, subprocess.run, np.load, np.fromfile, pickle.loads],
+    ids=lambda call: call.__name__,  # its text holds an address, which each process of pytest-xdist has for itself
 )
 def test_cifar_imports_nothing(fake, call):
     write(fake, "test_batch", Malice(call, "1"))
@@ -291,11 +293,10 @@ def test_cifar_download_goes_through_torchvision(monkeypatch, tmp_path):
         Cifar10().download(tmp_path)
 
 
-def test_cifar_itself():
-    root = Path(os.environ.get("DDBENCH_DATA") or "nowhere")
-    if not (root / FOLDER).is_dir():
+def test_cifar_itself(user_data):
+    if user_data is None or not (user_data / FOLDER).is_dir():
         pytest.skip(f"DDBENCH_DATA names no folder with {FOLDER}")
-    train, test = Cifar10().load("train", root), Cifar10().load("test", root)
+    train, test = Cifar10().load("train", user_data), Cifar10().load("test", user_data)
     for data, each in ((train, 5000), (test, 1000)):
         assert data.images.shape == (10 * each, 3, 32, 32)
         assert data.labels.bincount().tolist() == [each] * 10

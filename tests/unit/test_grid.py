@@ -286,7 +286,7 @@ def test_only_selects(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "num"),
-    [("losses", '["broken-on-import", "dm"]', 13), ("losses", '["broken-on-import"]', 5)],
+    [("losses", '["tests-broken", "dm"]', 13), ("losses", '["tests-broken"]', 5)],
 )
 def test_a_broken_plugin_takes_its_own_cells_only(
     tmp_path: Path, thirdparty: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, num: int
@@ -294,7 +294,7 @@ def test_a_broken_plugin_takes_its_own_cells_only(
     monkeypatch.syspath_prepend(str(thirdparty))
     suite = load(tmp_path, changed(key, value))
     assert suite.broken == (
-        "loss 'broken-on-import' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
+        "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
         "RuntimeError: this module breaks when it is imported.",
     )
     assert len(suite.plans) == num

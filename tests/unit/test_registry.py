@@ -118,27 +118,27 @@ def message(kind: type[Exception], call: Callable[..., object], *args: object) -
 
 
 def test_a_separately_installed_distribution_is_found(thirdparty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "mean-image" not in registry.losses.names()
+    assert "tests-mean-image" not in registry.losses.names()
     monkeypatch.syspath_prepend(str(thirdparty))
-    assert {"mean-image", "broken-on-import", "dm"} <= set(registry.losses.names())
-    assert registry.losses.origin("mean-image") == Origin(
-        "losses", "mean-image", "ddbench_example.mean_image:MeanImage", "ddbench-example-plugin", "1.2.3"
+    assert {"tests-mean-image", "tests-broken", "dm"} <= set(registry.losses.names())
+    assert registry.losses.origin("tests-mean-image") == Origin(
+        "losses", "tests-mean-image", "ddbench_example.mean_image:MeanImage", "ddbench-example-plugin", "1.2.3"
     )
-    assert registry.losses.resolve("mean-image") == {"batch_real": 64}
-    assert registry.losses.make("mean-image", {"batch_real": 8}).batch_real == 8
+    assert registry.losses.resolve("tests-mean-image") == {"batch_real": 64}
+    assert registry.losses.make("tests-mean-image", {"batch_real": 8}).batch_real == 8
     assert Path(sys.modules["ddbench_example"].__file__ or "").is_relative_to(thirdparty)
-    assert message(PluginError, registry.losses.make, "broken-on-import") == (
-        "loss 'broken-on-import' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
+    assert message(PluginError, registry.losses.make, "tests-broken") == (
+        "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
         "RuntimeError: this module breaks when it is imported."
     )
-    assert message(ConfigError, registry.losses.make, "mean-image", {"batch_real": 0}) == (
-        "loss 'mean-image': batch_real must be at least 1, got 0."
+    assert message(ConfigError, registry.losses.make, "tests-mean-image", {"batch_real": 0}) == (
+        "loss 'tests-mean-image': batch_real must be at least 1, got 0."
     )
 
 
 def test_the_example_loss_has_the_gradient_of_its_formula(thirdparty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(thirdparty))
-    loss = registry.losses.make("mean-image")
+    loss = registry.losses.make("tests-mean-image")
     real = torch.arange(16.0).reshape(2, 2, 1, 2, 2)  # [K, images of a class, C, H, W]
     run: Any = SimpleNamespace(
         spec=SimpleNamespace(num_classes=2), step=0, rng=lambda *name: None, real=lambda label, num, rng: real[label]
@@ -163,9 +163,9 @@ def test_from_a_shell_with_pythonpath_the_broken_one_is_only_a_line(thirdparty: 
         sys.exit(args.main(args))
     """)
     rows = {row["name"]: row for row in json.loads(_python(code, PYTHONPATH=str(thirdparty)))}
-    assert rows["mean-image"] == {
+    assert rows["tests-mean-image"] == {
         "kind": "losses",
-        "name": "mean-image",
+        "name": "tests-mean-image",
         "distribution": "ddbench-example-plugin",
         "version": "1.2.3",
         "description": "Squared distance of the mean images of every class, without a network.",
@@ -173,7 +173,7 @@ def test_from_a_shell_with_pythonpath_the_broken_one_is_only_a_line(thirdparty: 
         "target": "ddbench_example.mean_image:MeanImage",
         "settings": {"batch_real": 64},
     }
-    assert "RuntimeError: this module breaks when it is imported." in rows["broken-on-import"]["status"]
+    assert "RuntimeError: this module breaks when it is imported." in rows["tests-broken"]["status"]
 
 
 def test_listing_names_imports_no_plugin_and_no_torch() -> None:

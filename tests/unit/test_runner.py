@@ -203,25 +203,25 @@ def desk(tmp_path_factory: pytest.TempPathFactory, thirdparty: Path) -> Desk:
     root, home = tmp_path_factory.mktemp("desk"), tmp_path_factory.mktemp("scripted")
     info = home / "scripted_losses-3.1.dist-info"
     info.mkdir()
-    (info / "entry_points.txt").write_text("[ddbench.losses]\nscripted = scripted:Scripted\n")
+    (info / "entry_points.txt").write_text("[ddbench.losses]\ntests-scripted = scripted:Scripted\n")
     (home / "scripted.py").write_text(SCRIPTED)
     return Desk(root, os.pathsep.join([str(thirdparty), str(home)]))
 
 
 def scripted(desk: Desk, what: str = "") -> str:
-    return f'{{ name = "scripted", folder = "{desk.root}", what = "{what}" }}'
+    return f'{{ name = "tests-scripted", folder = "{desk.root}", what = "{what}" }}'
 
 
 @pytest.fixture(scope="module")
 def suites(desk: Desk) -> tuple[Path, Path]:
     """One grid in two orders: 8 cells, of which two need two shared resources."""
-    losses, spaces = ['"dm"', scripted(desk), '"mean-image"'], ['"pixel"', '{ name = "hpd" }']
+    losses, spaces = ['"dm"', scripted(desk), '"tests-mean-image"'], ['"pixel"', '{ name = "hpd" }']
     override = """
 [[override]]
-where = { loss = "mean-image" }
+where = { loss = "tests-mean-image" }
 set = { rates = { pixels = 0.1 } }
 [[override]]
-where = { loss = "mean-image", space = "hpd" }
+where = { loss = "tests-mean-image", space = "hpd" }
 set = { rates = { f = 0.1, w = 0.1 } }
 """
     first = desk.suite("forward", losses, spaces, ["random", "full-data"])
@@ -268,8 +268,9 @@ def test_a_run_from_scratch_and_a_second_one(desk: Desk, suites: tuple[Path, Pat
 def test_records_name_where_plugins_come_from(desk: Desk, clean: Any) -> None:
     plans = [json.loads(files["plan.json"]) for files in clean[0].values()]
     losses = {plan["loss"]["name"]: plan["loss"] for plan in plans if plan["loss"]}
-    assert (losses["mean-image"]["distribution"], losses["mean-image"]["version"]) == ("ddbench-example-plugin", "1.2.3")
-    assert (losses["scripted"]["distribution"], losses["scripted"]["version"]) == ("scripted-losses", "3.1")
+    sources = {name: (loss["distribution"], loss["version"]) for name, loss in losses.items()}
+    assert sources["tests-mean-image"] == ("ddbench-example-plugin", "1.2.3")
+    assert sources["tests-scripted"] == ("scripted-losses", "3.1")
     for files in clean[0].values():
         record = json.loads(files["record.json"])
         assert record["plan"] == json.loads(files["plan.json"])
@@ -348,14 +349,14 @@ def test_two_runners_share_one_store_in_another_order(desk: Desk, suites: tuple[
 
 def test_plugins_that_misbehave_break_their_own_cells(desk: Desk) -> None:
     whats = ["raise", "nan", "kill", "exit", "needs"]
-    losses = [*(scripted(desk, what) for what in whats), '"broken-on-import"', '"dm"']
+    losses = [*(scripted(desk, what) for what in whats), '"tests-broken"', '"dm"']
     suite = desk.suite("trouble", losses, ['"pixel"'], ["random"])
     for attempt in range(2):
         code, summary, error = desk.run(suite, "trouble", "--workers", "2")
         assert code == 1
         assert (len(summary["computed"]), summary["present"]) == ((2, 0) if attempt == 0 else (0, 2))
         assert summary["broken"] == [
-            "loss 'broken-on-import' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
+            "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
             "RuntimeError: this module breaks when it is imported."
         ]
         said = sorted(summary["failed"].values())
