@@ -1,10 +1,10 @@
-# make install | quickstart | test | lint: each sets up .venv first where that is missing, and only then.
+# make install | quickstart | test | test-fast | test-all | lint: each sets up .venv first where that is missing, and only then.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test lint perf perf-evaluators perf-losses clean
+.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses clean
 
 install: $(READY)
 
@@ -17,8 +17,24 @@ $(READY): pyproject.toml constraints.txt
 quickstart: install
 	@$(BIN)/ddbench run quickstart
 
+# A process a core; one that has nothing left takes over tests of another.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# What every change must pass.
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not long'
+
+# The quick ones of the unit tests, for between two edits.
+test-fast: install
+	$(PYTEST) -m 'not slow and not long' tests/unit
+
+# What `test` leaves out.
+test-long: install
+	$(PYTEST) -m long
+
+# Everything.
+test-all: install
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

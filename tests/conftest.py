@@ -14,6 +14,7 @@ from filelock import FileLock
 # Before any test imports torch: its threads only get in one another's way on tensors as small as these, all the more where
 # other processes want the same cores.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # those of tests that ask for more sleep while they wait, and leave others the cores
 
 # A user's own settings decide nothing here. What tests ask for by name stays; the data folder has a fixture, `user_data`.
 OWN = {"DDBENCH_GOLDEN", "DDBENCH_PERF_SECONDS"}
@@ -26,6 +27,15 @@ import only_ours  # noqa: E402, F401  (hides other distributions' plugins before
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process for each core that may be used; by itself pytest-xdist counts those of the whole machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of work and of time, or "max"
+    work, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
+    return cores if work == "max" else max(1, min(cores, int(work) // int(period)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_terminal() -> Iterator[None]:
     """What a terminal, or a service that colours its logs, says of itself changes no output."""
@@ -33,6 +43,14 @@ def no_terminal() -> Iterator[None]:
         for name in TERMINAL:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test that computes with more threads, as commands do by default, leaves one to the next."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -364,6 +364,7 @@ def test_resnet18_with_batch_norm_is_torchvisions_under_its_names() -> None:
     assert sum(name.endswith("running_mean") for name in small) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stem", "min_size"), [("small", 9), ("imagenet", 33)])
 def test_resnet18_with_batch_norm_keeps_the_contract_with_either_stem(stem: Any, min_size: int) -> None:
     arch = resnet18_bn(stem)

@@ -84,6 +84,7 @@ def test_wrong_options_make_no_store(capsys: Capture, suite: Path, more: tuple[o
     assert not (suite.parent / "runs").exists()
 
 
+@pytest.mark.slow
 def test_stores_that_cannot_be_used(capsys: Capture, suite: Path) -> None:
     newer = suite.parent / "newer"
     newer.mkdir()
@@ -134,6 +135,7 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     assert "ddbench" in done.stdout
 
 
+@pytest.mark.slow
 def test_python_m_is_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ddbench", "run", "nothing-like-it"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)

@@ -307,6 +307,7 @@ def test_cifar_itself(user_data):
 # torchvision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import torchvision", "import timm"])
 def test_torchvision_and_timm_can_be_imported(before):
     """In a process of its own; also after an import that failed and left half of its modules behind."""
@@ -326,6 +327,7 @@ assert timm.create_model("resnet10t", num_classes=10).eval()(torch.zeros(1, 3, 3
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_other_faults_of_torchvision_are_not_hidden(monkeypatch, tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('the disk is on fire')")
     code = "from ddbench.ops.vision import load_torchvision; load_torchvision()"
@@ -335,6 +337,7 @@ def test_other_faults_of_torchvision_are_not_hidden(monkeypatch, tmp_path):
     assert done.stderr.strip().endswith("RuntimeError: the disk is on fire")
 
 
+@pytest.mark.slow
 def test_data_sets_import_neither_torchvision_nor_scikit_learn():
     code = """
 import sys

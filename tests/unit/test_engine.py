@@ -478,6 +478,7 @@ def scenarios(run: DistillRun) -> dict[str, tuple[Plan, DistillRun]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", list(scenarios(toy_run(channels=3, depth=5))))
 def test_going_on_from_a_checkpoint_at_any_step_is_bit_equal(run: DistillRun, scenario: str, tmp_path: Path) -> None:
     plan, run = scenarios(run)[scenario]

@@ -147,6 +147,7 @@ def test_every_fault_is_a_case(tmp_path):
     assert set(faulty(tmp_path)) == set(CASES)
 
 
+@pytest.mark.slow
 def test_our_set_needs_no_words_and_repeats_itself(ours, capsys):
     once, again = (judged(capsys, ours / "distilled.safetensors") for _ in range(2))
     assert once["data"] == "mnist-5k"
@@ -156,12 +157,14 @@ def test_our_set_needs_no_words_and_repeats_itself(ours, capsys):
     assert [entry["correct"] for entry in once["evaluations"]] != [entry["correct"] for entry in other["evaluations"]]
 
 
+@pytest.mark.slow
 def test_repeats_do_not_change_one_another(ours, capsys):
     few, many = (judged(capsys, ours / "distilled.safetensors", "--repeats", num) for num in (1, 3))
     assert [entry["repeat"] for entry in many["evaluations"]] == [0, 1, 2]
     assert few["evaluations"][0]["correct"] == many["evaluations"][0]["correct"]
 
 
+@pytest.mark.slow
 def test_a_strangers_set_is_judged_like_ours(ours, tmp_path, capsys):
     record = Store(BOARD, create=False).record(json.loads((ours / "record.json").read_text())["key"])
     assert record["data"]["label"] == "mnist-5k"

@@ -222,6 +222,7 @@ def test_what_is_no_suite(tmp_path: Path) -> None:
     assert sentence(str(tmp_path)).startswith(f"unknown suite '{tmp_path}'.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", grid.shipped())
 def test_shipped_suites_are_whole(name: str) -> None:
     suite = grid.load(name, hash_of, None)

@@ -161,6 +161,7 @@ class Kept(Dying):
         return read_tensors(self.path, "checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["learned labels", "three stages", "ranked by loss"])
 def test_iterates_survive_an_interruption_anywhere(run: DistillRun, tmp_path: Path, name: str) -> None:
     plan, steps = WALKS[name]
@@ -228,6 +229,7 @@ def whole(identity: Identity, desks: Any) -> dict[str, Any]:
     return computed(plan_of(identity), identity, desks("whole"))
 
 
+@pytest.mark.slow
 def test_a_record_holds_what_judging_the_iterates_gave(identity: Identity, desks: Any, whole: dict[str, Any]) -> None:
     plan, record = plan_of(identity), whole
     data = desks("data").training_data(plan)
@@ -256,6 +258,7 @@ def test_what_is_not_distilled_has_no_iterates(identity: Identity, desks: Any, b
     assert computed(plan_of(identity, baseline=baseline), identity, desks("habit"))["snapshots"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("phase", "fraction", "seconds", "left"),  # with a checkpoint after every so many seconds; steps or networks to go
     [

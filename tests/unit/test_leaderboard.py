@@ -744,6 +744,7 @@ SIBLING = record(method("dm", "pixel", steps=200), LEVELS)  # of equal name, so 
 GONE = object()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from([(whole, path) for whole in (WHOLE, MEASURED, FIRST) for path in nodes(whole)]),

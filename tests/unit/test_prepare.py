@@ -10,6 +10,8 @@ import pytest
 from ddbench.cli import main
 from ddbench.results.store import Store
 
+pytestmark = pytest.mark.slow
+
 SUITE = """
 schema = 1
 name = "tm"

@@ -152,6 +152,7 @@ def test_the_example_loss_has_the_gradient_of_its_formula(thirdparty: Path, monk
     torch.testing.assert_close(images.grad, torch.stack([-means[0], -means[0], -2 * means[1]]))
 
 
+@pytest.mark.slow
 def test_from_a_shell_with_pythonpath_the_broken_one_is_only_a_line(thirdparty: Path) -> None:
     code = dedent("""
         import argparse, sys

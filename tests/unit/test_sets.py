@@ -294,6 +294,7 @@ def digits(path: Path, **more: Any) -> Path:
     return write(path, {"images": drawn(10, 1, 28, 28), "labels": torch.arange(10)} | more)
 
 
+@pytest.mark.slow
 def test_rates_of_networks_on_a_set_with_a_learned_rate(verb: Any, tmp_path: Path) -> None:
     path = digits(tmp_path / "a.pt", learned_rate=torch.tensor(0.02))
     pixels, lineage = ("--images", "pixels"), ("--protocol", "lineage-1")

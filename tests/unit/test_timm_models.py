@@ -187,6 +187,7 @@ def test_wrong_names_and_settings(name: str, settings: dict[str, Any], sentence:
     assert str(caught.value).count("architecture 'timm'") == 1
 
 
+@pytest.mark.slow
 def test_images_that_a_network_cannot_take() -> None:
     assert refusal(CONV, spec(31)).startswith("architecture 'timm/resnet10t' needs images of at least 32 x 32 px and data set ")
     assert refusal(TOKENS, spec(40)) == (
@@ -285,6 +286,7 @@ def test_a_network_that_cannot_be_built_without_memory_is_built_in_earnest(
     assert devices == ["meta", "cpu"] * 2  # the backbone and the judge
 
 
+@pytest.mark.slow
 def test_a_set_is_judged_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, pixels = tmp_path / "set.pt", torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     torch.save({"images": pixels, "labels": torch.arange(10)}, path)
@@ -303,6 +305,7 @@ def test_a_set_is_judged_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 # When timm is imported
 
 
+@pytest.mark.slow
 def test_neither_the_list_of_plugins_nor_a_name_imports_timm() -> None:
     code = """if True:
         import sys

@@ -301,6 +301,7 @@ def test_matching_brings_the_value_down(run: DistillRun, kind: Any) -> None:
     assert min(values[-5:]) < 0.9 * values[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [few(), few(Tesla, batch_syn=4), datm("mtt", 3, 2, 1, 4, 2, 3, num_experts=2)])
 def test_the_contract(loss: StudentMatching) -> None:
     outcome = run_checks("losses", loss, toy_run())

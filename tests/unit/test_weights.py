@@ -149,6 +149,7 @@ def imagenet_run(root: Path) -> DistillRun:
     return replace(run, backbone=backbone, folder=root)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_torchvision_is_the_teacher(tmp_path: Path) -> None:
     with global_stream("a checkpoint"):
         theirs = load_torchvision().models.resnet18(num_classes=1000).eval()
