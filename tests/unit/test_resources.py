@@ -199,7 +199,7 @@ def test_two_processes_build_it_once(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     (tmp_path / "go").touch()  # both have begun; one builds, the other waits or finds it
-    results = [process.communicate(timeout=120)[0] for process in processes]
+    results = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert results[0] == results[1]
     assert results[0].startswith("[")
