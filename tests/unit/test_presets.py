@@ -396,6 +396,7 @@ def suite_of(entry: Entry, loss: str, space: str, subset: str, distill: dict[str
     return f"{preset}{TESTED}{top}\n[distill]\n" + "\n".join(f"{key} = {toml(value)}" for key, value in distill.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.family}-{entry.number}")
 def test_every_entry_of_ours_can_be_used(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: Entry
