@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses clean
+.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-store test-kills clean
 
 install: $(READY)
 
@@ -50,6 +50,14 @@ perf-evaluators: install
 # A quarter of an hour on two cores, minutes on a GPU: give it an idle machine too.
 perf-losses: install
 	$(BIN)/python tests/perf/measure_losses.py
+
+# A store of 10,000 judgements: what the commands take that only look at it.
+perf-store: install
+	$(BIN)/python tests/perf/measure_store.py
+
+# A hundred times kill -9 at random moments, each store compared byte for byte: half an hour on two cores.
+test-kills: install
+	$(BIN)/python -m pytest -s -m long -k hundred_kills tests/unit/test_runner.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # those of tests that ask for more sleep while they wait, and leave others the cores
 
 # A user's own settings decide nothing here. What tests ask for by name stays; the data folder has a fixture, `user_data`.
-OWN = {"DDBENCH_GOLDEN", "DDBENCH_PERF_SECONDS"}
+OWN = {"DDBENCH_GOLDEN", "DDBENCH_KILL_SEED", "DDBENCH_PERF_SECONDS"}
 DATA = os.environ.get("DDBENCH_DATA")
 for name in [name for name in os.environ if name.startswith("DDBENCH_") and name not in OWN]:
     del os.environ[name]
@@ -61,6 +61,14 @@ def user_data(monkeypatch: pytest.MonkeyPatch) -> Path | None:
     folder = Path(DATA).absolute()
     monkeypatch.setenv("DDBENCH_DATA", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Identities of data sets are kept in a folder of the tests' own, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

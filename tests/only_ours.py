@@ -11,18 +11,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ddbench import registry
+from ddbench import entry_points
 
 INSTALLED = frozenset(entry for entry in sys.path if isinstance(entry, str))
 
-_read = registry._read
+_read = entry_points._read
 
 
 def _read_ours(folder: str, group: str) -> Iterator[tuple[Any, configparser.ConfigParser | Exception | None]]:
-    """What `registry._read` finds; in a folder that was on the path from the start, of ddbench alone."""
+    """What `entry_points._read` finds; in a folder that was on the path from the start, of ddbench alone."""
     for distribution, found in _read(folder, group):
         if folder not in INSTALLED or distribution.name == "ddbench":
             yield distribution, found
 
 
-registry._read = _read_ours
+entry_points._read = _read_ours

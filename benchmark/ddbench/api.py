@@ -1,4 +1,4 @@
-"""The types that plugins are written against; this module imports nothing else of ddbench but `errors`.
+"""The types that plugins are written against, long because they are read in one place; imports nothing of ddbench but `errors`.
 
 A distilled set is a few stored tensors and a function that decodes them:
 
@@ -17,7 +17,7 @@ normalised float32; images of data sets are uint8; generators give pixels in [0,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ Memory = dict[str, Tensor]
 """What a loss keeps between two steps: named tensors and nothing else, so that a checkpoint can hold it."""
 
 Split = Literal["train", "test"]
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,29 @@ class Spec:
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # the siamese strategy; digits leave out flip
+    class_ids: tuple[str, ...] = ()  # by class, in a vocabulary that others share: ImageNet's wnids; empty: there is none
+    class_indices: tuple[int, ...] = ()  # by class, among the outputs of ImageNet-1K's networks and generators, 0..999
+
+    def __post_init__(self) -> None:
+        """Refuse identifiers that are not one a class. Raises ConfigError."""
+        for name, values in (("class_ids", self.class_ids), ("class_indices", self.class_indices)):
+            if values and (len(values) != self.num_classes or len(set(values)) < len(values)):
+                wanted = f"'{name}' must name each of the {self.num_classes} classes once or be empty"
+                raise ConfigError(f"data set '{self.name}': {wanted}, got {values}.")
+        if not all(0 <= index < IMAGENET_CLASSES for index in self.class_indices):
+            last = IMAGENET_CLASSES - 1
+            raise ConfigError(f"data set '{self.name}': 'class_indices' must lie in 0..{last}, got {self.class_indices}.")
 
     @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels [B,C,H,W], uint8 or float in [0, 1], to the normalised float images that networks see."""
+    def normalise(self, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Pixels [B,C,H,W], uint8 or float in [0, 1], to the normalised images that networks see: in float `dtype` where they
+        are uint8, else in their own."""
         if pixels.dtype == torch.uint8:
-            pixels = pixels.float().div_(255)
+            pixels = pixels.to(dtype).div_(255)
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
     def denormalise(self, images: Tensor) -> Tensor:
@@ -67,11 +81,17 @@ class Spec:
 
 @dataclass(frozen=True)
 class Batch:
-    """Synthetic images as a loss sees them."""
+    """Synthetic images as a loss sees them: the whole set, or those that `Loss.picks` names, in its order."""
 
     images: Tensor  # [B,C,H,W], normalised
     labels: Tensor  # [B,K], probabilities
     classes: Tensor  # [B] int64, the class each image was made for
+    whole: int | None = None  # N, the images of the whole set; None: these are all
+
+    @property
+    def num_images(self) -> int:
+        """N, of the whole set."""
+        return len(self.classes) if self.whole is None else self.whole
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -170,7 +190,8 @@ class Run(Protocol):
         ...
 
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
-        """Real training images of a class, without replacement, all of them if fewer: normalised [num,C,H,W]."""
+        """Real training images of a class, without replacement, all of them if fewer: normalised [num,C,H,W]. The caller's own:
+        changing them in place changes nobody else's."""
         ...
 
     def rng(self, *name: str | int) -> torch.Generator:
@@ -185,6 +206,13 @@ class Run(Protocol):
     def network(self, *name: str | int) -> nn.Module:
         """The plan's backbone with fresh weights drawn from the stream of that name, in training mode, on the device.
         It has `forward_features` [B,C,H,W] -> [B,D,h,w] and `forward_head(features, pre_logits=False)` -> [B,K]."""
+        ...
+
+    def skeleton(self, *name: str | int) -> nn.Module:
+        """`network` of that name but for its weights, and several times as fast: for code that puts other weights in right away,
+        by `load_state_dict`, or by `functional_call` with all parameters. Guaranteed: the same layers on the same device, in
+        training mode, dropout with the stream that it has in `network`, and buffers, those outside the state dict too, as
+        they are when a network is built. Parameters hold anything at all, NaN as a rule: read none before it is overwritten."""
         ...
 
     def resource(self, need: Resource) -> dict[str, Tensor]:
@@ -220,6 +248,7 @@ class Resource(ABC):
     A frozen dataclass. Abstract: build.
     """
 
+    numerics: ClassVar[int] = 1  # raised by its author when equal fields give other tensors than before
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a resource of its own
     costly: ClassVar[bool] = False  # True: `ddbench run` builds it only if told to, by --prepare
 
@@ -257,11 +286,22 @@ class State:
 class Space(ABC):
     """A parameterisation of the distilled set. A frozen dataclass. Abstract: init, classes, decode."""
 
-    needs_generator: ClassVar[bool] = False
-    tensors: ClassVar[tuple[str, ...]] = ()  # every name that State.params may hold in any stage
+    plugin_kind: ClassVar[str] = "spaces"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
+
+    @property
+    def needs_generator(self) -> bool:
+        """Whether the plan must name a generator. A space may set a class variable of that name instead; one that wraps another
+        answers with what that says."""
+        return False
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every name that State.params may hold in any stage. A class variable will do here too."""
+        return ()
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
-        """What must be trained before `init`; checked and built before step 0."""
+        """What must be trained before `init`; checked and built before step 0. One that wraps another adds what that needs."""
         return ()
 
     def check(self, depth: int) -> None:
@@ -304,6 +344,8 @@ class Space(ABC):
 class Loss(ABC):
     """A matching loss. A frozen dataclass; what it keeps between steps is the `Memory` it made. Abstract: backward."""
 
+    plugin_kind: ClassVar[str] = "losses"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
     order: ClassVar[int] = 1  # 2: differentiates the network twice
     exact: ClassVar[bool] = True  # False: the gradient is a stated approximation
     rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
@@ -332,6 +374,15 @@ class Loss(ABC):
         """Learned tensors of the loss itself, among those in `memory`."""
         return {}
 
+    def picks(self, num_images: int, run: Run) -> Tensor | None:
+        """Which of the N images of the set this step needs: [B] int64 on the CPU, each at most once; None: all of them.
+
+        Only these are decoded and labelled by a teacher, and `backward` is given them alone, in this order, with
+        `syn.num_images` = N; the others get no gradient in this step. Given the whole set, `backward` must give the same value
+        and the same gradients. A ranker that goes by the loss compares values of the images picked.
+        """
+        return None
+
     @abstractmethod
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """Add the gradient to `.grad` of `syn.leaves` and of `params(memory)`; return the value, 0-d and detached.
@@ -354,6 +405,9 @@ class Generator(ABC):
 
 class GeneratorConfig(ABC):
     """A generator as a plugin: its settings, what must be trained for it, and how to load it. A frozen dataclass."""
+
+    plugin_kind: ClassVar[str] = "generators"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `load`."""
@@ -382,6 +436,9 @@ class Arch:
     min_size: int  # smallest image side
     double_backward: bool = True  # False: it cannot be differentiated twice
     stacked: tuple[str, ...] = ()  # kinds of device (cpu, cuda) on which training its repeats at once was measured faster
+    numerics: int = 1  # raised by its author when equal settings give other numbers than before
+    software: tuple[str, ...] = ()  # what decides its numbers beside its settings: a library that defines it, with its version
+    plugin_kind: ClassVar[str] = "architectures"
 
 
 @dataclass(frozen=True)
@@ -395,6 +452,8 @@ class LabelledImages:
 class Dataset(ABC):
     """Real data. A frozen dataclass. Abstract: spec, load."""
 
+    plugin_kind: ClassVar[str] = "datasets"
+
     @abstractmethod
     def spec(self) -> Spec:
         """The images' shape, classes and normalisation; needs no file."""
@@ -403,6 +462,11 @@ class Dataset(ABC):
     def load(self, split: Split, root: Path | None) -> LabelledImages:
         """A whole split, in a fixed order. `root` is the folder DDBENCH_DATA names, None where unset.
         Raises DataError, saying which file was expected where, if it is missing."""
+
+    def files(self, root: Path | None) -> tuple[Path, ...]:
+        """Every file that `load` and `is_original` read. While their sizes and times stay as they are, nothing is decoded only to
+        see what the data are. None named, as here: it is decoded at every command. Raises DataError as `load` does."""
+        return ()
 
     def is_original(self, root: Path | None) -> bool:
         """Whether the files are the published ones; False marks every result with a copy's name."""
@@ -413,11 +477,110 @@ class Dataset(ABC):
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
 
 
+class Baseline(ABC):
+    """A set that is made without a matching loss: selected, sampled or read. A frozen dataclass. Abstract: build."""
+
+    plugin_kind: ClassVar[str] = "baselines"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
+    everything: ClassVar[bool] = False  # True: all real training images, of which no copy is stored; `build` is never asked
+    uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a set of its own
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """What must be trained before `build`."""
+        return ()
+
+    def check(self, run: Run) -> None:
+        """Raise ConfigError where it cannot make a set of `run.ipc` images a class; asked before any step, of a run without
+        data."""
+        return
+
+    @abstractmethod
+    def build(self, run: Run) -> Batch:
+        """The set: normalised images [N,C,H,W], probabilities [N,K], and the class each image stands for [N], sorted."""
+
+
 @dataclass(frozen=True)
 class Presets:
     """A family of presets: settings that papers publish, by where a cell lies in its grid, each with its source."""
 
     text: str  # TOML, as ddbench.suite.presets describes it
+
+
+@dataclass(frozen=True)
+class ProtocolText:
+    """An evaluation protocol: how networks are trained on a set and read."""
+
+    text: str  # TOML, as ddbench.protocols describes it
+
+
+JobKind = Literal["resource", "set", "judgement"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do in a store. Its plan lies there before it is submitted, so that a name is all that travels."""
+
+    kind: JobKind
+    name: str  # of its files in the store, without a suffix: unique among all jobs
+    title: str  # for people
+    needs: tuple[str, ...] = ()  # names of jobs that must have ended well before
+    distributions: tuple[str, ...] = ()  # other than ddbench, whose code it runs
+
+
+@dataclass(frozen=True)
+class Request:
+    """What jobs run with."""
+
+    store: Path  # absolute
+    devices: tuple[str, ...]  # one entry for each job that may run at the same time: cpu, cuda:0, ...
+    threads: int = 1  # of a job, on a CPU
+    data_root: Path | None = None  # absolute; the folder that DDBENCH_DATA names
+    checkpoint_seconds: float = 20.0
+    memory_bytes: int | None = None  # of a job, where that is known
+    seconds: float | None = None  # that a job is expected to take, where that is known
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What an executor knows of a submitted job. Whether it did well, only the store says."""
+
+    state: Literal["waiting", "running", "ended", "lost"]  # lost: died, or nobody knows it any more
+    phase: str = ""
+    fraction: float = 0.0  # done, of a running job
+    detail: str = ""  # of a lost one, a sentence
+
+
+class Executor(ABC):
+    """Runs jobs somewhere: "do this job in this store". It carries no results. All abstract but `close`."""
+
+    window: int | None = None  # at most so many jobs are submitted and not ended; None: as many as are ready
+    survives: bool = False  # whether handles still mean something once the process that submitted them has ended
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> list[str]:
+        """Begin, or queue; gives a handle for each, a text that a later process can poll too."""
+
+    @abstractmethod
+    def poll(self, handles: Sequence[str], seconds: float) -> list[JobState]:
+        """The state of each, after at most so many seconds of waiting for news."""
+
+    @abstractmethod
+    def cancel(self, handles: Sequence[str]) -> None:
+        """Stop them, or take them out of the queue."""
+
+    def close(self) -> None:
+        """No more jobs are coming; stop what still runs."""
+        return
+
+
+class ExecutorConfig(ABC):
+    """An executor as a plugin: its settings, and how to start it. A frozen dataclass. Abstract: open."""
+
+    plugin_kind: ClassVar[str] = "executors"
+
+    @abstractmethod
+    def open(self, request: Request) -> Executor:
+        """Ready for jobs. Raises ConfigError where the place or the settings cannot work."""
 
 
 PLUGIN_TYPES: Mapping[str, type[Any]] = {
@@ -426,6 +589,9 @@ PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "generators": GeneratorConfig,
     "architectures": Arch,
     "datasets": Dataset,
+    "baselines": Baseline,
     "presets": Presets,
+    "protocols": ProtocolText,
+    "executors": ExecutorConfig,
 }
 """What the entry points of each group `ddbench.<kind>` must make."""

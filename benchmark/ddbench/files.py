@@ -20,8 +20,19 @@ REMEDY = "Remove it, then run again to make it anew."
 REMEDY_FOLDER = "Remove its folder, then run again to make it anew."  # for what appears as a whole folder
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside the target, flush to disc, then rename over it. Raises DataError if a folder is in its place."""
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Raises ValueError for numbers that are not finite."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write beside the target, flush to disc if it must outlive a power cut, then rename over it. Raises DataError if a folder is
+    in its place."""
     if path.is_dir():
         raise DataError(f"{path} is a folder and must be a file: name another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,11 +40,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with beside.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Write what can be made again at any time; nothing where the file already holds it."""
+    if not (path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content):
+        write_bytes(path, content, durable=False)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -100,7 +118,8 @@ def sha256_file(path: Path) -> str:
 def publish(folder: Path, target: Path) -> bool:
     """Rename a finished folder to its place in one step; False, and the folder is removed, if another got there first."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sync(folder)
+    for each in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
+        _sync(each)
     try:
         folder.rename(target)
     except OSError:

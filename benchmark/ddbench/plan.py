@@ -1,111 +1,70 @@
-"""Plans: everything that decides a cell's numbers, resolved to the last default, and the key made of it."""
+"""Plans: what decides the numbers of a set and of a judgement, resolved to the last default, and the keys made of it.
+
+A **set** is what was distilled, selected, sampled or imported, under the key of a `SetPlan`. A **judgement** is one network
+trained on a set under one protocol for a block of repeats, under the key of a `Judging`. A set never knows who will judge it.
+
+A key is the SHA-256 of what decides the numbers and of nothing else: settings at their defaults, prose, versions and machines
+are outside of it; records hold these. Fields that differ from their default stand in the key under their own name, so that a
+new field changes no key as long as it is at its default.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
 
-import ddbench
-from ddbench import registry
-from ddbench.errors import BenchError, ConfigError, PluginError
-from ddbench.protocols import Protocol
+import msgspec
+from msgspec.structs import fields, replace
+
+from ddbench.files import digest
+from ddbench.protocols import Numbers
+from ddbench.refs import PluginRef
+
+NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1}
+"""Raised by whoever makes equal settings give other numbers: in `ddbench.compute.engine` and `rank`; in `ddbench.compute.train`
+and what it trains with; in `ddbench.evaluate`."""
 
 LABELS = ("hard", "learned", "teacher")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "cosine")
-T = TypeVar("T")
-BASELINES = ("random", "full-data")
-WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def short(key: str) -> str:
+    """The part of a key that names files."""
+    return key[:16]
 
 
-def digest(value: Any) -> str:
-    """The SHA-256 of the canonical JSON, in hex."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+class Imported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a set that was not made here comes from, and how its file was read."""
+
+    sha256: str  # of the file
+    images: str  # normalised, pixels or whitened
+    labels: str  # indices, probabilities or logits
+    mean: tuple[float, ...] = ()  # that normalised images were normalised by; empty: the data set's own
+    std: tuple[float, ...] = ()
+    learned_rate: float | None = None
 
 
-@dataclass(frozen=True)
-class PluginRef:
-    """A plugin by name with all its settings, and where it comes from."""
-
-    kind: str
-    name: str
-    settings: Mapping[str, Any]
-    distribution: str
-    version: str
-    label: str  # the name, or `family/member`, with the settings that differ from the plugin's defaults
-
-    @classmethod
-    def resolve(cls, kind: str, name: str, given: Mapping[str, Any]) -> PluginRef:
-        """Look a plugin up, check its settings and fill in its defaults. Raises ConfigError or PluginError.
-
-        A member of a family, however it is written, has the family's name and `family/member` as its label.
-        """
-        source = registry.REGISTRIES[kind]
-        settings = source.resolve(name, given)
-        origin, member = source.origin(name), source.member(name)
-        written = f"{origin.name}/{settings[member]}" if member else origin.name
-        defaults = source.settings(name) | ({member: settings[member]} if member else {})
-        changed = ", ".join(f"{key}={_show(value)}" for key, value in settings.items() if value != defaults.get(key))
-        label = f"{written}({changed})" if changed else written
-        return cls(kind, origin.name, settings, origin.distribution, origin.version, label)
-
-    @property
-    def written(self) -> str:
-        """The name as suites and `--only` write it: `family/member`, or the plain name."""
-        return self.label.partition("(")[0]
-
-    def __hash__(self) -> int:
-        """By what it is; the settings are a dictionary, which has no hash of its own."""
-        return hash((self.kind, self.name, canonical(self.settings)))
-
-    def make(self) -> Any:
-        """The plugin itself."""
-        return registry.REGISTRIES[self.kind].make(self.name, self.settings)
-
-    def ask(self, question: Callable[[Any], T]) -> T:
-        """What the plugin answers. Raises PluginError for whatever a stranger's code raises; BenchErrors pass as they are."""
-        plugin = self.make()
-        try:
-            return question(plugin)
-        except BenchError:
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            noun = registry.NOUNS[self.kind]
-            raise PluginError(f"{noun} '{self.name}' (from {self.distribution} {self.version}) is broken: {what}.") from error
-
-
-def _show(value: Any) -> str:
-    return value if isinstance(value, str) else canonical(value)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One cell: one distilled set with one distillation seed, and how it is judged."""
+class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """One set: distilled with one seed, made by a baseline, or imported."""
 
     dataset: PluginRef
-    data_hash: str  # of the images, labels, classes and normalisation, see ddbench.data
-    protocol: Protocol
-    networks: tuple[PluginRef, ...]  # that judge it
-    backbone: PluginRef  # that distils it
-    ipc: int
+    train_hash: str  # of the real training images and what normalises them, see ddbench.data
+    ipc: int  # 0 for all real training images
     seed: int
-    baseline: str | None = None  # "random" or "full-data": nothing is distilled, and the fields below do not count
+    held_out: float  # the share of the training images of every class that nothing trains on, for selection
+    imported: Imported | None = None  # then nothing is made, and the fields below do not count
+    baseline: PluginRef | None = None  # then nothing is distilled, and the fields of distillation do not count
+    backbone: PluginRef | None = None  # the network that distils it
     loss: PluginRef | None = None
     space: PluginRef | None = None
     generator: PluginRef | None = None
     steps: int = 1000  # of every stage
-    rates: Mapping[str, float] = field(default_factory=dict)  # by tensor name
+    rates: dict[str, float] = {}  # by tensor name
     momentum: float = 0.5  # of sgd
     optimizer: str = "sgd"  # or adam, with betas 0.5 and 0.9, as SRe2L has it
     schedule: str = "constant"  # of the rates; or cosine, to 0 over every stage
@@ -115,44 +74,79 @@ class Plan:
     rank_stages: str = "last"
     rank_epochs: int = 100  # of the networks that rank stages by validation
     rank_repeats: int = 1
+    ranking: Numbers | None = None  # how these networks are trained, over `rank_epochs`
     proxy: PluginRef | None = None  # the network of the class-relevant feature distance
     proxy_epochs: int = 10
     chunk: int = 10  # images decoded with a graph at once
-    threads: int = 1  # of the cell's process on a CPU: sums in another order are other numbers
-    teacher: PluginRef | None = None  # the network that labels batches, where the protocol has one
+    synthetic_mean: tuple[float, ...] = ()  # what generated images are normalised by; empty: the data set's own
+    synthetic_std: tuple[float, ...] = ()
+    tf32: bool = False
+    threads: int = 1  # of the process on a CPU: sums in another order are other numbers
+    resources: tuple[str, ...] = ()  # keys of all that must be trained before
+    engine: int = msgspec.field(default_factory=lambda: NUMERICS["engine"])  # kept, so that a stored plan keeps its key
+
+    @property
+    def refs(self) -> tuple[PluginRef, ...]:
+        """Its plugins."""
+        refs = (self.dataset, self.baseline, self.backbone, self.loss, self.space, self.generator, self.proxy)
+        return tuple(ref for ref in refs if ref)
+
+    @property
+    def everything(self) -> bool:
+        """Whether it is all real training images, of which no copy is stored."""
+        return self.ipc == 0 and self.imported is None
 
     @property
     def method(self) -> str:
-        """The row's name: `dm / glad`, or the baseline's."""
+        """The row's name: `dm / glad / cvae`, the baseline's, or `imported`."""
+        if self.imported:
+            return f"imported {self.imported.sha256[:8]}"
         if self.baseline:
-            return self.baseline
-        return f"{self.loss.label} / {self.space.label}" if self.loss and self.space else "none"
+            return self.baseline.label
+        return " / ".join(ref.label for ref in (self.loss, self.space, self.generator) if ref)
 
     @property
     def name(self) -> str:
-        """The cell's name in one line, for progress bars and messages."""
+        """The set's name in one line, for progress bars and messages."""
+        if self.everything:
+            return f"{self.method}, {self.dataset.label}"
         return f"{self.method}, {self.dataset.label}, ipc {self.ipc}, seed {self.seed}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as the store keeps it."""
-        return json.loads(canonical(asdict(self)))
-
     @property
+    def is_habit(self) -> bool:
+        """Whether it repeats a habit of published code, whose results stand apart: other constants for generated images."""
+        return bool(self.synthetic_mean or self.synthetic_std)
+
+    def identity(self) -> dict[str, Any]:
+        """What the key is made of. The data set is its hash; its name says nothing more."""
+        made = {"kind": "set"} | _identity(self, ("dataset", "engine"))
+        return made if self.baseline or self.imported else made | {"engine": self.engine}
+
+    @cached_property
     def key(self) -> str:
         """64 hex digits: equal keys mean equal numbers on one machine."""
-        return digest({"plan": self.to_json(), "ddbench": ddbench.__version__})
+        return digest(self.identity())
 
-    def without_idle_settings(self) -> Plan:
-        """The same plan with the rankers' settings that no ranker of it reads at their defaults, so that they do not count."""
+    @property
+    def stem(self) -> dict[str, Any]:
+        """The identity without the seed: what the seeds of one row share."""
+        return {name: value for name, value in self.identity().items() if name not in ("seed", "resources")}
+
+    def without_idle_settings(self) -> SetPlan:
+        """The same plan with the settings that nothing of it reads at their defaults, so that they do not count."""
         rankers = (self.rank_steps, self.rank_stages)
         idle: dict[str, Any] = {}
         if "feature-distance" not in rankers:
-            idle |= {"proxy": None, "proxy_epochs": Plan.proxy_epochs}
+            idle |= dict.fromkeys(("proxy", "proxy_epochs"))
         if "validation" not in rankers:
-            idle |= {"rank_epochs": Plan.rank_epochs, "rank_repeats": Plan.rank_repeats}
+            idle |= dict.fromkeys(("rank_epochs", "rank_repeats", "ranking"))
         if self.rank_steps == "last":
-            idle |= {"rank_every": Plan.rank_every}
-        return replace(self, **idle)
+            idle |= dict.fromkeys(("rank_every",))
+        if self.optimizer != "sgd":
+            idle |= dict.fromkeys(("momentum",))
+        if self.generator is None:
+            idle |= dict.fromkeys(("synthetic_mean", "synthetic_std"))
+        return replace(self, **{name: _defaults(SetPlan)[name] for name in idle})
 
     def check(self) -> list[str]:
         """What is wrong with the values, a sentence each."""
@@ -167,27 +161,132 @@ class Plan:
                 faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
         if not 0 <= self.momentum < 1:
             faults.append(f"'momentum' must lie in [0, 1), got {self.momentum}.")
+        if self.engine != NUMERICS["engine"]:
+            now = NUMERICS["engine"]
+            faults.append(f"'engine' is {self.engine}, this ddbench's is {now} and gives other numbers: plan anew.")
         return faults
 
 
 _LEAST = {
-    "ipc": 1, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1,
+    "ipc": 0, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1,
     "threads": 1,
 }  # fmt: skip
 
 
-def require(ref: PluginRef | None, role: str) -> PluginRef:
-    """The plugin of a role that a step cannot do without."""
-    if ref is None:
-        raise ConfigError(f"the plan names no {role}.")
-    return ref
+class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """One network under one protocol, whatever the set; its repeats are counted from 0."""
+
+    network: PluginRef
+    numbers: Numbers  # those of the protocol
+    dataset: PluginRef
+    test_hash: str  # of the official evaluation images and what normalises them
+    draw: int = 0  # names the random streams: suites set it to the distillation seed, so that methods stay paired
+    iterate: int | None = None  # the step whose iterate is judged, not the finished set
+    teacher: PluginRef | None = None  # the network that labels batches, where the protocol has one
+    held_out: float = 0.0  # the share of the training images that the teacher does not see; 0 without a teacher
+    threads: int = 1
+    resources: tuple[str, ...] = ()  # the key of the trained teacher
+    protocol: str = ""  # the id, for people; equal numbers under another id are the same judgement
+    training: int = msgspec.field(default_factory=lambda: NUMERICS["training"])  # kept, so that a stored plan keeps its key
+    evaluator: int = msgspec.field(default_factory=lambda: NUMERICS["evaluator"])
+
+    @property
+    def refs(self) -> tuple[PluginRef, ...]:
+        """Its plugins."""
+        return tuple(ref for ref in (self.network, self.dataset, self.teacher) if ref)
+
+    def identity(self) -> dict[str, Any]:
+        """What the key is made of."""
+        made = _identity(self, ("dataset", "protocol", "training", "evaluator"))
+        return {"kind": "judgement"} | made | {"training": self.training, "evaluator": self.evaluator}
+
+    @cached_property
+    def key(self) -> str:
+        """64 hex digits."""
+        return digest(self.identity())
+
+    @property
+    def stem(self) -> dict[str, Any]:
+        """What judgements share that may stand in one table: all but network, draw and iterate."""
+        apart = ("network", "draw", "iterate", "resources")
+        return {name: value for name, value in self.identity().items() if name not in apart}
+
+    @property
+    def stream(self) -> tuple[str, int, str]:
+        """The name that its random streams begin with: by what the network is, and not by its label or its rate."""
+        what = {name: value for name, value in self.network.what.items() if name not in ("numerics", "lr", "software")}
+        return ("evaluate", self.draw, short(digest(what)))
 
 
-def coordinates(plan: Plan) -> dict[str, str]:
-    """Where a plan lies in its grid, by the keys that --only and overrides take."""
-    names = {"subset": plan.dataset.written, "ipc": str(plan.ipc), "seed": str(plan.seed)}
-    if plan.baseline:
-        return names | {"baseline": plan.baseline}
-    if plan.loss and plan.space:
-        names |= {"loss": plan.loss.written, "space": plan.space.written}
+def _identity(plan: msgspec.Struct, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields that differ from their defaults, plugins as what they are, structures inside in the same way."""
+    made: dict[str, Any] = {}
+    for name, default in _defaults(type(plan)).items():
+        value = getattr(plan, name)
+        if name in without or value == default:
+            continue
+        if isinstance(value, PluginRef):
+            made[name] = value.what
+        else:
+            made[name] = _identity(value) if isinstance(value, msgspec.Struct) else msgspec.to_builtins(value)
+    return made
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """By field; NODEFAULT for one without."""
+    factories = {field.name: field.default_factory for field in fields(kind)}
+    made = {field.name: field.default for field in fields(kind)}
+    return made | {name: factory() for name, factory in factories.items() if factory is not msgspec.NODEFAULT}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Repeats `first` to `last` of a judgement of a set: what one job computes."""
+
+    set: SetPlan
+    judging: Judging
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """For progress bars and messages."""
+        where = "" if self.judging.iterate is None else f" at step {self.judging.iterate}"
+        return f"{self.judging.network.label} on {self.set.name}{where}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place of a grid: a set, and how it is judged."""
+
+    set: SetPlan
+    judgings: tuple[Judging, ...]  # one a network
+    repeats: int
+    protocol: str  # its id
+    iterates: tuple[int, ...] = ()  # steps whose iterates are kept and judged too
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.set.name
+
+    def all_judgings(self) -> Iterator[Judging]:
+        """Those of the finished set, then those of the iterates."""
+        yield from self.judgings
+        for step in self.iterates:
+            yield from (replace(judging, iterate=step) for judging in self.judgings)
+
+
+def differences(stored: msgspec.Struct, now: msgspec.Struct) -> list[str]:
+    """What differs between two plans of one key, by name: resolved settings of plugins, and fields."""
+    names = []
+    for field in now.__struct_fields__:
+        before, after = getattr(stored, field), getattr(now, field)
+        if isinstance(before, PluginRef) and isinstance(after, PluginRef):
+            both = before.resolved.keys() | after.resolved.keys()
+            odd = sorted(key for key in both if before.resolved.get(key) != after.resolved.get(key))
+            names += [f"{after.name}.{key} ({before.resolved.get(key)!r} then, {after.resolved.get(key)!r} now)" for key in odd]
+        elif field not in ("protocol", "dataset") and before != after:
+            names.append(f"{field} ({before!r} then, {after!r} now)")
     return names

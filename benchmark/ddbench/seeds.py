@@ -12,6 +12,9 @@ from contextlib import contextmanager
 
 import torch
 
+StreamName = tuple[str | int, ...]
+"""What a stream, or all those under it, are called."""
+
 
 def seed_of(*name: str | int) -> int:
     """A 63-bit seed for a name: the first 8 bytes of the SHA-256 of its JSON."""

@@ -1,14 +1,15 @@
 """Settings: what a plugin takes, read off its annotations, and whether the values that a user wrote fit.
 
 The settings of a dataclass are its fields, those of a factory function its parameters. Values come from TOML or JSON:
-lists become tuples, integers floats and text paths where annotations ask for them; `as_json` is the way back.
+lists become tuples, integers floats and text paths where annotations ask for them; `as_json` is the way back. A setting may
+be a plugin itself (`inner: Space`): users write its name, or a table of its name and settings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
@@ -25,6 +26,10 @@ _LISTS = (tuple, list, Sequence)
 _WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
 _PLURALS = {bool: "booleans", int: "integers", float: "numbers", str: "texts"}
 _NOUNS = {bool: "boolean", int: "integer", float: "number", str: "text", list | tuple: "list", Mapping: "table"}
+
+
+Nested = Callable[[str, str, Mapping[str, Any]], Any]
+"""(kind, name, settings) -> what stands for a plugin that is a setting of another."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,11 @@ def member_of(known: Mapping[str, Setting]) -> str | None:
     return required[0] if len(required) == 1 and known[required[0]].annotation is str else None
 
 
-def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object], example: str = "") -> dict[str, Any]:
+def check(
+    owner: str, known: Mapping[str, Setting], given: Mapping[str, object], example: str = "", nested: Nested | None = None
+) -> dict[str, Any]:
     """The given settings as their annotations ask. `owner` begins each message, as in `loss 'dm'`; `example` shows how to
-    write one that lacks a required setting.
+    write one that lacks a required setting; `nested` makes a setting that is a plugin.
 
     Raises: ConfigError if one is unknown, missing or of another type; `Faults`, a ConfigError too, if several are.
     """
@@ -74,7 +81,7 @@ def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object],
             continue
         wanted = known[name].annotation
         try:
-            checked[name] = convert(value, wanted)
+            checked[name] = convert(value, wanted, nested)
         except ValueError:
             fault = f"{owner}: setting '{name}' must be {_words(wanted)}, got {shown(value)}."
             faults.append(fault + _nearest(value, wanted))
@@ -85,29 +92,32 @@ def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, object],
     return checked
 
 
-def convert(value: Any, wanted: Any) -> Any:
-    """The value as the annotation `wanted` asks; ValueError where it does not fit.
+def convert(value: Any, wanted: Any, nested: Nested | None = None) -> Any:
+    """The value as the annotation `wanted` asks; ValueError where it does not fit. `nested` makes a setting that is a plugin,
+    and may raise what making that raises.
 
     Annotations of what TOML cannot say (callables, type variables) are not looked at.
     """
     base, args = get_origin(wanted) or wanted, get_args(wanted)
     if base is Any:
         return value
+    if nested and (kind := plugin_kind(base)) and (table := _nested_table(value)):
+        return nested(kind, table["name"], {key: item for key, item in table.items() if key != "name"})
     if base in (Union, UnionType):
         for alternative in args:
             with suppress(ValueError):
-                return convert(value, alternative)
+                return convert(value, alternative, nested)
     elif base is Literal:
         if any(type(choice) is type(value) and choice == value for choice in args):  # True == 1
             return value
     elif base in _LISTS:
         if isinstance(value, list | tuple):
-            items = [convert(item, kind) for item, kind in zip(value, _item_kinds(base, args, len(value)), strict=True)]
+            items = [convert(item, kind, nested) for item, kind in zip(value, _item_kinds(base, args, len(value)), strict=True)]
             return items if base is list else tuple(items)
     elif base in (dict, Mapping):
         if isinstance(value, Mapping):
             of_keys, of_values = args or (Any, Any)
-            return {convert(key, of_keys): convert(item, of_values) for key, item in value.items()}
+            return {convert(key, of_keys): convert(item, of_values, nested) for key, item in value.items()}
     elif base is float and type(value) is int:
         return float(value)
     elif base is Path and isinstance(value, str):
@@ -117,6 +127,17 @@ def convert(value: Any, wanted: Any) -> Any:
     elif args or not isinstance(base, type) or isinstance(value, base):
         return value
     raise ValueError
+
+
+def plugin_kind(wanted: Any) -> str | None:
+    """The kind of plugin that an annotation asks for; None where it asks for something else."""
+    return getattr(wanted, "plugin_kind", None) if isinstance(wanted, type) else None
+
+
+def _nested_table(value: Any) -> dict[str, Any] | None:
+    """A plugin as users write it: a name, or a table with one."""
+    table = {"name": value} if isinstance(value, str) else value
+    return dict(table) if isinstance(table, Mapping) and isinstance(table.get("name"), str) else None
 
 
 def in_json(values: Mapping[str, object], owner: str, kind: type[BenchError]) -> dict[str, Any]:
@@ -179,6 +200,8 @@ def _words(wanted: Any) -> str:
         return f"a list of {num}{several}"
     if base in (dict, Mapping):
         return f"a table of {_PLURALS.get(args[-1], 'values') if args else 'values'}"
+    if kind := plugin_kind(base):
+        return f"the name of one of the {kind}, or a table with it"
     return _WANTED.get(base, f"of type {getattr(base, '__name__', base)}")
 
 

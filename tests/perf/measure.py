@@ -16,7 +16,7 @@ from pathlib import Path
 
 from table import markdown, rows
 
-from ddbench.grid.runner import MALLOC
+from ddbench.grid.local import MALLOC
 
 HERE = Path(__file__).parent
 NETWORKS, SIDES, IPCS = ("convnet", "alexnet", "vgg11", "resnet18", "vit"), (32, 128), (1, 10)

@@ -28,7 +28,7 @@ from ddbench.compute.stacked import train_stacked
 from ddbench.compute.train import train
 from ddbench.evaluate.cost import flops_of_step
 from ddbench.ops.augment import SiameseAugment
-from ddbench.plan import PluginRef
+from ddbench.refs import PluginRef
 from perf.widespread import widespread
 
 NETWORKS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
@@ -53,7 +53,7 @@ def case(name: str, side: int, ipc: int, repeats: int = REPEATS) -> tuple[list[n
 
 
 def recipe(epochs: int) -> Recipe:
-    return protocols.load("glad-1").shortened(epochs).recipe(0.001)
+    return protocols.load("glad-1").judging.shortened(epochs).recipe(0.001)
 
 
 def names() -> list[tuple[str | int, ...]]:

@@ -22,7 +22,7 @@ from ddbench.compute.engine import Distillation
 from ddbench.compute.hardware import hardware, num_cores
 from ddbench.compute.run import DistillRun, be_deterministic
 from ddbench.data.subsets import TrainingData
-from ddbench.plan import PluginRef
+from ddbench.refs import PluginRef
 from ddbench.seeds import stream
 from ddbench.testing import prepared, toy_plan
 from ddbench_plugins.spaces.pixel import Pixel
@@ -56,10 +56,10 @@ class Untrained(DistillRun):
 
 
 def noise() -> TrainingData:
-    """Images of CIFAR-10's shape, normalised; there is no validation, as nothing is ranked."""
+    """Images of CIFAR-10's shape; there is no validation, as nothing is ranked."""
     spec = Spec("perf", (3, 32, 32), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
     labels = torch.arange(10).repeat_interleave(IMAGES_A_CLASS)
-    images = torch.randn(len(labels), *spec.shape, generator=stream("perf", "losses")).to(DEVICE)
+    images = torch.randint(256, (len(labels), *spec.shape), generator=stream("perf", "losses"), dtype=torch.uint8).to(DEVICE)
     starts = tuple(range(0, len(labels) + 1, IMAGES_A_CLASS))
     return TrainingData(spec, images, labels.to(DEVICE), starts, images[:0], labels[:0].to(DEVICE))
 

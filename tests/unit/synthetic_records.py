@@ -1,161 +1,218 @@
-"""Synthetic records, as the runner writes them: two losses in three spaces, both baselines, two seeds, two networks."""
+"""Synthetic sets and judgements, as a run writes them: two losses in three spaces, both baselines, two seeds, two networks."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from ddbench import protocols
-from ddbench.leaderboard.cells import Cell, read_cells
-from ddbench.plan import Plan, PluginRef
-from ddbench.results.store import RECORD_SCHEMA, Store
+from ddbench.entry_points import NOUNS
+from ddbench.leaderboard.join import Result, results_of
+from ddbench.plan import Judging, SetPlan
+from ddbench.protocols import Protocol
+from ddbench.refs import PluginRef
+from ddbench.results.contents import Contents, StoredSet
+from ddbench.results.store import Store
+from ddbench.schema import (
+    Data,
+    Hardware,
+    IterateRecord,
+    JudgementMeasured,
+    JudgementRecord,
+    Place,
+    Repeat,
+    SetMeasured,
+    SetRecord,
+    UsedResource,
+    sealed,
+    to_bytes,
+)
 
 NUM_TEST = 1000
 SPACES = ("glad", "hpd", "pixel")
 LOSSES = ("dc", "dm")
-HARDWARE = {"device": "Some CPU", "kind": "cpu", "cores": 2, "threads": 1, "memory_bytes": 8 << 30}
+HARDWARE = Hardware(device="Some CPU", kind="cpu", cores=2, threads=1, memory_bytes=8 << 30, instructions="AVX2")
+GPU = replace(HARDWARE, device="Some GPU", kind="cuda", instructions="")
 VERSIONS = {"python": "3.11.9", "torch": "2.6.0", "numpy": "2.1.0", "ddbench": "0.1.0"}
+IMAGES = b"a grid"
+FINISHED = "2025-01-01T00:00:00+00:00"
 
 
-def ref(kind: str, name: str, label: str | None = None, **settings: Any) -> PluginRef:
-    return PluginRef(kind, name, settings, "ddbench", "0.1.0", label or name)
+def ref(kind: str, name: str, label: str | None = None, numerics: int = 1, **settings: Any) -> PluginRef:
+    """A plugin of that name, of ddbench, that no registry knows."""
+    what = {"plugin": name, "from": "ddbench", "numerics": numerics, "settings": settings}
+    resolved = {"type": {"plugin": name, "from": "ddbench"}, **settings}
+    return PluginRef(kind, name, settings, "ddbench", "0.1.0", label or name, what, resolved, ("ddbench",))
 
 
-CONVNET, VIT = ref("architectures", "convnet"), ref("architectures", "vit")
-PROTOCOL = replace(protocols.load("glad-1"), id="toy-1", epochs=300, repeats=2, full_data_epochs=20)
-CHOICE = replace(PROTOCOL, id="toy-1-best-of-test", description="not ranked: toy-1 on iterates too", ranked=False, snapshots=2)
-SHIFTED = replace(
-    PROTOCOL, id="toy-1-svhn-mean", description="not ranked: another mean", ranked=False, synthetic_mean=(0.4, 0.4, 0.5)
-)
-SOFT = replace(PROTOCOL, id="soft-1", teacher=protocols.load("sre2l-1").teacher)
+CONVNET, VIT, RESNET = (ref("architectures", name) for name in ("convnet", "vit", "resnet18"))
 TEACHER = ref("architectures", "resnet18-bn")
-BASE = Plan(
-    dataset=ref("datasets", "toy"),
-    data_hash="d" * 64,
-    protocol=PROTOCOL,
-    networks=(CONVNET, VIT),
-    backbone=CONVNET,
-    ipc=1,
-    seed=0,
-)
+RANDOM, FULL_DATA = ref("baselines", "random"), ref("baselines", "full-data")
+GLAD = protocols.load("glad-1")
 
 
-def method(loss: str, space: str, **changes: Any) -> Plan:
+def numbered(id: str, **changes: Any) -> Protocol:
+    """glad-1 with other numbers of judging."""
+    judging = replace(GLAD.judging, **({"epochs": 300} | changes))
+    return replace(GLAD, id=id, repeats=2, judging=judging, full_data=replace(GLAD.full_data, epochs=20, warmup_epochs=10))
+
+
+PROTOCOL = numbered("toy-1")
+CHOICE = replace(PROTOCOL, id="toy-1-best-of-test", ranked=False)
+SHIFTED = replace(PROTOCOL, id="toy-1-svhn-mean", ranked=False)
+SOFT = numbered("soft-1", teacher=protocols.load("sre2l-1").judging.teacher)
+MEAN = (0.4, 0.4, 0.5)  # of SHIFTED, for generated images
+
+BASE = SetPlan(dataset=ref("datasets", "toy"), train_hash="d" * 64, ipc=1, seed=0, held_out=0.1)
+
+
+def baseline(which: PluginRef, **changes: Any) -> SetPlan:
+    """The plan of a baseline."""
+    return replace(BASE, baseline=which, **({"ipc": 0} if which is FULL_DATA else {}) | changes)
+
+
+def method(loss: str, space: str, **changes: Any) -> SetPlan:
     """The plan of a method in the toy grid."""
     generator = None if space == "pixel" else ref("generators", "cvae")
-    steps = changes.pop("steps", 100)
-    return replace(
-        BASE,
-        loss=ref("losses", loss),
-        space=ref("spaces", space),
-        generator=generator,
-        steps=steps,
-        proxy=CONVNET,
-        **changes,
-    )
+    fields = {"backbone": CONVNET, "steps": 100, "loss": ref("losses", loss), "space": ref("spaces", space)}
+    return replace(BASE, **(fields | {"generator": generator} | changes))
 
 
-def right(count: int, num: int = NUM_TEST) -> str:
-    """The bitmap of a network that is right on the first `count` images."""
-    return base64.b64encode(np.packbits(np.arange(num) < count)).decode()
+def right(num_right: int, num: int = NUM_TEST) -> str:
+    """The bitmap of a network that is right on the first `num_right` images."""
+    return base64.b64encode(np.packbits(np.arange(num) < num_right)).decode()
 
 
-def cost(seconds: float = 8.0, way: str = "serial", processes: int = 1, **changes: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Judged:
+    """A set with its judgements."""
+
+    set: StoredSet
+    judgements: tuple[JudgementRecord, ...]
+
+    @property
+    def plan(self) -> SetPlan:
+        return self.set.plan
+
+
+def cost(seconds: float = 8.0, way: str = "serial", **changes: Any) -> dict[str, Any]:
     """What judging by a network cost, as records tell it."""
-    made = {"seconds_train": seconds, "seconds_test": 0.5, "images_per_second": 750.0, "flops_per_image": 38_700_000}
-    made |= {"peak_share": 0.42, "peak_memory_bytes": 250 << 20}
-    return made | {"way": way, "processes": processes} | changes
+    made: dict[str, Any] = {"seconds_train": seconds, "seconds_test": 0.5, "images_per_second": 750.0, "processes": 1}
+    made |= {"flops_per_image": 38_700_000.0, "peak_share": 0.42, "peak_memory_bytes": 250 << 20, "way": way}
+    return made | changes
 
 
-def evaluations_of(accuracies: Mapping[str, Iterable[float]]) -> list[dict[str, Any]]:
-    """One entry a network and repeat, rounded to whole images."""
-    return [
-        {
-            "network": network,
-            "repeat": repeat,
-            "accuracy": round(value * NUM_TEST) / NUM_TEST,
-            "num_test": NUM_TEST,
-            "correct": right(round(value * NUM_TEST)),
-            "train_loss": 0.1,
-        }
-        for network, values in accuracies.items()
-        for repeat, value in enumerate(values)
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def place(hardware: Hardware, versions: Mapping[str, str], *refs: PluginRef | None, source: str = "a") -> Place:
+    """`source` is what the hashes of all plugins begin with."""
+    known = {f"{NOUNS[each.kind]} '{each.name}'": source.ljust(64, "0") for each in refs if each}
+    return Place(hardware=hardware, versions=dict(versions), sources=known)
+
+
+def set_of(
+    plan: SetPlan, steps: Iterable[int] = (), *, label: str = "toy", original: bool = True, seconds: float = 10.0,
+    hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS, source: str = "a", suite: str = "toy-grid",
+    marks: tuple[str, ...] = (),
+) -> StoredSet:  # fmt: skip
+    """A finished set, with iterates at these steps."""
+    distilled = plan.loss is not None
+    content = f"set {plan.key}".encode()
+    files = {"set.safetensors": sha256(content), "images.png": sha256(IMAGES)}
+    phases = {"distill": seconds, "rank": seconds / 10}
+    record = SetRecord(
+        key=plan.key, suite=suite, num_images=10 * plan.ipc, bytes_stored=4096 * max(plan.ipc, 1),
+        data=Data(label=label, hash=plan.train_hash, original=original, counts=(400,) * 10),
+        bytes_images=31360 * max(plan.ipc, 1), steps=plan.steps if distilled else 0, stages=(), chosen_stage=0, learned={},
+        files={} if plan.everything else files,
+        set_sha256=sha256(plan.train_hash.encode()) if plan.everything else files["set.safetensors"],
+        resources=(UsedResource(key="1" * 64, describe="a cvae", sha256="2" * 64),) if distilled else (),
+        place=place(hardware, versions, *plan.refs, source=source), marks=marks,
+        measured=SetMeasured(
+            seconds=phases if distilled else {}, resources={"1" * 64: 3.0} if distilled else {},
+            peak_memory_bytes=300 << 20, commit=None, finished=FINISHED,
+        ),
+    )  # fmt: skip
+    iterates = {
+        step: IterateRecord(key=plan.key, set_sha256=record.set_sha256, step=step, sha256=sha256(content + str(step).encode()))
+        for step in steps
+    }
+    return StoredSet(plan, sealed(record), iterates)
+
+
+def judgement(
+    stored: StoredSet, network: PluginRef, values: Iterable[float], *, protocol: Protocol = PROTOCOL, first: int = 0,
+    iterate: int | None = None, teacher: PluginRef | None = None, draw: int | None = None, test_hash: str = "e" * 64,
+    label: str = "toy", original: bool = True, hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS,
+    source: str = "a", suite: str = "toy-grid", marks: tuple[str, ...] = (), measured: Mapping[str, Any] | None = None,
+    threads: int = 1,
+) -> JudgementRecord:  # fmt: skip
+    """A block of repeats of one network on a set; accuracies are rounded to whole images."""
+    judging = Judging(
+        network=network, numbers=protocol.numbers(stored.plan.everything), dataset=stored.plan.dataset, test_hash=test_hash,
+        draw=stored.plan.seed if draw is None else draw, iterate=iterate, teacher=teacher, protocol=protocol.id, threads=threads,
+    )  # fmt: skip
+    counts = [round(value * NUM_TEST) for value in values]
+    repeats = [
+        Repeat(repeat=first + i, accuracy=num / NUM_TEST, num_test=NUM_TEST, correct=right(num), train_loss=0.1)
+        for i, num in enumerate(counts)
     ]
+    record = JudgementRecord(
+        set_key=stored.plan.key, key=judging.key, first=first, last=first + len(repeats) - 1, suite=suite, judging=judging,
+        set_sha256=stored.record.set_sha256 if iterate is None else stored.iterates[iterate].sha256,
+        data=Data(label=label, hash=test_hash, original=original, counts=(NUM_TEST // 10,) * 10), repeats=tuple(repeats),
+        resources=(), place=place(hardware, versions, network, stored.plan.dataset, source=source), marks=marks,
+        measured=JudgementMeasured(**(cost() | dict(measured or {})), commit=None, finished=FINISHED),
+    )  # fmt: skip
+    return sealed(record)
 
 
-def record(
-    plan: Plan,
+def judged(
+    plan: SetPlan,
     accuracies: Mapping[str, Iterable[float]],
     *,
+    networks: Iterable[PluginRef] = (CONVNET, VIT, RESNET),
     iterates: Mapping[int, Mapping[str, Iterable[float]]] | None = None,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
-    label: str = "toy",
-    original: bool = True,
-    seconds: float = 10.0,
-    hardware: Mapping[str, Any] = HARDWARE,
-    versions: Mapping[str, str] = VERSIONS,
-    suite: str = "toy-grid",
-) -> dict[str, Any]:
-    """A finished cell's record; accuracies by network and repeat; of iterates, by step, under protocols that ask for them."""
-    distilled = {
-        "num_images": 10 * plan.ipc,
-        "bytes_stored": 4096 * plan.ipc,
-        "bytes_images": 31360 * plan.ipc,
-        "steps": 0 if plan.baseline else plan.steps,
-        "stages": [],
-        "chosen_stage": 0,
-        "learned": {},
-        "sha256": None if plan.baseline == "full-data" else "e" * 64,
-    }
-    distil = 0.0 if plan.baseline else seconds
-    asked = {"snapshots": [{"step": step, "evaluations": evaluations_of(values)} for step, values in (iterates or {}).items()]}
-    return (asked if plan.protocol.snapshots else {}) | {
-        "schema": RECORD_SCHEMA,
-        "key": plan.key,
-        "suite": suite,
-        "data": {
-            "label": label,
-            "hash": plan.data_hash,
-            "original": original,
-            "train_counts": [400] * 10,
-            "test_counts": [100] * 10,
-        },
-        "plan": plan.to_json(),
-        "distilled": distilled,
-        "evaluations": evaluations_of(accuracies),
-        "resources": [],
-        "versions": dict(versions),
-        "measured": {
-            "seconds": {"resources": 3.0, "distill": distil, "rank": distil / 10, "evaluate": 20.0},
-            "networks": dict(costs or {}),
-            "peak_memory_bytes": 300 << 20,
-            "hardware": dict(hardware),
-            "commit": None,
-            "finished": "2025-01-01T00:00:00+00:00",
-        },
-    }
+    making: Mapping[str, Any] | None = None,
+    **both: Any,
+) -> Judged:
+    """A set and its judgements; accuracies by network label and repeat; of iterates, by step. `making` is of the set alone; of
+    `both`, what a set knows too is of the set and its judgements."""
+    ours = {name: both[name] for name in ("label", "original", "hardware", "versions", "source", "suite") if name in both}
+    if "seconds" in both:
+        ours["seconds"] = both.pop("seconds")
+    stored = set_of(plan, iterates or (), **(ours | dict(making or {})))
+    known = {network.label: network for network in networks}
+    judgements = []
+    for step, found in {None: accuracies, **(iterates or {})}.items():
+        for label, values in found.items():
+            fields = both | {"iterate": step, "measured": (costs or {}).get(label)}
+            judgements.append(judgement(stored, known[label], values, **fields))
+    return Judged(stored, tuple(judgements))
 
 
-def draw(plan: Plan, rng: np.random.Generator, level: float, spread: float = 0.01) -> dict[str, list[float]]:
-    """Accuracies of a cell: an effect of the seed, which its networks share, and one of each network."""
+def draw(plan: SetPlan, rng: np.random.Generator, level: float, spread: float = 0.01) -> dict[str, list[float]]:
+    """Accuracies of a set: an effect of the seed, which its networks share, and one of each network."""
     seed = rng.normal(0, spread)
     levels = {"convnet": level, "vit": level - 0.15}
-    return {
-        network.label: [levels[network.label] + seed + rng.normal(0, spread) for _ in range(plan.protocol.repeats)]
-        for network in plan.networks
-    }
+    return {name: [mean + seed + rng.normal(0, spread) for _ in range(2)] for name, mean in levels.items()}
 
 
-def toy_plans(seeds: Iterable[int] = (0, 1), ipc: int = 1) -> list[tuple[Plan, float, float]]:
+def toy_plans(seeds: Iterable[int] = (0, 1), ipc: int = 1) -> list[tuple[SetPlan, float, float]]:
     """(plan, true accuracy on the backbone, seconds) of the whole toy grid."""
     seeds = tuple(seeds)
-    plans = [(replace(BASE, baseline="random", seed=seed, ipc=ipc), 0.45, 0.0) for seed in seeds]
-    plans.append((replace(BASE, baseline="full-data"), 0.95, 0.0))
+    plans = [(baseline(RANDOM, seed=seed, ipc=ipc), 0.45, 0.0) for seed in seeds]
+    plans.append((baseline(FULL_DATA), 0.95, 0.0))
     for i, loss in enumerate(LOSSES):
         for j, space in enumerate(SPACES):
             level, seconds = 0.55 + 0.05 * i + 0.03 * j, 20.0 - 6 * j + i
@@ -163,33 +220,46 @@ def toy_plans(seeds: Iterable[int] = (0, 1), ipc: int = 1) -> list[tuple[Plan, f
     return plans
 
 
-def toy_records(
-    number: int = 0, seeds: Iterable[int] = (0, 1), shift: float = 0.0, **fields: Any
-) -> list[dict[str, Any]]:
-    """The records of the toy grid; `number` names the draw of their noise, `shift` moves every distilled row."""
+def toy_records(number: int = 0, seeds: Iterable[int] = (0, 1), shift: float = 0.0) -> list[Judged]:
+    """The toy grid, judged; `number` names the draw of the noise, `shift` moves every distilled row."""
     rng = np.random.default_rng(number)
     made = []
     for plan, level, seconds in toy_plans(seeds):
         accuracies = draw(plan, rng, level + (0.0 if plan.baseline else shift))
-        made.append(record(plan, accuracies, seconds=seconds))
+        made.append(judged(plan, accuracies, seconds=seconds))
     return made
 
 
-def cells_of(records: Iterable[Mapping[str, Any]]) -> list[Cell]:
-    cells, bad = read_cells(records)
-    assert bad == []
-    return cells
+def contents_of(records: Iterable[Judged]) -> Contents:
+    """As a store that holds these would be read."""
+    sets: dict[str, StoredSet] = {}
+    judgements: dict[tuple[str, str, int], JudgementRecord] = {}
+    for each in records:
+        known = sets.get(each.plan.key, each.set)
+        sets[each.plan.key] = StoredSet(known.plan, known.record, {**known.iterates, **each.set.iterates})
+        judgements |= {(record.set_key, record.key, record.first): record for record in each.judgements}
+    return Contents(dict(sorted(sets.items())), tuple(record for _, record in sorted(judgements.items())), ())
 
 
-def write_store(root: Path, records: Iterable[Mapping[str, Any]], images: bytes | None = None) -> Store:
-    """A store with these cells, published as the runner does."""
-    from ddbench.files import write_bytes, write_json
+def results(records: Iterable[Judged]) -> list[Result]:
+    """Joined; every judgement counts."""
+    made, notes = results_of(contents_of(records))
+    assert notes == []
+    return made
 
+
+def write_store(root: Path, records: Iterable[Judged]) -> Store:
+    """A store that holds these, published as a run does."""
     store = Store(root)
-    for entry in records:
-        folder = store.cell(entry["key"])
-        write_json(folder / "record.json", entry)
-        write_json(folder / "plan.json", entry["plan"])
-        if images and entry["plan"]["baseline"] != "full-data":
-            write_bytes(folder / "images.png", images)
+    contents = contents_of(records)
+    for key, each in contents.sets.items():
+        if not store.has_set(key):
+            content = f"set {key}".encode()
+            files = {} if each.plan.everything else {"set.safetensors": content, "images.png": IMAGES}
+            for step, iterate in each.iterates.items():
+                files[f"iterates/{step}.safetensors"] = content + str(step).encode()
+                files[f"iterates/{step}.json"] = to_bytes(iterate)
+            store.publish_set(each.plan, each.record, files)
+    for record in contents.judgements:
+        store.publish_judgement(record)
     return store

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
 from ddbench.api import Batch
@@ -126,7 +127,7 @@ def test_the_teacher_is_trained_and_told() -> None:
     teacher = Squeezed(30, 0.1, 12, 0.9, 1e-4, 5, "crop")
     network = run.network("teacher")
     network.load_state_dict(teacher.build(run))
-    right = network.eval()(run.data.images).argmax(1) == run.data.labels
+    right = network.eval()(run.data.seen(run.data.images)).argmax(1) == run.data.labels
     assert float(right.float().mean()) > 0.9
     effort = teacher.effort(run)
     assert effort.images == 30 * 36
@@ -145,7 +146,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
 def test_adam_and_cosine_are_torchs() -> None:
     loss, space = PLAIN, Pixel(init_from="noise")
     run = prepared(loss, toy_run(arch=TOY_NORMED_ARCH))
-    plan = replace(toy_plan(loss, space), optimizer="adam", schedule="cosine", steps=5, rates={"pixels": 0.1})
+    plan = replace_plan(toy_plan(loss, space), optimizer="adam", schedule="cosine", steps=5, rates={"pixels": 0.1})
     loop = Distillation(plan, run, Stopwatch(run.device))
     loop.begin()
     pixels = loop.state.params["pixels"].detach().clone().requires_grad_()
@@ -163,7 +164,7 @@ def test_adam_and_cosine_are_torchs() -> None:
 def test_adam_survives_a_checkpoint() -> None:
     loss, space = PLAIN, Pixel(init_from="noise", clamp=True)
     run = prepared(loss, toy_run(arch=TOY_NORMED_ARCH))
-    plan = replace(toy_plan(loss, space), optimizer="adam", schedule="cosine", steps=6, rates={"pixels": 0.1})
+    plan = replace_plan(toy_plan(loss, space), optimizer="adam", schedule="cosine", steps=6, rates={"pixels": 0.1})
     whole = distill(plan, run, Stopwatch(run.device))
     first = Distillation(plan, run, Stopwatch(run.device))
     first.begin()
@@ -183,7 +184,7 @@ def test_clamped_pixels_stay_in_the_range_of_real_ones() -> None:
     sets = {}
     for clamp in (False, True):
         space = Pixel(init_from="noise", clamp=clamp)
-        plan = replace(toy_plan(loss, space), steps=3, optimizer="adam", rates={"pixels": 1.0})
+        plan = replace_plan(toy_plan(loss, space), steps=3, optimizer="adam", rates={"pixels": 1.0})
         sets[clamp] = run.spec.denormalise(distill(plan, run, Stopwatch(run.device)).images)
     assert float(sets[False].abs().max()) > 1.01
     assert -1e-6 < float(sets[True].min()) <= 0.01
@@ -195,8 +196,8 @@ def test_clamped_pixels_stay_in_the_range_of_real_ones() -> None:
 
 def test_the_teacher_labels_the_finished_set_and_no_step() -> None:
     run = prepared(PLAIN, toy_run(arch=TOY_NORMED_ARCH))
-    plan = replace(toy_plan(PLAIN, Pixel(init_from="noise")), steps=3, rates={"pixels": 0.1})
-    hard, soft = (distill(replace(plan, labels=kind), run, Stopwatch(run.device)) for kind in ("hard", "teacher"))
+    plan = replace_plan(toy_plan(PLAIN, Pixel(init_from="noise")), steps=3, rates={"pixels": 0.1})
+    hard, soft = (distill(replace_plan(plan, labels=kind), run, Stopwatch(run.device)) for kind in ("hard", "teacher"))
     assert torch.equal(hard.images, soft.images)  # the steps matched the classes
     assert torch.equal(hard.labels, F.one_hot(hard.classes, 3).float())
     teacher = run.network("any")

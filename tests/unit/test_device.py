@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,11 +85,26 @@ def test_the_peak_is_reset_before_anything_has_started_cuda(cuda: Cuda) -> None:
     assert cuda.calls == ["reset cuda:1"]
 
 
-def test_a_worker_selects_its_device_before_its_first_job(cuda: Cuda, interrupts: None, tmp_path: Path) -> None:
-    class Pipe:
-        def recv(self) -> Any:
-            cuda.calls.append("waits for a job")
-            raise EOFError
+def test_a_worker_selects_its_device_before_its_first_job(
+    cuda: Cuda, interrupts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job's file is read once the device is current; then the test ends the worker."""
 
-    worker.work(Pipe(), tmp_path, "cuda:1", None, 60.0)  # type: ignore[arg-type]
-    assert cuda.calls == ["set_device cuda:1", "waits for a job"]
+    class Ended(BaseException):
+        pass
+
+    def read(name: str, place: Any) -> Any:
+        cuda.calls.append(f"reads {name} on {place.device}")
+        raise Ended
+
+    def do(name: str, place: Any, reporter: Any) -> str:
+        return read(name, place)
+
+    about = {"store": str(tmp_path / "store"), "device": "cuda:1", "data_root": None, "checkpoint_seconds": 60.0}
+    lines = io.StringIO("\n".join(map(json.dumps, (about, {"job": "set-0"}))) + "\n")
+    monkeypatch.setattr(worker, "_do", do)
+    monkeypatch.setattr(worker, "_own_channel", io.StringIO)
+    monkeypatch.setattr(worker, "_listen", lambda source, queue: [queue.put(line) for line in source])  # and does not exit
+    with pytest.raises(Ended):
+        worker.main(lines)
+    assert cuda.calls == ["set_device cuda:1", "reads set-0 on cuda:1"]

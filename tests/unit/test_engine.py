@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Run, Space, State
+from ddbench.compute import engine
 from ddbench.compute.clock import Stopwatch
-from ddbench.compute.engine import Distillation, DistilledSet, decode_leaf, distill, starting_labels
+from ddbench.compute.decoding import decode_leaf
+from ddbench.compute.engine import Distillation, DistilledSet, distill, starting_labels
 from ddbench.compute.rank import feature_distance, needs, validation_error
 from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
 from ddbench.files import read_tensors, tensors_to_bytes
-from ddbench.plan import Plan
+from ddbench.plan import SetPlan
 from ddbench.testing import prepared, toy_plan, toy_run
 from ddbench_plugins.losses.dc import GradientMatching
 from ddbench_plugins.losses.dm import DistributionMatching
@@ -87,22 +90,115 @@ class Pull(Loss):
 RATES = {"a": 0.1, "b": 0.02, "whole": 0.05, "shift": 0.3, "labels": 0.5}
 
 
-def plan_of(space: Space | None = None, loss: Loss | None = None, **changes: Any) -> Plan:
+def plan_of(space: Space | None = None, loss: Loss | None = None, **changes: Any) -> SetPlan:
     return toy_plan(loss or Pull(), space or Sum(), **({"rates": RATES, "momentum": 0.0, "steps": 4} | changes))
 
 
-def start(plan: Plan, run: DistillRun) -> Distillation:
+def start(plan: SetPlan, run: DistillRun) -> Distillation:
     loop = Distillation(plan, run, Stopwatch(run.device))
     loop.begin()
     return loop
 
 
-def made_by(plan: Plan, run: DistillRun, keeper: Any = None) -> DistilledSet:
+def made_by(plan: SetPlan, run: DistillRun, keeper: Any = None) -> DistilledSet:
     return distill(plan, run, Stopwatch(run.device), keeper)
 
 
 def values(state: State) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in state.params.items()}
+
+
+# ---------------------------------------------------------------- picked images
+
+
+@dataclass(frozen=True)
+class Some(Pull):
+    """Needs two images a step, in an order of its own; notes what it was given."""
+
+    given: list[Batch] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
+    chosen: Callable[[int], Tensor] = lambda step: torch.tensor([[4, 1], [0, 5], [2, 3], [3, 1], [5, 0]][step])
+    relabels: ClassVar[Literal["never", "last", "always"]] = "always"
+
+    def picks(self, num_images: int, run: Run) -> Tensor:
+        assert num_images == 6
+        return self.chosen(run.step)
+
+    def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
+        self.asked.append(images)
+        return images.flatten(1)[:, :3].softmax(1)
+
+    def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        self.given.append(syn)
+        return Pull.backward(self, syn, memory, run)
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+@pytest.mark.parametrize("labels", ["hard", "learned", "teacher"])
+def test_only_the_images_that_are_picked_are_decoded_and_moved(run: DistillRun, chunk: int, labels: str) -> None:
+    loss, decoded = Some(), list[int]()
+
+    class Noting(Sum):
+        def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
+            decoded.extend(index.tolist())
+            return Sum.decode(self, state, index, run)
+
+    loop = start(plan_of(Noting(), loss, chunk=chunk, labels=labels), run)
+    for step, index in enumerate(([4, 1], [0, 5])):
+        before, whole = values(loop.state), loop.images(loop.state)
+        loss.asked.clear()
+        decoded.clear()
+        loop.one_step()
+        assert decoded == index * (1 if chunk == 100 else 2)
+        syn = loss.given[step]
+        assert (syn.num_images, syn.classes.tolist()) == (6, [number // 2 for number in index])
+        assert torch.equal(syn.images, whole[index])
+        moved = {name: (tensor != before[name]).flatten(1).any(1) for name, tensor in loop.state.params.items()}
+        assert set(moved) == ({"a", "b", "labels"} if labels == "learned" else {"a", "b"})
+        for rows in moved.values():
+            assert rows.nonzero().flatten().tolist() == sorted(index)
+        if labels == "hard":
+            assert torch.equal(syn.labels, loop.hard[index])
+        elif labels == "learned":
+            assert torch.equal(syn.labels, before["labels"][index].softmax(1))
+        else:
+            assert [len(images) for images in loss.asked] == [2]
+            assert torch.equal(syn.labels, loss.relabel(whole[index], {}, run))
+
+
+def test_the_loss_ranker_compares_the_images_picked(run: DistillRun) -> None:
+    loss = Some()
+    made_by(plan_of(loss=loss, rank_steps="loss"), run)
+    assert [len(syn.classes) for syn in loss.given] == [2] * 5  # four steps, and the iterate after the last
+    assert all(syn.num_images == 6 for syn in loss.given)
+
+
+def test_another_ranker_sees_the_whole_set(run: DistillRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+        seen.append((images.clone(), labels, classes))
+        return torch.tensor(float(-len(seen)))
+
+    monkeypatch.setattr(engine, "scorer", lambda name, plan, run: score if name == "feature-distance" else None)
+    for loss in (Some(), Pull()):
+        seen.clear()
+        loop = start(plan_of(loss=loss, rank_steps="feature-distance"), run)
+        wanted = loop.images(loop.state)
+        loop.one_step()
+        assert torch.equal(seen[0][0], wanted)
+        assert [len(part) for part in seen[0]] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [[0, 0], [6], [-1], [], [[0, 1]], [0.0, 1.0], [True, False], list(range(7))],
+    ids=["twice", "outside", "below", "none", "table", "floats", "mask", "too many"],
+)
+def test_what_is_no_choice_of_images_is_a_sentence(run: DistillRun, chosen: Any) -> None:
+    loss = Some(chosen=lambda step: torch.tensor(chosen))
+    with pytest.raises(PluginError, match=r"^loss Some: `picks` must give int64 \[B\] on the CPU, each of 0\.\.5 at most once"):
+        start(plan_of(loss=loss), run).one_step()
 
 
 # ---------------------------------------------------------------- updates
@@ -259,9 +355,9 @@ def test_a_loss_without_gradient_is_a_sentence(run: DistillRun) -> None:
 # ---------------------------------------------------------------- rankers
 
 
-def iterates(plan: Plan, run: DistillRun) -> list[tuple[dict[str, Tensor], float]]:
+def iterates(plan: SetPlan, run: DistillRun) -> list[tuple[dict[str, Tensor], float]]:
     """Every iterate of the first stage with the loss it has, the last one too, without any ranker."""
-    loop, found = start(replace(plan, rank_steps="last"), run), []
+    loop, found = start(replace_plan(plan, rank_steps="last"), run), []
     for step in range(plan.steps + 1):
         images = loop.images(loop.state).requires_grad_()
         memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in loop.memory.items()}
@@ -306,7 +402,7 @@ def test_the_last_iterate_wins_where_every_step_helps(run: DistillRun) -> None:
 def test_ranking_changes_no_number_of_the_walk(run: DistillRun) -> None:
     loss = GradientMatching(4, outer_loop=3)  # keeps a network in memory
     plan = plan_of(Pixel(), loss, steps=4, rates={"pixels": 0.1})
-    loops = [start(replace(plan, rank_steps=ranker), run) for ranker in ("last", "loss")]
+    loops = [start(replace_plan(plan, rank_steps=ranker), run) for ranker in ("last", "loss")]
     for loop in loops:
         for _ in range(4):
             loop.one_step()
@@ -333,7 +429,7 @@ def test_candidates_are_copies(run: DistillRun) -> None:
     assert torch.equal(loop.stages[0].state.params["a"], first["a"])
 
 
-def ranked_plan(run: DistillRun, space: Space, **changes: Any) -> tuple[Plan, DistillRun]:
+def ranked_plan(run: DistillRun, space: Space, **changes: Any) -> tuple[SetPlan, DistillRun]:
     """H-PD's rankers on DM, with the proxy trained."""
     rates = {"f": 0.5, "w": 0.05, "pixels": 0.5, "labels": 0.5}
     settings = {"rates": rates, "steps": 3, "rank_steps": "feature-distance", "rank_stages": "validation", "momentum": 0.5}
@@ -462,7 +558,7 @@ class FileKeeper:
         raise Interrupted
 
 
-def scenarios(run: DistillRun) -> dict[str, tuple[Plan, DistillRun]]:
+def scenarios(run: DistillRun) -> dict[str, tuple[SetPlan, DistillRun]]:
     dc = GradientMatching(4, "dsa", outer_loop=3, inner_loop=1)
     rates = {"pixels": 0.1, "f": 0.1, "w": 0.01, "labels": 1.0}
     pull = {"momentum": 0.6, "steps": 3}

@@ -1,26 +1,41 @@
-"""`ddbench evaluate`: our sets and others', judged as the runner judges them; what is wrong with a file is one sentence."""
+"""`ddbench evaluate`: our sets and others', judged as the runner judges them; what is wrong with a file is one sentence.
+
+Most tests judge in this process, see `in_process`; the last ones start the real runner and its workers.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import statistics
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import in_process
 import pytest
 import torch
+from msgspec.structs import replace as replace_plan
 from safetensors.torch import save_file
 
+from ddbench import protocols
 from ddbench.cli import main
+from ddbench.compute import hardware
+from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, ConfigError, DataError
-from ddbench.evaluate.evaluator import pack, unpack
+from ddbench.evaluate import evaluator
+from ddbench.evaluate.evaluator import Finished, pack, unpack
+from ddbench.evaluate.imports import import_set
 from ddbench.evaluate.sets import read_set
+from ddbench.grid import runner
+from ddbench.refs import PluginRef
 from ddbench.registry import datasets
 from ddbench.results.store import Store
 from ddbench.seeds import stream
 
 SPEC = datasets.make("mnist-5k").spec()
-BOARD = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store"
-SMALL = ["--protocol", "smoke-1", "--archs", "convnet(width=4)", "--json"]
+SMALL = ["--protocol", "smoke-1", "--archs", "convnet(width=4,depth=1)", "--device", "cpu", "--threads", "1", "--json"]
 
 
 def pixels(num: int = 10) -> torch.Tensor:
@@ -35,14 +50,62 @@ def write(path: Path, images: torch.Tensor, labels: torch.Tensor) -> Path:
     return path
 
 
-def judged(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
-    assert main(["evaluate", *map(str, words), *SMALL]) == 0
-    return json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module", autouse=True)
+def light():
+    with pytest.MonkeyPatch.context() as patch:
+        in_process.be_light(patch)
+        yield
 
 
-@pytest.fixture(scope="module")
-def ours() -> Path:
-    return next(path for path in sorted((BOARD / "cells").iterdir()) if (path / "distilled.safetensors").is_file())
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """What the verb prints as JSON, judging in this process."""
+    monkeypatch.setattr(runner, "run", in_process.run)
+
+    def call(*words: object) -> dict[str, Any]:
+        assert main(["evaluate", *SMALL, "--store", str(tmp_path / "store"), *map(str, words)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The repeats that are trained from now on."""
+    numbers, once = [], evaluator.evaluate_once
+
+    def spy(judged: Any, repeat: int, on_epoch: Any) -> Finished:
+        numbers.append(repeat)
+        return once(judged, repeat, on_epoch)
+
+    monkeypatch.setattr(evaluator, "evaluate_once", spy)
+    return numbers
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Store:
+    """A store that holds one set of ours."""
+    store, dataset = Store(tmp_path / "store"), PluginRef.resolve("datasets", "mnist-5k", {})
+    path = write(tmp_path / "origin.pt", pixels(), torch.arange(10))
+    given, making = read_set(path, SPEC, "pixels"), protocols.load("smoke-1").set
+    new = import_set(path, given, dataset, identify(dataset, None), making, hardware.place(in_process.CPU, 1, (dataset,)))
+    store.publish_set(new.plan, new.record, new.contents)
+    return store
+
+
+def sets_of(store: Store) -> list[Path]:
+    return sorted((store.root / "sets").glob("*/set.safetensors"))
+
+
+@pytest.fixture
+def ours(own: Store, tmp_path: Path) -> Path:
+    """A set that ddbench wrote, in no store."""
+    (path,) = sets_of(own)
+    return Path(shutil.copy(path, tmp_path / "ours.safetensors"))
+
+
+def bits(told: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(entry["correct"], entry["train_loss"]) for entry in told["evaluations"]]
 
 
 def test_bitmaps_survive():
@@ -147,31 +210,115 @@ def test_every_fault_is_a_case(tmp_path):
     assert set(faulty(tmp_path)) == set(CASES)
 
 
-@pytest.mark.slow
-def test_our_set_needs_no_words_and_repeats_itself(ours, capsys):
-    once, again = (judged(capsys, ours / "distilled.safetensors") for _ in range(2))
+def test_our_set_needs_no_words_and_repeats_itself(ours, judged, tmp_path):
+    once, again = judged(ours), judged(ours, "--store", tmp_path / "another")
     assert once["data"] == "mnist-5k"
     assert once["labels"] == "hard"
-    assert [entry["correct"] for entry in once["evaluations"]] == [entry["correct"] for entry in again["evaluations"]]
-    other = judged(capsys, ours / "distilled.safetensors", "--seed", 1)
-    assert [entry["correct"] for entry in once["evaluations"]] != [entry["correct"] for entry in other["evaluations"]]
+    assert bits(once) == bits(again)
+    other = judged(ours, "--seed", 1)
+    assert other["seed"] == 1
+    assert once["evaluations"][0]["train_loss"] != other["evaluations"][0]["train_loss"]
 
 
-@pytest.mark.slow
-def test_repeats_do_not_change_one_another(ours, capsys):
-    few, many = (judged(capsys, ours / "distilled.safetensors", "--repeats", num) for num in (1, 3))
+def test_a_judgement_is_kept_and_only_what_is_missing_is_computed(ours, judged, trained):
+    few = judged(ours, "--repeats", 1)
+    assert trained == [0]
+    many = judged(ours, "--repeats", 3)
+    assert trained == [0, 1, 2]
     assert [entry["repeat"] for entry in many["evaluations"]] == [0, 1, 2]
-    assert few["evaluations"][0]["correct"] == many["evaluations"][0]["correct"]
+    assert bits(many)[:1] == bits(few)
+    two = judged(ours, "--repeats", 2)
+    assert trained == [0, 1, 2]
+    assert two["evaluations"] == many["evaluations"][:2]  # the first ones
+    assert two["networks"][0]["seconds_train"] < many["networks"][0]["seconds_train"]
+    wider = judged(ours, "--repeats", 3, "--archs", "convnet(width=4,depth=1),convnet(width=5,depth=1)")
+    assert trained == [0, 1, 2, 0, 1, 2]  # another network costs itself
+    assert [row["network"] for row in wider["networks"]] == ["convnet(width=4, depth=1)", "convnet(width=5, depth=1)"]
+    assert wider["evaluations"][:3] == many["evaluations"]
 
 
-@pytest.mark.slow
-def test_a_strangers_set_is_judged_like_ours(ours, tmp_path, capsys):
-    record = Store(BOARD, create=False).record(json.loads((ours / "record.json").read_text())["key"])
-    assert record["data"]["label"] == "mnist-5k"
-    mine = read_set(ours / "distilled.safetensors", SPEC)
+def test_the_table_has_mean_and_spread(ours, judged, capsys):
+    three = judged(ours, "--repeats", 3)
+    accuracies = [entry["accuracy"] for entry in three["evaluations"]]
+    (row,) = three["networks"]
+    assert row["accuracy"] == pytest.approx(statistics.fmean(accuracies))
+    assert row["std"] == pytest.approx(statistics.stdev(accuracies))
+    words = [word for word in SMALL if word != "--json"] + ["--store", three["store"]]
+    assert main(["evaluate", str(ours), *words, "--repeats", "3"]) == 0
+    assert f"| {100 * row['accuracy']:.1f} ± {100 * row['std']:.1f} |" in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", str(ours), *words]) == 0
+    assert f"| {100 * accuracies[0]:.1f} ± – |" in " ".join(capsys.readouterr().out.split())
+    assert judged(ours)["networks"][0]["std"] is None
+
+
+def test_a_strangers_set_is_judged_like_ours(ours, judged, tmp_path):
+    mine = read_set(ours, SPEC)
     path = write(tmp_path / "theirs.pt", mine.images, mine.labels)
-    theirs = judged(capsys, path, "--data", "mnist-5k", "--images", "normalised")
-    assert theirs["evaluations"][0]["correct"] == judged(capsys, ours / "distilled.safetensors")["evaluations"][0]["correct"]
+    theirs = judged(path, "--data", "mnist-5k", "--images", "normalised")
+    again = judged(ours)
+    assert bits(theirs) == bits(again)
+    assert theirs["key"] != again["key"]
+
+
+def test_a_set_of_the_store_is_judged_where_it_lies(own, judged, tmp_path):
+    (path,) = sets_of(own)
+    told = judged(path)
+    assert sets_of(own) == [path]
+    assert told["key"].startswith(path.parent.name)
+    assert len(list((own.root / "judgements" / path.parent.name).glob("*.0-0.json"))) == 1
+    copy = Path(shutil.copytree(own.root / "sets", tmp_path / "elsewhere")) / path.parent.name / path.name
+    assert judged(copy)["key"] != told["key"]  # the same file, but not in the store
+    other = judged(path, "--store", tmp_path / "other")
+    assert other["key"] != told["key"]
+    assert len(sets_of(Store(tmp_path / "other"))) == 1
+    assert bits(other) == bits(told)
+
+
+def test_a_set_of_the_store_that_is_judged_otherwise_is_imported(own, judged, monkeypatch):
+    (path,) = sets_of(own)
+    load = protocols.load
+
+    def short(id: str) -> protocols.Protocol:
+        protocol = load(id)
+        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1))
+
+    monkeypatch.setattr(protocols, "load", short)
+    plain = judged(path, "--protocol", "glad-1")
+    rated = judged(path, "--protocol", "lineage-1", "--rate", "0.5")
+    habit = judged(path, "--protocol", "glad-1-unnormalised")
+    assert len({told["key"] for told in (plain, rated, habit)}) == len(sets_of(own)) == 3
+    assert plain["key"].startswith(path.parent.name)
+    plan = own.read_plan(rated["key"])
+    assert plan.imported is not None
+    assert plan.imported.learned_rate == 0.5
+    assert own.read_plan(habit["key"]).synthetic_std == (1.0,)
+    tensors, _ = own.read_set(habit["key"])
+    torch.testing.assert_close(tensors["images"], pixels(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_judged_is_a_sentence_and_the_rest_is_shown(ours, judged, capsys, monkeypatch, tmp_path):
+    once = evaluator.evaluate_once
+
+    def spy(judged: Any, *more: Any) -> Finished:
+        if judged.judging.network.settings["width"] == 5:
+            raise DataError("training diverged.")
+        return once(judged, *more)
+
+    monkeypatch.setattr(evaluator, "evaluate_once", spy)
+    words = [*SMALL, "--store", str(tmp_path / "store"), "--archs", "convnet(width=4,depth=1),convnet(width=5,depth=1)"]
+    assert main(["evaluate", str(ours), *words]) == 1
+    said = capsys.readouterr()
+    assert "ddbench: training diverged." in said.err
+    told = json.loads(said.out)
+    assert [row["network"] for row in told["networks"]] == ["convnet(width=4, depth=1)"]
+    assert list(told["failed"].values()) == ["training diverged."]
+
+
+def test_a_warning_names_the_file(judged, capsys, tmp_path):
+    path = write(tmp_path / "a.pt", pixels(), torch.arange(10))
+    words = ["--data", "mnist-5k", "--images", "normalised", "--store", str(tmp_path / "store")]
+    assert main(["evaluate", str(path), *SMALL, *words]) == 0
+    assert f"warning: {path}: the images are said to be normalised" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,12 +331,40 @@ def test_a_strangers_set_is_judged_like_ours(ours, tmp_path, capsys):
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
         (["--repeats", "0"], "--repeats, --threads and --workers must be at least 1"),
+        (["--workers", "0"], "--repeats, --threads and --workers must be at least 1"),
         (["--data", "cifar10"], "was made for the classes"),
+        (["--protocol", "glad-1", "--rate", "0.1"], "is for the protocols that use it (lineage-1)"),
     ],
 )
-def test_a_mistake_is_one_sentence(ours, capsys, words, told):
-    assert main(["evaluate", str(ours / "distilled.safetensors"), *words]) == 2
+def test_a_mistake_is_one_sentence(ours, capsys, words, told, tmp_path):
+    assert main(["evaluate", str(ours), "--store", str(tmp_path / "new"), *words]) == 2
     err = capsys.readouterr().err
     assert err.startswith("ddbench: ")
     assert told in err
     assert "Traceback" not in err
+    assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- the real runner
+
+
+@pytest.mark.slow
+def test_workers_give_the_bits_of_this_process(ours, judged, capsys, monkeypatch, tmp_path):
+    here = judged(ours, "--repeats", 3)
+    monkeypatch.undo()
+    words = [*SMALL, "--store", str(tmp_path / "of workers"), "--repeats", "3", "--workers", "2"]
+    assert main(["evaluate", str(ours), *words]) == 0
+    assert bits(json.loads(capsys.readouterr().out)) == bits(here)
+
+
+@pytest.mark.slow
+def test_a_divergence_in_a_worker_is_a_sentence(ours, capsys, tmp_path, monkeypatch):
+    load = protocols.load
+
+    def hot(id: str) -> protocols.Protocol:
+        protocol = load(id)
+        return replace_plan(protocol, judging=replace_plan(protocol.judging, lr_factor=1e30))
+
+    monkeypatch.setattr(protocols, "load", hot)
+    assert main(["evaluate", str(ours), *SMALL, "--store", str(tmp_path / "s")]) == 1
+    assert "training diverged" in capsys.readouterr().err

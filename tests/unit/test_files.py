@@ -11,7 +11,7 @@ import torch
 
 from ddbench import files
 from ddbench.errors import DataError
-from ddbench.files import publish, read_json, read_tensors, tensors_to_bytes, write_bytes, write_json
+from ddbench.files import publish, read_json, read_tensors, tensors_to_bytes, write_bytes, write_if_changed, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -139,3 +139,14 @@ def test_publishing_into_a_place_that_is_no_folder_fails(tmp_path: Path) -> None
     with pytest.raises(OSError, match="Not a directory"):
         publish(tmp_path / "aside", tmp_path / "target")
     assert (tmp_path / "aside" / "x").exists()
+
+
+def test_what_a_file_already_holds_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a"
+    write_if_changed(path, b"one")
+    before = (path.stat().st_ino, path.stat().st_mtime_ns)
+    write_if_changed(path, b"one")
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
+    write_if_changed(path, b"two")  # of the same length
+    assert path.read_bytes() == b"two"
+    assert [each.name for each in path.parent.iterdir()] == ["a"]

@@ -1,27 +1,28 @@
-"""Suites: every fault in a sentence, all of them at once; overrides, selection, and keys that stay."""
+"""Suites: every fault in a sentence, all of them at once; overrides, selection, and how cells are judged."""
 
 # ruff: noqa: E501  (a fault and its sentence stand side by side)
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-import ddbench
-from ddbench.data.subsets import identify
+from ddbench import protocols, schema
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
-from ddbench.grid.runner import Identities
-from ddbench.plan import Plan, PluginRef, canonical, digest
-from ddbench.protocols import load as load_protocol
+from ddbench.plan import Cell, Judging
+from ddbench.refs import PluginRef
 from ddbench.suite import load as grid
 from ddbench.suite.reader import Suite
+from ddbench.suite.selection import select
 
 GOOD = """
 schema = 1
@@ -40,9 +41,18 @@ steps = 7
 """
 
 
-def hash_of(ref: PluginRef, root: Path | None) -> str:
-    """Instead of hashing data."""
-    return hashlib.sha256(ref.label.encode()).hexdigest()
+@dataclass(frozen=True)
+class Hashes:
+    """An identity of data that nobody has."""
+
+    train_hash: str
+    test_hash: str
+
+
+def hash_of(ref: PluginRef, root: Path | None) -> Hashes:
+    """Instead of hashing data. Asks for the spec, as whoever hashes data does."""
+    ref.ask(lambda dataset: dataset.spec())
+    return Hashes(*(hashlib.sha256(f"{split} {ref.label}".encode()).hexdigest() for split in ("train", "test")))
 
 
 def load(tmp_path: Path, text: str, identify: Any = hash_of) -> Suite:
@@ -71,22 +81,43 @@ def faults(tmp_path: Path, text: str, identify: Any = hash_of) -> list[str]:
 def test_a_grid_is_the_product_of_its_lists(tmp_path: Path) -> None:
     suite = load(tmp_path, GOOD)
     assert (suite.name, suite.broken, suite.text) == ("small", (), GOOD)
-    cells = [(plan.method, plan.ipc, plan.seed) for plan in suite.plans]
-    assert cells[:5] == [("random", 1, 0), ("random", 1, 1), ("random", 10, 0), ("random", 10, 1), ("full-data", 1, 0)]
-    assert cells[5:] == [
+    sets = [cell.set for cell in suite.cells]
+    places = [(plan.method, plan.ipc, plan.seed) for plan in sets]
+    assert places[:5] == [("random", 1, 0), ("random", 1, 1), ("random", 10, 0), ("random", 10, 1), ("full-data", 0, 0)]
+    assert places[5:] == [
         (f"{loss} / {space}", ipc, seed)
-        for loss in ("dm", "dsa") for space in ("pixel", "glad(layer=2)") for ipc in (1, 10) for seed in (0, 1)
+        for loss in ("dm", "dsa") for space in ("pixel", "glad(layer=2) / cvae") for ipc in (1, 10) for seed in (0, 1)
     ]  # fmt: skip
-    assert len({plan.key for plan in suite.plans}) == len(suite.plans) == 21
-    assert {plan.steps for plan in suite.plans if not plan.baseline} == {7}
-    assert [plan.generator.name if plan.generator else None for plan in suite.plans[5:8]] == [None] * 3
-    assert {plan.generator.name for plan in suite.plans if plan.space and plan.space.name == "glad" and plan.generator} == {"cvae"}
+    assert len({plan.key for plan in sets}) == len(sets) == 21
+    assert {plan.steps for plan in sets if not plan.baseline} == {7}
+    assert [plan.generator.name if plan.generator else None for plan in sets[5:8]] == [None] * 3
+    assert {plan.generator.name for plan in sets if plan.space and plan.space.name == "glad" and plan.generator} == {"cvae"}
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a made-up distribution on the path: its module's name and text, and by kind its plugins' names and objects."""
+
+    def made(module: str, text: str, **plugins: dict[str, str]) -> None:
+        info = tmp_path / "site" / f"{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        lines = [f"[ddbench.{kind}]\n" + "\n".join(f"{name} = {module}:{target}" for name, target in these.items())
+                 for kind, these in plugins.items()]  # fmt: skip
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        (info.parent / f"{module}.py").write_text(text)
+        monkeypatch.syspath_prepend(str(info.parent))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return made
 
 
 CASES = {
     "unknown key": (changed("sedes", "[1]"), "a suite has no key 'sedes'. Did you mean 'seeds'? It takes: schema, name, "),
     "no schema": (changed("schema", "2"), "a suite must say schema = 1; got 2. Update ddbench if it is newer."),
-    "unknown protocol": (changed("protocol", '"quick-2"'), "unknown protocol 'quick-2'. Did you mean 'quick-1'? Known: "),
+    "unknown protocol": (changed("protocol", '"quick-2"'), "unknown protocol 'quick-2'. Did you mean 'quick-1'? Installed: "),
     "protocol no text": (changed("protocol", "1"), "'protocol' must be text, got 1."),
     "unknown loss": (changed("losses", '["dmm"]'), "unknown loss 'dmm'. Did you mean 'dm'? Installed: "),
     "loss no name": (changed("losses", "[3]"), "an entry of losses must be a name or a table with a name, got 3."),
@@ -127,7 +158,7 @@ CASES = {
     "no subset": (changed("subsets", "[]"), "'subsets' must name at least one data set."),
     "unknown baseline": (
         changed("baselines", '["randon"]'),
-        "unknown baseline 'randon'. Did you mean 'random'? Known: random, full-data.",
+        "unknown baseline 'randon'. Did you mean 'random'? Installed: ",
     ),
     "nothing": (changed("losses", "[]", changed("baselines", "[]")), "the grid is empty: name at least one loss and space, or one baseline."),
     "too many": (
@@ -180,6 +211,19 @@ def test_a_fault_is_one_clear_sentence(tmp_path: Path, text: str, told: str) -> 
     assert len(said) == len(set(said))
 
 
+def test_two_ways_of_writing_one_set_are_one(tmp_path: Path) -> None:
+    text = changed("losses", '["dsa"]', changed("spaces", '[{ name = "glad", layer = 4 }, { name = "layered", first = 4, last = 4 }]'))
+    where = "mnist-5k, ipc 1, seed 0"
+    said = faults(tmp_path, text)
+    assert len(said) == 4  # ipc and seeds
+    assert said[0] == (
+        f"the grid holds the cell 'dsa / glad(layer=4) / cvae, {where}' 2 times, also as "
+        f"'dsa / layered(first=4, last=4) / cvae, {where}': name each loss, space, subset and baseline once."
+    )
+    (twice,) = faults(tmp_path, changed("networks", '["convnet", { name = "convnet", width = 128 }]'))
+    assert twice == "'networks' must name at least one network, and none twice."
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     """One suite with a fault of many kinds; the two of one plugin's settings are lines of their own."""
     text = changed("losses", '[{ name = "dm", batch_real = "x", agument = "dsa" }, "dsaa"]')
@@ -194,7 +238,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_missing_data_are_a_fault_among_others(tmp_path: Path) -> None:
-    def missing(ref: PluginRef, root: Path | None) -> str:
+    def missing(ref: PluginRef, root: Path | None) -> Hashes:
         raise DataError("dataset 'mnist-5k' is not there.")
 
     assert faults(tmp_path, changed("seeds", "[-1]"), missing) == [
@@ -227,7 +271,7 @@ def test_what_is_no_suite(tmp_path: Path) -> None:
 def test_shipped_suites_are_whole(name: str) -> None:
     suite = grid.load(name, hash_of, None)
     assert suite.name == name
-    assert suite.plans
+    assert suite.cells
     assert suite.broken == ()
 
 
@@ -245,7 +289,8 @@ set = { steps = 20, loss = { augment = "none" }, rates = { pixels = 3 } }
 where = { seed = 1, space = "pixel" }
 set = { momentum = 0.2, loss = { batch_real = 4 } }
 """
-    plans = {(p.loss.name, p.space.name, p.ipc, p.seed): p for p in load(tmp_path, text).plans if p.loss and p.space}
+    sets = [cell.set for cell in load(tmp_path, text).cells]
+    plans = {(p.loss.name, p.space.name, p.ipc, p.seed): p for p in sets if p.loss and p.space}
 
     def values(*where: Any) -> tuple[Any, ...]:
         plan = plans[where]
@@ -262,12 +307,12 @@ set = { momentum = 0.2, loss = { batch_real = 4 } }
 
 
 def test_only_selects(tmp_path: Path) -> None:
-    plans = load(tmp_path, GOOD).plans
-    assert grid.select(plans, None) == grid.select(plans, "") == plans
-    chosen = grid.select(plans, "loss=dm,space=glad,ipc=10,seed=1,subset=mnist-5k")
-    assert [plan.name for plan in chosen] == ["dm / glad(layer=2), mnist-5k, ipc 10, seed 1"]
-    assert {plan.baseline for plan in grid.select(plans, "baseline=full-data")} == {"full-data"}
-    assert len(grid.select(plans, "ipc=10")) == 10
+    cells = load(tmp_path, GOOD).cells
+    assert select(cells, None) == select(cells, "") == cells
+    chosen = select(cells, "loss=dm,space=glad,ipc=10,seed=1,subset=mnist-5k")
+    assert [cell.name for cell in chosen] == ["dm / glad(layer=2) / cvae, mnist-5k, ipc 10, seed 1"]
+    assert {cell.set.method for cell in select(cells, "baseline=full-data")} == {"full-data"}
+    assert len(select(cells, "ipc=10")) == 10
     for only, told in (
         ("los=dm", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?"),
         ("loss", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'loss'."),
@@ -278,7 +323,7 @@ def test_only_selects(tmp_path: Path) -> None:
         ("loss=dm,baseline=random", "--only loss=dm,baseline=random matches none of the 21 cells. Look at them with: ddbench"),
     ):
         with pytest.raises(ConfigError) as caught:
-            grid.select(plans, only)
+            select(cells, only)
         assert str(caught.value).startswith(told)
 
 
@@ -298,7 +343,7 @@ def test_a_broken_plugin_takes_its_own_cells_only(
         "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
         "RuntimeError: this module breaks when it is imported.",
     )
-    assert len(suite.plans) == num
+    assert len(suite.cells) == num
 
 
 @pytest.mark.parametrize("key", ["backbone", "proxy", "generator", "networks"])
@@ -314,93 +359,211 @@ def test_a_broken_plugin_that_every_cell_needs_takes_them_all(
     suite = load(tmp_path, changed(key, '["bad", "convnet"]' if key == "networks" else '"bad"'))
     assert len(suite.broken) == 1
     assert "cannot be imported: ModuleNotFoundError" in suite.broken[0]
-    left = {plan.method for plan in suite.plans}
+    left = {cell.set.method for cell in suite.cells}
     whole = {"random", "full-data"}
     assert left == {"backbone": set(), "networks": set(), "proxy": whole, "generator": whole | {"dm / pixel", "dsa / pixel"}}[key]
 
 
-# Keys
+# Keys of cells
 
 
-@pytest.fixture(scope="module")
-def plan() -> Plan:
-    """A plan whose parts are written out, so that no default and no installed version moves its key."""
-
-    def ref(kind: str, name: str, settings: dict[str, Any]) -> PluginRef:
-        return PluginRef(kind, name, settings, "ddbench", "0.1.0", name)
-
-    net, data = ref("architectures", "convnet", {"width": 4, "depth": None}), ref("datasets", "mnist-5k", {})
-    loss, space = ref("losses", "dm", {"batch_real": 4, "augment": "dsa"}), ref("spaces", "pixel", {"init_from": "real"})
-    generator = ref("generators", "cvae", {"epochs": 1})
-    return Plan(
-        data, "ab" * 32, load_protocol("smoke-1"), (net,), net, 1, 0, None, loss, space, generator,
-        rates={"pixels": 10.0, "w": 0.01}, proxy=net,
-    )  # fmt: skip
-
-
-def test_the_key_is_the_hash_of_the_canonical_json(plan: Plan) -> None:
-    text = json.dumps({"ddbench": ddbench.__version__, "plan": plan.to_json()}, sort_keys=True, separators=(",", ":"))
-    assert plan.key == hashlib.sha256(text.encode()).hexdigest()
-    assert canonical({"b": 1, "a": [None, 0.1, "ü"]}) == '{"a":[null,0.1,"\\u00fc"],"b":1}'
-
-
-def test_a_golden_key(plan: Plan) -> None:
-    """A change of this number makes every stored cell anew: say so in the changelog."""
-    values = {name: value for name, value in plan.to_json().items() if name != "protocol"}  # that has an id of its own
-    assert digest(values) == "bfecbc61ccb95012c55b7b45f61761fb41a5144979002db5c1aa5aba05d0ae25"
-
-
-def test_the_order_of_settings_does_not_count(plan: Plan) -> None:
-    assert plan.loss
-    turned = replace(plan.loss, settings=dict(reversed(plan.loss.settings.items())))
-    other = replace(plan, loss=turned, rates=dict(reversed(plan.rates.items())))
-    assert list(other.rates) != list(plan.rates)
-    assert other.key == plan.key
-    assert hash(turned) == hash(plan.loss)
-
-
-def test_the_key_changes_with_whatever_changes_a_number(plan: Plan) -> None:
-    numbers = {
-        "data_hash": "cd" * 32, "ipc": 2, "seed": 1, "baseline": "random", "steps": 7, "rates": {"pixels": 9.0, "w": 0.01},
-        "momentum": 0.6, "optimizer": "adam", "schedule": "cosine", "labels": "learned", "rank_steps": "loss", "rank_every": 2, "rank_stages": "validation",
-        "rank_epochs": 9, "rank_repeats": 2, "proxy_epochs": 9, "chunk": 9, "threads": 2,
-        "protocol": replace(plan.protocol, epochs=3), "networks": (), "generator": None, "teacher": plan.backbone,
-    }  # fmt: skip
-    for role in ("dataset", "backbone", "loss", "space", "proxy"):
-        numbers[role] = replace(getattr(plan, role), settings={"other": 1})
-    assert numbers.keys() == {field.name for field in fields(Plan)}
-    keys = {plan.key, *(replace(plan, **{name: value}).key for name, value in numbers.items())}
-    assert len(keys) == len(numbers) + 1
-    for part in ("version", "distribution", "name"):
-        assert replace(plan, loss=replace(plan.loss, **{part: "x"})).key not in keys
-
-
-def test_the_key_changes_with_the_version(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan.key
-    monkeypatch.setattr(ddbench, "__version__", "9.9")
-    assert plan.key != before
+def keys_of(cell: Cell) -> tuple[str, ...]:
+    """The set's and those of its judgings."""
+    return (cell.set.key, *(judging.key for judging in cell.judgings))
 
 
 def test_keys_do_not_depend_on_where_data_lie_or_how_a_suite_is_called(tmp_path: Path) -> None:
-    keys = [plan.key for plan in load(tmp_path, GOOD).plans]
-    assert [plan.key for plan in load(tmp_path, changed("data_root", '"/elsewhere"')).plans] == keys
-    assert [plan.key for plan in load(tmp_path, changed("name", '"other"')).plans] == keys
+    keys = list(map(keys_of, load(tmp_path, GOOD).cells))
+    assert list(map(keys_of, load(tmp_path, changed("data_root", '"/elsewhere"')).cells)) == keys
+    assert list(map(keys_of, load(tmp_path, changed("name", '"other"')).cells)) == keys
     path = tmp_path / "suite.toml"
     path.write_text(GOOD)
-    assert [plan.key for plan in grid.load(str(path), hash_of, Path("/x")).plans] == keys
+    assert list(map(keys_of, grid.load(str(path), hash_of, Path("/x")).cells)) == keys
     roots = []
     grid.load(str(path), lambda ref, root: roots.append(root) or hash_of(ref, root), Path("/x"))  # type: ignore[func-returns-value]
     assert roots == [Path("/x")]
 
 
 def test_a_grid_grows_without_moving_keys(tmp_path: Path) -> None:
-    before = {plan.name: plan.key for plan in load(tmp_path, GOOD).plans}
-    more = changed("seeds", "[1, 0, 2]", changed("losses", '["dc", "dsa", "dm"]'))
-    after = {plan.name: plan.key for plan in load(tmp_path, more).plans}
-    full = [name for name in before if name.startswith("full-data")]  # has the first seed
-    assert {name: after[name] for name in before if name not in full} == {
-        name: key for name, key in before.items() if name not in full
-    }
+    """One more loss, seed, network or repeat costs itself."""
+    before = {cell.name: keys_of(cell) for cell in load(tmp_path, GOOD).cells}
+    more = changed("seeds", "[0, 1, 2]", changed("losses", '["dc", "dsa", "dm"]'))
+    after = {cell.name: keys_of(cell) for cell in load(tmp_path, more).cells}
+    assert len(after) > len(before)
+    assert {name: after[name] for name in before} == before
+    network = changed("networks", '["vit", { name = "convnet", width = 4 }, { name = "alexnet", width = 4 }]')
+    other = {cell.name: keys_of(cell) for cell in load(tmp_path, network).cells}
+    assert {name: (keys[0], *keys[2:]) for name, keys in other.items()} == before
+
+
+@pytest.mark.parametrize("name", grid.shipped())
+def test_plans_of_shipped_suites_come_back_from_json(name: str) -> None:
+    """A stored plan can be run: it is equal to the one that was written, and so are its keys."""
+    cells = grid.load(name, hash_of, None).cells
+    for cell in cells:
+        again = schema.parse(schema.to_bytes(schema.SetPlanFile(plan=cell.set)), schema.SetPlanFile, "plan").plan
+        assert again == cell.set
+        assert again.key == cell.set.key
+    for judging in {id(judging): judging for cell in cells for judging in cell.judgings}.values():
+        same = msgspec.json.decode(msgspec.json.encode(judging), type=Judging)
+        assert same == judging
+        assert (same.key, same.stream) == (judging.key, judging.stream)
+
+
+def test_a_plugin_is_resolved_once_however_many_cells_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid of 100,000 judgements is read in seconds."""
+    asked: list[str] = []
+    resolve = PluginRef.resolve
+    monkeypatch.setattr(PluginRef, "resolve", lambda kind, name, given: asked.append(name) or resolve(kind, name, given))
+    override = GOOD + '[[override]]\nwhere = { loss = "dm", seed = 3 }\nset = { steps = 9, loss = { batch_real = 5 } }\n'
+    cells = load(tmp_path, changed("seeds", str(list(range(200))), override)).cells
+    assert len(cells) == 200 * 10 + 1
+    assert {cell.set.seed for cell in cells if cell.set.steps == 9} == {3}
+    assert sorted(set(asked)) == ["alexnet", "convnet", "cvae", "dm", "dsa", "full-data", "glad", "mnist-5k", "pixel", "random"]
+    assert len(asked) == 11  # dm twice: with other settings where the override has it
+
+
+# How cells are judged
+
+
+def test_a_cell_is_judged_by_every_network_with_its_seed_as_draw(tmp_path: Path) -> None:
+    suite = load(tmp_path, changed("threads", "2", changed("seeds", "[3, 1]")))
+    assert suite.protocol == protocols.load("smoke-1")
+    for cell in suite.cells:
+        assert [judging.network.label for judging in cell.judgings] == ["convnet(width=4)", "alexnet(width=4)"]
+        assert {judging.draw for judging in cell.judgings} == {3 if cell.set.everything else cell.set.seed}  # the first seed
+        assert {judging.numbers for judging in cell.judgings} == {suite.protocol.numbers(everything=cell.set.everything)}
+        hashes = hash_of(cell.set.dataset, None)
+        assert {(judging.test_hash, cell.set.train_hash) for judging in cell.judgings} == {(hashes.test_hash, hashes.train_hash)}
+        assert {judging.threads for judging in cell.judgings} == {2}
+        assert (cell.repeats, cell.protocol, cell.iterates) == (1, "smoke-1", ())
+        assert {judging.protocol for judging in cell.judgings} == {"smoke-1"}
+    assert len({id(cell.judgings) for cell in suite.cells}) == 3  # sets that are judged alike share the objects
+
+
+def test_what_a_protocol_says_of_sets_is_in_their_plans(tmp_path: Path) -> None:
+    held_out = {cell.set.method: (cell.set.held_out, cell.set.threads) for cell in load(tmp_path, changed("threads", "2")).cells}
+    assert held_out["random"] == held_out["dm / pixel"] == (0.1, 2)
+    assert held_out["full-data"] == (0.0, 1)  # it selects nothing, and nothing is summed
+    colour = changed("subsets", '["cifar10"]', changed("protocol", '"glad-1-svhn-mean"'))
+    means = {cell.set.method: cell.set.synthetic_mean for cell in load(tmp_path, colour).cells}
+    assert means["dm / glad(layer=2) / cvae"] == (0.4377, 0.4438, 0.4728)
+    assert means["dm / pixel"] == means["random"] == ()
+    assert faults(tmp_path, changed("protocol", '"glad-1-svhn-mean"')) == [
+        "protocol 'glad-1-svhn-mean' on 'mnist-5k': constants of 3 channels cannot normalise 'mnist-5k', whose images have 1."
+    ]
+    load(tmp_path, changed("protocol", '"glad-1-svhn-mean"', changed("spaces", '["pixel"]')))  # generates nothing
+
+
+def test_rankers_by_validation_train_as_the_protocol_has_it_and_without_its_teacher(tmp_path: Path) -> None:
+    text = changed("networks", '["resnet18-bn"]', changed("protocol", '"sre2l-1"', changed("backbone", '"resnet18-bn"')))
+    plain = load(tmp_path, text).cells
+    assert {cell.set.ranking for cell in plain} == {None}
+    assert {judging.teacher.label for cell in plain for judging in cell.judgings if judging.teacher} == {"resnet18-bn"}
+    ranked = load(tmp_path, text + 'rank_stages = "validation"\n').cells
+    rankings = [cell.set.ranking for cell in ranked if not cell.set.baseline]
+    assert {ranking.epochs for ranking in rankings if ranking} == {100}
+    assert all(ranking and ranking.teacher is None for ranking in rankings)
+
+
+def test_iterates_are_spread_over_the_steps_of_all_stages(tmp_path: Path) -> None:
+    text = changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]', changed("protocol", '"quick-1-best-of-test"'))
+    found = {cell.set.method: cell.iterates for cell in load(tmp_path, text).cells}
+    assert found["dm / pixel"] == (0, 1, 2, 4, 5)  # of 7 steps
+    assert found["dm / hpd(last=6) / cvae"] == (0, 4, 8, 12, 16)  # of 21 in three stages
+    assert found["random"] == found["full-data"] == ()
+    few = {cell.set.method: cell.iterates for cell in load(tmp_path, text.replace("steps = 7", "steps = 1")).cells}
+    assert few["dm / pixel"] == (0,)
+    none = {cell.set.method: cell.iterates for cell in load(tmp_path, text.replace("steps = 7", "steps = 0")).cells}
+    assert none["dm / pixel"] == ()
+
+
+STAGES = """
+from dataclasses import dataclass
+from ddbench.api import Space
+
+@dataclass(frozen=True)
+class Many(Space):
+    what: str = "ipc"
+    tensors = ("pixels",)
+    def num_stages(self, run):
+        return {"ipc": lambda: run.ipc + run.spec.num_classes, "data": lambda: run.class_counts, "bug": lambda: 1 // 0}[self.what]()
+    def init(self, run): ...
+    def classes(self, state, run): ...
+    def decode(self, state, index, run): ...
+"""
+
+
+def test_a_space_that_cannot_count_its_stages_beforehand_has_no_iterates(tmp_path: Path, install: Install) -> None:
+    install("stages_of_tests", STAGES, spaces={"many": "Many"})
+    text = changed("spaces", '[{ name = "many", what = "WHAT" }]', changed("protocol", '"quick-1-best-of-test"'))
+    found = {cell.set.ipc: cell.iterates for cell in load(tmp_path, text.replace("WHAT", "ipc")).cells if cell.set.loss}
+    assert found == {1: (0, 15, 30, 46, 61), 10: (0, 28, 56, 84, 112)}
+    assert faults(tmp_path, text.replace("WHAT", "data")) == [
+        "protocol 'quick-1-best-of-test' judges iterates, and space 'many(what=data)' cannot say beforehand how many stages it has: "
+        "it asks for run.class_counts, which is not there yet."
+    ]
+    load(tmp_path, changed("protocol", '"quick-1"', text.replace("WHAT", "data")))  # asks for no iterates
+    (said,) = load(tmp_path, text.replace("WHAT", "bug")).broken
+    assert said.startswith("space 'many' (from stages-of-tests 1.0) is broken: ZeroDivisionError: ")
+
+
+def test_a_damaged_protocol_is_told(tmp_path: Path, install: Install) -> None:
+    install("protocol_of_tests", "from ddbench.api import ProtocolText\ndef mine():\n    return ProtocolText('a = = 1')\n", protocols={"mine": "mine"})
+    (said,) = faults(tmp_path, changed("protocol", '"mine"'))
+    assert said.startswith("protocol 'mine' (protocol_of_tests:mine, from protocol-of-tests) is damaged: it is not valid TOML (")
+
+
+# Baselines
+
+
+BASELINE = """
+from dataclasses import dataclass
+from ddbench.api import Baseline
+
+@dataclass(frozen=True)
+class Picky(Baseline):
+    num: int = 3
+    uses_backbone = True
+    def build(self, run): ...
+
+@dataclass(frozen=True)
+class Torn(Baseline):
+    @property
+    def everything(self):
+        raise RuntimeError("not today")
+    def build(self, run): ...
+"""
+
+
+def test_baselines_are_plugins_with_settings(tmp_path: Path, install: Install) -> None:
+    install("baselines_of_tests", BASELINE, baselines={"picky": "Picky", "torn": "Torn"})
+    text = changed("losses", "[]", changed("baselines", '["random", { name = "picky", num = 4 }, "picky"]'))
+    cells = load(tmp_path, text).cells
+    assert [cell.set.method for cell in cells[::4]] == ["random", "picky(num=4)", "picky"]
+    assert [cell.set.backbone.label if cell.set.backbone else None for cell in cells[::4]] == [None, *["convnet(width=4)"] * 2]
+    assert len({cell.set.key for cell in cells}) == 12
+    suite = load(tmp_path, changed("baselines", '["torn", "random"]', text))
+    assert suite.broken == ("baseline 'torn' (from baselines-of-tests 1.0) is broken: RuntimeError: not today.",)
+    assert {cell.set.method for cell in suite.cells} == {"random"}
+    assert faults(tmp_path, changed("baselines", '[{ name = "picky", mun = 4 }]', text)) == [
+        "baseline 'picky' has no setting 'mun'. It takes: num."
+    ]
+
+
+def test_random_images_must_be_enough_in_every_class() -> None:
+    """Whoever plans asks this of a run that counts images and holds none."""
+    random = PluginRef.resolve("baselines", "random", {}).make()
+    random.check(SimpleNamespace(class_counts=(500, 360), ipc=360))
+    with pytest.raises(ConfigError, match=r"^ipc 361 is more than the 360 images that a class trains on: lower it\.$"):
+        random.check(SimpleNamespace(class_counts=(500, 360), ipc=361))
+
+
+@pytest.mark.parametrize("seeds", ["[0]", "[5, 2]"])
+def test_all_real_images_are_one_set_whatever_the_seeds(tmp_path: Path, seeds: str) -> None:
+    (cell,) = select(load(tmp_path, changed("seeds", seeds)).cells, "baseline=full-data")
+    assert (cell.set.ipc, cell.set.seed, cell.set.everything, cell.name) == (0, 0, True, "full-data, mnist-5k")
+    assert {judging.numbers.epochs for judging in cell.judgings} == {protocols.load("smoke-1").full_data.epochs}
 
 
 def test_faults_are_errors_of_the_configuration() -> None:
@@ -448,28 +611,90 @@ class None_(Odd):
 @pytest.mark.parametrize(
     ("key", "value", "told", "left"),
     [
-        ("subsets", '["mnist-5k", "shaky"]', "dataset 'shaky' (from shaky 1.0) is broken: RuntimeError: no spec today.", 21),
-        ("generator", '"shaky"', "generator 'shaky' (from shaky 1.0) is broken: RuntimeError: no depth today.", 13),
-        ("spaces", '["pixel", "shaky"]', "space 'shaky' (from shaky 1.0) is broken: RuntimeError: no check today.", 13),
-        ("losses", '["dm", "shaky"]', "loss 'shaky' (from shaky 1.0) is broken: ValueError: could not convert", 13),
-        ("losses", '["dm", "shaky-none"]', "loss 'shaky-none' (from shaky 1.0) is broken: AttributeError: ", 13),
+        ("subsets", '["mnist-5k", "shaky"]', "dataset 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no spec today.", 21),
+        ("generator", '"shaky"', "generator 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no depth today.", 13),
+        ("spaces", '["pixel", "shaky"]', "space 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no check today.", 13),
+        ("losses", '["dm", "shaky"]', "loss 'shaky' (from shaky-plugins 1.0) is broken: ValueError: could not convert", 13),
+        ("losses", '["dm", "shaky-none"]', "loss 'shaky-none' (from shaky-plugins 1.0) is broken: AttributeError: ", 13),
     ],
 )
 def test_a_plugin_that_fails_while_a_grid_is_read_takes_its_own_cells_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, told: str, left: int
+    tmp_path: Path, install: Install, key: str, value: str, told: str, left: int
 ) -> None:
-    info = tmp_path / "shaky-1.0.dist-info"
-    info.mkdir()
-    names = {"datasets": "Data", "generators": "Gen", "spaces": "Room", "losses": "Odd"}
-    lines = [f"[ddbench.{kind}]\nshaky = shaky_plugins:{name}" for kind, name in names.items()]
-    (info / "entry_points.txt").write_text("\n".join([*lines, "shaky-none = shaky_plugins:None_"]))
-    (tmp_path / "shaky_plugins.py").write_text(SHAKY)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "shaky_plugins", raising=False)
-    suite = load(tmp_path, changed(key, value), identify=lambda ref, root: identify(ref, root).hash)
+    names = {"datasets": "Data", "generators": "Gen", "spaces": "Room"}
+    plugins = {kind: {"shaky": name} for kind, name in names.items()}
+    install("shaky_plugins", SHAKY, losses={"shaky": "Odd", "shaky-none": "None_"}, **plugins)
+    suite = load(tmp_path, changed(key, value))
     assert len(suite.broken) == 1
     assert suite.broken[0].startswith(told)
-    assert len(suite.plans) == left
+    assert len(suite.cells) == left
+
+
+TENSORS = """
+from dataclasses import dataclass
+from ddbench.api import Loss, Space
+
+@dataclass(frozen=True)
+class Low(Space):
+    both: bool = False
+    @property
+    def tensors(self):
+        return ("low", "high") if self.both else ("low",)
+    def init(self, run): ...
+    def classes(self, state, run): ...
+    def decode(self, state, index, run): ...
+
+@dataclass(frozen=True)
+class Guess(Loss):
+    learned = ("guess",)
+    rates = {"low": 2.0, "high": 3.0, "pixels": 4.0}
+    def backward(self, syn, memory, run): ...
+
+class Torn(Low):
+    @property
+    def tensors(self):
+        raise RuntimeError("no tensors today")
+"""
+
+
+@pytest.fixture
+def tensors(install: Install) -> None:
+    """A space with tensors of its own, by its settings; a loss that learns one; a space that is broken."""
+    install("own_tensors", TENSORS, spaces={"low": "Low", "torn": "Torn"}, losses={"guess": "Guess"})
+
+
+def own(spaces: str, rates: str, losses: str = '["dm"]') -> str:
+    return changed("spaces", spaces, changed("losses", losses)) + f"rates = {{ {rates} }}\n"
+
+
+@pytest.mark.usefixtures("tensors")
+def test_a_rate_for_a_tensor_of_another_space_or_loss_of_the_grid_is_taken(tmp_path: Path) -> None:
+    suite = load(tmp_path, own('["pixel", "low"]', "low = 0.5, guess = 0.25", losses='["dm", "guess"]') + 'labels = "hard"\n')
+    found = {plan.method: dict(plan.rates) for plan in (cell.set for cell in suite.cells) if not plan.baseline}
+    assert found["dm / pixel"] == {"pixels": 10.0}
+    assert found["dm / low"] == {"low": 0.5}
+    assert found["guess / pixel"] == {"pixels": 4.0, "guess": 0.25}
+    assert found["guess / low"] == {"low": 0.5, "guess": 0.25}
+
+
+@pytest.mark.usefixtures("tensors")
+def test_tensors_may_hang_on_a_space_s_settings(tmp_path: Path) -> None:
+    said = faults(tmp_path, own('[{ name = "low", both = true }, "low"]', "low = 0.5"))
+    assert said == ["loss 'dm' in space 'low' needs a rate for 'high': add rates = { high = ... }."]
+    load(tmp_path, own('[{ name = "low", both = true }, "low"]', "low = 0.5, high = 1.5"))
+
+
+@pytest.mark.usefixtures("tensors")
+def test_a_rate_for_a_tensor_that_nothing_in_the_grid_has_is_a_fault_told_once(tmp_path: Path) -> None:
+    said = faults(tmp_path, own('["pixel", "low"]', "low = 0.5, hihg = 1.0"))
+    assert said == ["there is no tensor 'hihg' to give a rate. Known: f, low, pixels, w."]
+
+
+@pytest.mark.usefixtures("tensors")
+def test_a_broken_space_may_be_what_a_rate_is_for(tmp_path: Path) -> None:
+    suite = load(tmp_path, own('["pixel", "torn"]', "low = 0.5"))
+    assert [sentence.partition(" is broken")[0] for sentence in suite.broken] == ["space 'torn' (from own-tensors 1.0)"]
+    assert {plan.method for plan in (cell.set for cell in suite.cells) if not plan.baseline} == {"dm / pixel"}
 
 
 @pytest.mark.parametrize("text", ["threads = 0", 'description = 3', 'data_root = "~nobody-of-that-name/x"'])
@@ -481,13 +706,14 @@ def test_faults_outside_the_cells_are_found_too(tmp_path: Path, text: str) -> No
 
 def test_only_takes_a_key_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names 'loss' twice"):
-        grid.select(load(tmp_path, GOOD).plans, "loss=dm,loss=dsa")
+        select(load(tmp_path, GOOD).cells, "loss=dm,loss=dsa")
 
 
-def test_more_images_a_class_than_there_are_is_a_fault(tmp_path: Path) -> None:
-    identities = Identities()
-    path = tmp_path / "much.toml"
-    path.write_text(changed("ipc", "[361]"))
-    suite = grid.load(str(path), identities, None)
-    with pytest.raises(ConfigError, match=r"ipc 361 is more than the 360 images that a class of 'mnist-5k' trains on: lower it\."):
-        identities.check_ipc(suite.plans)
+def test_only_tells_variants_apart_by_their_labels(tmp_path: Path) -> None:
+    cells = load(tmp_path, changed("losses", '["dm", { name = "dm", batch_real = 8, augment = "none" }]')).cells
+    whole = "dm(batch_real=8, augment=none)"
+    assert len(select(cells, "loss=dm,space=pixel,ipc=1,seed=0")) == 2
+    (cell,) = select(cells, f"space=pixel,loss={whole},ipc=1,seed=0")
+    assert cell.set.method == f"{whole} / pixel"
+    with pytest.raises(ConfigError, match="There is no ipc ''"):
+        select(cells, "ipc=")

@@ -66,11 +66,11 @@ def test_dm_is_the_plain_loop_over_classes(run: DistillRun, augment: Any, batch_
 @pytest.mark.parametrize("augment", ["none", "dsa"])
 def test_dm_is_zero_for_the_real_set_itself(run: DistillRun, augment: Any, batched: bool) -> None:
     classes, loss = run.data.labels, DistributionMatching(augment=augment, batched=batched)
-    syn = Batch(run.data.images.clone().requires_grad_(), F.one_hot(classes, 3).double(), classes)
+    syn = Batch(run.data.seen(run.data.images).requires_grad_(), F.one_hot(classes, 3).double(), classes)
     assert loss.backward(syn, {}, run).item() == pytest.approx(0, abs=1e-20)
     assert syn.images.grad is not None
     assert syn.images.grad.abs().max() < 1e-12
-    moved = Batch((run.data.images + 0.1).requires_grad_(), syn.labels, classes)
+    moved = Batch((run.data.seen(run.data.images) + 0.1).requires_grad_(), syn.labels, classes)
     assert loss.backward(moved, {}, run) > 1e-6
 
 
@@ -130,7 +130,7 @@ def test_dc_is_plain_autograd_class_by_class(run: DistillRun, augment: Any, dist
 
 def test_dc_is_near_zero_for_the_real_set_itself(run: DistillRun) -> None:
     classes = run.data.labels
-    syn = Batch(run.data.images.clone().requires_grad_(), F.one_hot(classes, 3).double(), classes)
+    syn = Batch(run.data.seen(run.data.images).requires_grad_(), F.one_hot(classes, 3).double(), classes)
     assert GradientMatching(distance="mse").backward(syn, {}, run).item() < 1e-20
     assert 0 < GradientMatching().backward(syn, {}, run).item() < 0.1  # what the epsilon leaves of 3 x 17 rows
 
@@ -178,12 +178,17 @@ def test_dc_refuses_an_ipc_without_loops(run: DistillRun) -> None:
 
 @dataclass(frozen=True)
 class Watched(DistillRun):
-    """Keeps which networks were asked for, and the networks."""
+    """Keeps which networks were asked for, with weights or without, and the networks."""
 
     asked: Any = None
 
     def network(self, *name: str | int) -> nn.Module:
         network = DistillRun.network(self, *name)
+        self.asked.append((name, network))
+        return network
+
+    def skeleton(self, *name: str | int) -> nn.Module:
+        network = DistillRun.skeleton(self, *name)
         self.asked.append((name, network))
         return network
 

@@ -62,7 +62,7 @@ def batch_of(run: DistillRun, soft: bool = False, seed: int = 5) -> Batch:
 
 def real_set(run: DistillRun) -> Batch:
     """The real images themselves as the synthetic ones."""
-    return Batch(run.data.images.clone().requires_grad_(), F.one_hot(run.data.labels, 3).double(), run.data.labels)
+    return Batch(run.data.seen(run.data.images).requires_grad_(), F.one_hot(run.data.labels, 3).double(), run.data.labels)
 
 
 def leaves_of(syn: Batch) -> tuple[Tensor, Tensor]:
@@ -127,7 +127,7 @@ def test_the_two_sides_share_a_view_and_classes_do_not(run: DistillRun) -> None:
     for label in range(3):
         view = run.augment.draw(run.rng("augment", 2, label))
         assert torch.equal(fake(label), real(label))
-        assert torch.equal(fake(label), view(run.data.images[12 * label : 12 * label + 12]))
+        assert torch.equal(fake(label), view(run.data.seen(run.data.images[12 * label : 12 * label + 12])))
     _, plain = embedding.class_batches(syn, run, 5, augment=False)
     assert torch.equal(plain(1), run.real(1, 5, run.rng("real", 2, 1)))
 

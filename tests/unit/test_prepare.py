@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from stores import judgement, judging_of, plan_of, set_contents, set_record
 
 from ddbench.cli import main
 from ddbench.results.store import Store
+from ddbench.schema import UsedResource
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +56,7 @@ def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
     store = Store(suite.parent / "store", create=False)
     before = {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in store.resources.keys()}  # noqa: SIM118
     assert len(before) == 2
-    assert not list((store.root).glob("cells/*"))  # no cell was computed
+    assert not [*store.root.glob("sets/*"), *store.root.glob("judgements/*")]  # nothing else was computed
     (group,) = told(capsys, "prepare", suite, "--store", store.root)["groups"]
     assert (group["there"], group["missing"], group["about min"], group["about MiB"]) == (2, 0, 0.0, 0.0)
     assert before == {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in before}
@@ -89,31 +91,30 @@ def test_resources_are_listed_verified_and_pruned(tmp_path, suite, capsys):
     tensors.write_bytes(content)
     assert {row["state"] for row in told(capsys, "resources", root)["resources"]} == {"ok"}  # nobody has looked
     rows = told(capsys, "resources", root, "--verify", code=1)["resources"]
-    assert "is damaged: its tensors are not those that were built" in rows[0]["state"]
+    assert "is damaged: its bytes are not those that were built" in rows[0]["state"]
     assert rows[1]["state"] == "ok"
 
-    (root / "work" / "0123456789abcdef").mkdir(parents=True)  # an unfinished cell may be waiting for the sound one
+    (root / "work" / "set-0123456789abcdef").mkdir(parents=True)  # an unfinished set may be waiting for the sound one
     (root / "resources" / f".{first}.dead").mkdir()
     assert told(capsys, "resources", root, "--prune")["removed"] == [first, f".{first}.dead"]
-    (root / "work" / "0123456789abcdef").rmdir()
-    assert told(capsys, "resources", root, "--prune")["removed"] == [second]  # no finished cell has used it
+    (root / "work" / "set-0123456789abcdef").rmdir()
+    assert told(capsys, "resources", root, "--prune")["removed"] == [second]  # nothing that is finished has used it
     assert store.resources.keys() == []
 
 
-def test_a_resource_that_a_cell_used_is_kept(tmp_path, suite, capsys):
+def test_a_resource_that_a_set_or_a_judgement_used_is_kept(tmp_path, suite, capsys):
     import shutil
 
     root = tmp_path / "copy"
     shutil.copytree(suite.parent / "store", root)
-    record = root / "cells" / ("0" * 16)
-    first, second = Store(root, create=False).resources.keys()
-    board = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store" / "cells"
-    made = json.loads((next(iter(sorted(board.iterdir()))) / "record.json").read_text())
-    record.mkdir(parents=True)
-    (record / "record.json").write_text(json.dumps(made | {"resources": [{"key": first, "describe": "", "sha256": ""}]}))
+    store, plan = Store(root, create=False), plan_of()
+    first, second = (store.resources.record(key) for key in store.resources.keys())  # noqa: SIM118
+    by_set = (UsedResource(key=first.key, describe="", sha256=first.sha256),)
+    store.publish_set(plan, set_record(plan, resources=by_set), set_contents(plan))
+    store.publish_judgement(judgement(plan, judging_of(), [0.5], resources=by_set))
     found = told(capsys, "resources", root, "--prune")
-    assert found["removed"] == [second]
-    assert [row["cells"] for row in found["resources"]] == [1, 0]
+    assert found["removed"] == [second.key[:16]]
+    assert [row["uses"] for row in found["resources"]] == [2, 0]
 
 
 def test_a_suite_that_shares_nothing_says_so(tmp_path, capsys):
@@ -142,7 +143,7 @@ def test_run_refuses_to_train_experts_unasked(tmp_path, suite, capsys):
     said = capsys.readouterr().err
     told = "not yet trained on 'mnist-5k': expert trajectories of convnet(width=2), 1 epochs (0 of 2 are there)."
     assert f"{told} Make them with: ddbench prepare {suite} --store {store}, or add --prepare to this command." in said
-    assert not list(Store(store, create=False).root.glob("cells/*"))
+    assert not list(Store(store, create=False).root.glob("sets/*"))
     assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "baseline=random"]) == 0  # needs none
 
 
@@ -181,7 +182,7 @@ def test_what_a_loss_cannot_match_is_refused_all_at_once_and_before_its_resource
     for verb in ("plan", "prepare", "run"):
         assert main([verb, str(path), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 2
         said = capsys.readouterr().err
-        assert "loss 'bn-statistics' on 'mnist-5k', ipc 2: compares with the statistics that BatchNorm layers store" in said
+        assert "bn-statistics / pixel on 'mnist-5k', ipc 2: compares with the statistics that BatchNorm layers store" in said
         assert "ipc 2: loops = 'by-ipc' knows the IPCs 1, 10, 20, 30, 40, 50, not 2" in said
         assert "ipc 2: batch_syn 500 is larger than the set of 20 images" in said
         assert said.count("batch_syn 500 is larger") == 1  # two seeds, one mistake

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from ddbench import protocols, registry
 from ddbench.cli import main
 from ddbench.cli.presets import page
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError
-from ddbench.plan import Plan, PluginRef
+from ddbench.plan import SetPlan
+from ddbench.refs import PluginRef
 from ddbench.suite import load as grid
 from ddbench.suite import presets
-from ddbench.suite.presets import Entry, Family
+from ddbench.suite.presets import Family, Preset
 from ddbench.suite.reader import Suite
 from ddbench_plugins.losses.dc import LOOPS_BY_IPC
 
@@ -112,9 +113,17 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     sys.modules.pop(module, None)
 
 
-def hash_of(ref: PluginRef, root: Path | None) -> str:
+@dataclass(frozen=True)
+class Hashes:
+    """An identity of data that nobody has."""
+
+    train_hash: str
+    test_hash: str
+
+
+def hash_of(ref: PluginRef, root: Path | None) -> Hashes:
     """Instead of hashing data."""
-    return hashlib.sha256(ref.label.encode()).hexdigest()
+    return Hashes(*(hashlib.sha256(f"{split} {ref.label}".encode()).hexdigest() for split in ("train", "test")))
 
 
 def load(tmp_path: Path, text: str) -> Suite:
@@ -123,8 +132,12 @@ def load(tmp_path: Path, text: str) -> Suite:
     return grid.load(str(path), hash_of, None)
 
 
-def only(suite: Suite) -> Plan:
-    (plan,) = suite.plans
+def sets(suite: Suite) -> list[SetPlan]:
+    return [cell.set for cell in suite.cells]
+
+
+def only(suite: Suite) -> SetPlan:
+    (plan,) = sets(suite)
     return plan
 
 
@@ -148,7 +161,7 @@ def test_a_cell_takes_the_settings_of_its_entry(install: Install, tmp_path: Path
     assert (plan.steps, plan.momentum, plan.rates, settings(plan.loss)["batch_real"]) == (11, 0.25, {"pixels": 2.0}, 8)
     other = only(load(tmp_path, SUITE.replace('["dm"]', '["dsa"]')))
     assert (other.steps, settings(other.loss)["batch_real"]) == (11, 8)
-    assert only(load(tmp_path, SUITE.replace('preset = "tiny"\n', ""))).steps == Plan.steps
+    assert only(load(tmp_path, SUITE.replace('preset = "tiny"\n', ""))).steps == 1000
 
 
 def test_what_the_suite_says_beats_the_preset_and_later_beats_earlier(install: Install, tmp_path: Path) -> None:
@@ -193,7 +206,7 @@ def test_what_is_unknown_must_be_given(install: Install, tmp_path: Path, capsys:
         given + "loss = { batch_real = 3 }\n",
         given + '[[override]]\nwhere = { loss = "dm" }\nset = { loss = { batch_real = 3 } }\n',
     ):
-        plans = load(tmp_path, more).plans
+        plans = sets(load(tmp_path, more))
         assert {(plan.steps, plan.rates["pixels"], settings(plan.loss)["batch_real"]) for plan in plans} == {(12, 7.0, 3)}
 
 
@@ -264,7 +277,7 @@ def test_a_broken_family_takes_the_distilled_cells_only(install: Install, tmp_pa
     suite = load(tmp_path, SUITE.replace("baselines = []", 'baselines = ["random"]'))
     (said,) = suite.broken
     assert told in said
-    assert [plan.method for plan in suite.plans] == ["random"]
+    assert [plan.method for plan in sets(suite)] == ["random"]
 
 
 def test_numbers_that_a_cell_refuses_are_told(install: Install, tmp_path: Path) -> None:
@@ -370,7 +383,7 @@ def toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def given(entry: Entry, loss: str, space: str) -> dict[str, Any]:
+def given(entry: Preset, loss: str, space: str) -> dict[str, Any]:
     """Some value for each that the entry does not know: the plugin's default, or 1."""
     plain = {"steps": 7, "optimizer": "adam"}
     found: dict[str, Any] = {}
@@ -386,7 +399,7 @@ def given(entry: Entry, loss: str, space: str) -> dict[str, Any]:
     return found
 
 
-def suite_of(entry: Entry, loss: str, space: str, subset: str, distill: dict[str, Any], preset: str) -> str:
+def suite_of(entry: Preset, loss: str, space: str, subset: str, distill: dict[str, Any], preset: str) -> str:
     """A suite for the places of an entry, on images like those of the subset."""
     side = int(entry.where["side"][0]) if "side" in entry.where else SIDES.get(subset, 32)
     data = {"name": "blank", "classes": CLASSES.get(subset, 10), "side": side}
@@ -399,7 +412,7 @@ def suite_of(entry: Entry, loss: str, space: str, subset: str, distill: dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.family}-{entry.number}")
 def test_every_entry_of_ours_can_be_used(
-    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: Entry
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: Preset
 ) -> None:
     """On images like those of its data sets, it gives the very cells of the suite that writes its values out."""
     here = Family(entry.family, "", (replace(entry, where={**entry.where, "subset": ("blank",)}),))
@@ -408,11 +421,11 @@ def test_every_entry_of_ours_can_be_used(
         if subset in entry.where["subset"][1:] and subset not in CLASSES:
             continue  # as the first
         more = given(entry, loss, space)
-        plans = load(tmp_path, suite_of(entry, loss, space, subset, more, 'preset = "it"')).plans
+        plans = sets(load(tmp_path, suite_of(entry, loss, space, subset, more, 'preset = "it"')))
         assert [str(plan.ipc) for plan in plans] == list(entry.where["ipc"])
         everything = {**entry.set, **more}
         everything |= {table: entry.set.get(table, {}) | more.get(table, {}) for table in presets.TABLES}
-        written = load(tmp_path, suite_of(entry, loss, space, subset, everything, "")).plans
+        written = sets(load(tmp_path, suite_of(entry, loss, space, subset, everything, "")))
         assert [plan.key for plan in plans] == [plan.key for plan in written]
         for plan in plans:
             assert plan.loss
@@ -426,7 +439,7 @@ def test_every_entry_of_ours_can_be_used(
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.family}-{entry.number}")
-def test_every_entry_of_ours_says_where_it_is_from(entry: Entry) -> None:
+def test_every_entry_of_ours_says_where_it_is_from(entry: Preset) -> None:
     assert entry.where.keys() >= {"loss", "space", "subset", "ipc"}
     assert any(word in entry.source for word in (" at ", "issue", "Table"))  # a repository and its commit, a thread, a paper's table
     assert entry.protocol in ("", *protocols.names())
@@ -436,7 +449,7 @@ def test_every_entry_of_ours_says_where_it_is_from(entry: Entry) -> None:
     assert batch <= least, "a mini-batch is larger than the set"
 
 
-def entry_for(family: str, **place: Any) -> Entry:
+def entry_for(family: str, **place: Any) -> Preset:
     found = next(one for one in OURS if one.name == family)
     return presets.choose([found], {"side": "32", "ipc": "1"} | {key: str(value) for key, value in place.items()})
 

@@ -23,7 +23,7 @@ import ddbench.api
 from ddbench import registry
 from ddbench.cli import plugins
 from ddbench.errors import ConfigError, Faults, PluginError
-from ddbench.plan import PluginRef
+from ddbench.refs import PluginRef
 from ddbench.registry import REGISTRIES, REQUIRED, Origin, PluginRow, Registry
 
 Install = Callable[..., Path]
@@ -355,7 +355,10 @@ def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
         "generators": "unknown generator ",
         "architectures": "unknown architecture ",
         "datasets": "unknown dataset ",
+        "baselines": "unknown baseline ",
         "presets": "unknown preset ",
+        "protocols": "unknown protocol ",
+        "executors": "unknown executor ",
     }
     assert message(ConfigError, Registry("spaces").make, "x") == "unknown space 'x'. Installed: none."
 

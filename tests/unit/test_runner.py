@@ -1,6 +1,7 @@
 """The grid through the real command line: kills, stops, several runners at once, plugins that misbehave.
 
-Real data, and a protocol of two epochs; a made-up distribution offers a loss that does what a test asks of it.
+Real data, and a protocol of two epochs; a made-up distribution offers a loss that does what a test asks of it. What is compared
+are whole stores, byte for byte, but for what was measured.
 """
 
 from __future__ import annotations
@@ -8,398 +9,480 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from grid_runs import (
+    CONVNET,
+    Home,
+    assert_no_leftovers,
+    contents,
+    finish,
+    is_alive,
+    make_home,
+    stable,
+    times,
+    until,
+)
 from safetensors.torch import load_file
 
-from ddbench.errors import ConfigError
-from ddbench.grid.runner import Identities, Progress, Runner, devices_of
-from ddbench.grid.worker import Message
-from ddbench.results.store import Store, stable
-from ddbench.suite.reader import Suite
+from ddbench.cli import main
+from ddbench.grid import local
+from ddbench.plan import SetPlan
+from ddbench.results.contents import Contents, read_contents
+from ddbench.results.merge import merge
+from ddbench.results.store import Store
 
 pytestmark = pytest.mark.slow
-PATIENCE = 1200  # seconds until a test gives up; nothing is asserted about time
-
-SCRIPTED = '''
-import os, signal, sys, time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
-
-import torch
-
-from ddbench.api import Loss
-
-@dataclass(frozen=True)
-class Scripted(Loss):
-    """Pulls every image towards a real one, harder with every step it remembers; does what `what`, or a file, says at a step."""
-
-    folder: str
-    what: str = ""
-    rates: ClassVar[Mapping[str, float]] = {"pixels": 0.01, "f": 0.01, "w": 0.01}
-
-    def needs(self, run):
-        if self.what == "needs":
-            raise RuntimeError("it does not know what it needs")
-        return ()
-
-    def init(self, run):
-        return {"seen": torch.zeros(())}
-
-    def backward(self, syn, memory, run):
-        home = Path(self.folder)
-        with (home / "steps").open("a") as log:
-            log.write(f"{os.getpid()} {self.what} {syn.images.shape[0]} {run.step}\\n")
-        if run.step == 3:
-            self.act(home)
-        memory["seen"] += 1
-        real = torch.cat([run.real(label, 1, run.rng("real", run.step, label)) for label in range(run.spec.num_classes)])
-        value = (syn.images - real).square().mean() * memory["seen"]
-        value.backward(inputs=syn.leaves)
-        return value.detach() * (float("nan") if self.what == "nan" else 1)
-
-    def act(self, home):
-        if self.what == "raise":
-            raise ValueError("boom, as\\nasked.")
-        if self.what == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.what == "exit":
-            sys.exit("bye")
-        for name in ("wait", "orphan"):
-            if (home / name).exists():
-                (home / name).unlink()
-                if name == "orphan":
-                    os.kill(os.getppid(), signal.SIGKILL)
-                while True:
-                    time.sleep(0.05)
-'''
-
-TINY = """
-schema = 1
-name = "tiny"
-protocol = "smoke-1"
-seeds = [0]
-subsets = ["mnist-5k"]
-losses = [{losses}]
-spaces = [{spaces}]
-generator = {{ name = "cvae-random", width = 8 }}
-backbone = {{ name = "convnet", width = 4, depth = 1 }}
-networks = [{{ name = "convnet", width = 4, depth = 1 }}]
-baselines = [{baselines}]
-[distill]
-steps = 6
-rank_epochs = 2
-rank_every = 2
-proxy_epochs = 1
-[[override]]
-where = {{ loss = "dm" }}
-set = {{ loss = {{ batch_real = 4 }} }}
-[[override]]
-where = {{ space = "hpd" }}
-set = {{ rank_steps = "feature-distance", rank_stages = "validation" }}
-"""
-
-
-@dataclass
-class Desk:
-    """A folder to run in, and `ddbench run` in it."""
-
-    root: Path
-    path: str  # PYTHONPATH
-
-    def suite(self, name: str, losses: list[str], spaces: list[str], baselines: list[str]) -> Path:
-        quoted = ", ".join(f'"{baseline}"' for baseline in baselines)
-        path = self.root / f"{name}.toml"
-        path.write_text(TINY.format(losses=", ".join(losses), spaces=", ".join(spaces), baselines=quoted))
-        return path
-
-    def start(self, suite: Path, store: str, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "ddbench", "run", str(suite), "--store", store, "--device", "cpu", "--json", *more]
-        environment = os.environ | {"PYTHONPATH": self.path}
-        return subprocess.Popen(
-            command, cwd=self.root, env=environment, text=True, start_new_session=True, preexec_fn=hear_interrupts,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def run(self, suite: Path, store: str, *more: str) -> tuple[int, dict[str, Any], str]:
-        """Exit code, the JSON, what stderr got."""
-        out, error, code = finish(self.start(suite, store, *more))
-        assert "Traceback" not in error, error
-        assert code in (0, 1), error
-        return code, json.loads(out), error
-
-    def steps(self, what: str = "") -> list[list[str]]:
-        """[pid, what, images, step] of every step that the scripted loss took."""
-        log = self.root / "steps"
-        lines = [line.split(" ") for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in lines if line[1] == what]
-
-
-def hear_interrupts() -> None:
-    """A shell that runs the tests in the background lets its children ignore Ctrl-C; as at a terminal, these must not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str, int]:
-    try:
-        out, error = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return out, error, process.returncode
-
-
-def until(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something to become true, or for the process to end."""
-    give_up = time.monotonic() + PATIENCE
-    while not condition() and (process is None or process.poll() is None):
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"  # a zombie is dead
-
-
-def kill_group(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
-
-
-def contents(store: Path) -> dict[str, dict[str, bytes]]:
-    """Every finished cell's files; of the record, what must be the same when it is made again."""
-    cells: dict[str, dict[str, bytes]] = {}
-    for folder in sorted((store / "cells").iterdir()):
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
-        record = json.loads(files["record.json"])
-        assert set(record["measured"]["seconds"]) == {"resources", "distill", "rank", "evaluate"}
-        cells[folder.name] = files | {"record.json": json.dumps(stable(record), sort_keys=True).encode()}
-    return cells
-
-
-def assert_no_leftovers(store: Path) -> None:
-    assert list((store / "work").iterdir()) == []
-    assert [path for path in (store / "resources").iterdir() if path.is_dir() and path.name.startswith(".")] == []
+Capture = pytest.CaptureFixture[str]
+TOTAL = 12  # sets and judgements of the grid below
+STOPPED = "ddbench: stopped. Finished cells are kept; the same command goes on from the last checkpoint."
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, thirdparty: Path) -> Desk:
-    root, home = tmp_path_factory.mktemp("desk"), tmp_path_factory.mktemp("scripted")
-    info = home / "scripted_losses-3.1.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_text("[ddbench.losses]\ntests-scripted = scripted:Scripted\n")
-    (home / "scripted.py").write_text(SCRIPTED)
-    return Desk(root, os.pathsep.join([str(thirdparty), str(home)]))
-
-
-def scripted(desk: Desk, what: str = "") -> str:
-    return f'{{ name = "tests-scripted", folder = "{desk.root}", what = "{what}" }}'
+def home(tmp_path_factory: pytest.TempPathFactory, thirdparty: Path) -> Iterator[Home]:
+    made = make_home(tmp_path_factory.mktemp("home"), thirdparty)
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in made.path.split(os.pathsep):
+            patch.syspath_prepend(folder)
+        yield made
+    (made.root / "end").touch()
 
 
 @pytest.fixture(scope="module")
-def suites(desk: Desk) -> tuple[Path, Path]:
-    """One grid in two orders: 8 cells, of which two need two shared resources."""
-    losses, spaces = ['"dm"', scripted(desk), '"tests-mean-image"'], ['"pixel"', '{ name = "hpd" }']
-    override = """
-[[override]]
-where = { loss = "tests-mean-image" }
-set = { rates = { pixels = 0.1 } }
-[[override]]
-where = { loss = "tests-mean-image", space = "hpd" }
-set = { rates = { f = 0.1, w = 0.1 } }
-"""
-    first = desk.suite("forward", losses, spaces, ["random", "full-data"])
-    second = desk.suite("backward", losses[::-1], spaces[::-1], ["full-data", "random"])
-    for path in (first, second):
-        path.write_text(path.read_text() + override)
-    return first, second
+def suites(home: Home) -> tuple[Path, Path]:
+    """One grid in two orders: 6 sets, of which two need two shared resources, each judged once."""
+    losses, spaces, baselines = ['"dm"', home.scripted()], ("pixel", "hpd"), ("random", "full-data")
+    forward = home.suite("forward", losses, spaces, baselines)
+    return forward, home.suite("backward", losses[::-1], spaces[::-1], baselines[::-1])
+
+
+class Clean:
+    """What an uninterrupted run with one worker makes."""
+
+    def __init__(self, store: Path, summary: dict[str, Any], error: str, steps: int) -> None:
+        self.store, self.summary, self.error, self.steps = store, summary, error, steps
+        self.contents = contents(store)
 
 
 @pytest.fixture(scope="module")
-def clean(desk: Desk, suites: tuple[Path, Path]) -> tuple[dict[str, dict[str, bytes]], dict[str, Any], str]:
-    """What an uninterrupted run with one worker makes; its summary and its stderr."""
-    code, summary, error = desk.run(suites[0], "clean", "--workers", "1")
+def clean(home: Home, suites: tuple[Path, Path]) -> Clean:
+    process = home.start(suites[0], "clean", "--workers", "1")
+    out, error, code = finish(process)
     assert code == 0, error
-    return contents(desk.root / "clean"), summary, error
+    return Clean(home.root / "clean", json.loads(out), error, len(home.steps()))
 
 
-def test_a_run_from_scratch_and_a_second_one(desk: Desk, suites: tuple[Path, Path], clean: Any) -> None:
-    cells, summary, error = clean
-    assert len(cells) == 8
-    assert len(summary["computed"]) == 8
-    assert (summary["present"], summary["failed"], summary["broken"]) == (0, {}, [])
-    assert Path(desk.root, summary["leaderboard"]).is_file()
-    assert "\x1b" not in error  # no terminal, no bar
-    assert "\r" not in error
-    lines = error.splitlines()
-    assert lines[0] == "8 cells, 0 already there"
-    assert [line.partition("]")[0] for line in lines if line.startswith("[") and "shared" not in line] == [
-        f"[{number}/8" for number in range(1, 9)
-    ]
-    assert all(lines), "an empty line is a bar's remains"
-    before = {path: path.stat().st_mtime_ns for path in (desk.root / "clean" / "cells").rglob("*")}
-    process = subprocess.run(
-        [sys.executable, "-m", "ddbench", "run", str(suites[0]), "--store", "clean"],
-        cwd=desk.root, env=os.environ | {"PYTHONPATH": desk.path}, capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
-    assert process.returncode == 0
-    assert process.stdout.splitlines() == ["Nothing to compute: all 8 cells are in clean.", "clean/leaderboard/leaderboard.md"]
-    assert process.stderr == ""
-    assert {path: path.stat().st_mtime_ns for path in (desk.root / "clean" / "cells").rglob("*")} == before
-    assert_no_leftovers(desk.root / "clean")
-
-
-def test_records_name_where_plugins_come_from(desk: Desk, clean: Any) -> None:
-    plans = [json.loads(files["plan.json"]) for files in clean[0].values()]
-    losses = {plan["loss"]["name"]: plan["loss"] for plan in plans if plan["loss"]}
-    sources = {name: (loss["distribution"], loss["version"]) for name, loss in losses.items()}
-    assert sources["tests-mean-image"] == ("ddbench-example-plugin", "1.2.3")
-    assert sources["tests-scripted"] == ("scripted-losses", "3.1")
-    for files in clean[0].values():
-        record = json.loads(files["record.json"])
-        assert record["plan"] == json.loads(files["plan.json"])
-        assert len(record["evaluations"]) == 1
-        if record["plan"]["baseline"] != "full-data":
-            assert {"distilled.safetensors", "images.png"} <= files.keys()
-
-
-def test_killed_runs_end_with_the_same_bytes(desk: Desk, suites: tuple[Path, Path], clean: Any) -> None:
-    """Ctrl-C, a killed parent, killed groups at points that differ, then to the end: not a byte tells."""
-    store = desk.root / "killed"
-    alone, more = (("--workers", str(num), "--checkpoint-seconds", "0") for num in (1, 2))
-    (desk.root / "steps").unlink()
-
-    # Ctrl-C while the worker is inside a step; of two, either could come to that step first
-    (desk.root / "wait").touch()
-    process = desk.start(suites[0], "killed", *alone)
-    until(lambda: desk.steps() and not (desk.root / "wait").exists(), process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, error, code = finish(process)
-    assert code == 130
-    assert error.splitlines()[-1] == (
-        "ddbench: stopped. Finished cells are kept; the same command goes on from the last checkpoint."
+def plan_of(found: Contents, loss: str) -> SetPlan:
+    """That of a loss in pixels."""
+    return next(
+        one.plan for one in found.sets.values() if one.plan.loss and one.plan.loss.name == loss and not one.plan.generator
     )
-    assert "Traceback" not in error
-    assert not any(is_alive(int(line[0])) for line in desk.steps())
-    checkpoints = list((store / "work").glob("*/checkpoint.safetensors"))
-    assert checkpoints, "the point was to go on from the middle of a cell"
-    assert any(float(load_file(path).get("memory.seen", -1)) == 3 for path in checkpoints)
 
-    # the parent alone: its worker notices. It also goes on from step 3, not from 0
-    first = len(desk.steps())
-    (desk.root / "orphan").touch()
-    process = desk.start(suites[0], "killed", *alone)
+
+def copy(clean: Clean, to: Path) -> Path:
+    """With the times of its files."""
+    shutil.copytree(clean.store, to)
+    return to
+
+
+def test_a_run_from_scratch_and_a_second_one(
+    home: Home, suites: tuple[Path, Path], clean: Clean, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    summary = clean.summary
+    assert (summary["total"], summary["present"], summary["failed"], summary["broken"]) == (TOTAL, 0, {}, [])
+    assert (len(summary["computed"]), len(summary["built"])) == (TOTAL, 2)
+    assert summary["store"] == str(clean.store)  # absolute
+    assert Path(summary["leaderboard"]).is_file()
+    assert not {"\x1b", "\r"} & set(clean.error)  # no terminal, no bar
+    lines = clean.error.splitlines()
+    assert lines[0] == f"{TOTAL} sets and judgements, 0 already there"
+    counted = [line.partition("]")[0] for line in lines if line.startswith("[") and "shared" not in line]
+    assert counted == [f"[{number}/{TOTAL}" for number in range(1, TOTAL + 1)]
+    assert all(lines), "an empty line is a bar's remains"
+    before = times(clean.store, "sets", "judgements", "resources", "leaderboard", "suites")
+    monkeypatch.chdir(home.root)
+    monkeypatch.setattr(local, "Worker", None)  # nobody is started
+    assert main(["run", str(suites[0]), "--store", "clean"]) == 0
+    out, error = capfd.readouterr()
+    assert out.splitlines()[0] == f"Nothing to compute: all {TOTAL} sets and judgements are in {clean.store}."
+    assert error == ""
+    assert times(clean.store, "sets", "judgements", "resources", "leaderboard", "suites") == before
+    assert_no_leftovers(clean.store)
+
+
+def test_records_name_where_plugins_come_from_and_nothing_is_marked(clean: Clean) -> None:
+    found = read_contents(Store(clean.store, create=False))
+    assert found.faults == ()
+    assert len(found.sets) == len(found.judgements) == TOTAL // 2
+    losses = {one.plan.loss.name: one.plan.loss for one in found.sets.values() if one.plan.loss}
+    assert (losses["tests-scripted"].distribution, losses["tests-scripted"].version) == ("scripted-losses", "3.1")
+    for one in found.sets.values():
+        assert one.record.marks == ()
+        assert one.plan.everything or {"set.safetensors", "images.png"} == one.record.files.keys()
+        assert not one.plan.loss or any(one.plan.loss.name in label for label in one.record.place.sources)
+    assert all(record.marks == () for record in found.judgements)
+    assert all(not any("tests-scripted" in label for label in record.place.sources) for record in found.judgements)
+
+
+# Stopped runs
+
+
+def test_stopped_and_killed_runs_end_with_the_same_bytes(
+    home: Home, suites: tuple[Path, Path], clean: Clean, capfd: Capture
+) -> None:
+    """Ctrl-C, SIGTERM, a killed parent, a killed worker, a killed group, then to the end: not a byte tells."""
+    store, more = home.root / "killed", ("--workers", "1", "--checkpoint-seconds", "0")
+    alone = home.suite("alone", [home.scripted()])
+    (home.root / "steps").unlink()
+
+    # Ctrl-C while a worker is inside a step; then SIGTERM, after it has gone on from there
+    for number, (sign, step) in enumerate(((signal.SIGINT, 3), (signal.SIGTERM, 3))):
+        (home.root / "wait").touch()
+        first = len(home.steps())
+        process = home.start(alone, "killed", *more)
+        until(lambda: not (home.root / "wait").exists(), process)
+        process.send_signal(sign)
+        _, error, code = finish(process)
+        assert (code, error.splitlines()[-1]) == (130, STOPPED)
+        assert "Traceback" not in error
+        assert not any(is_alive(int(line[0])) for line in home.steps())
+        assert int(home.steps()[first][3]) == (0, 3)[number]
+        checkpoints = list((store / "work").glob("*/checkpoint.safetensors"))
+        assert any(float(load_file(path).get("memory.seen", -1)) == step for path in checkpoints)
+
+    # the parent alone: its workers notice. They also go on from step 3, not from 0
+    first = len(home.steps())
+    (home.root / "orphan").touch()
+    process = home.start(alone, "killed", *more)
     finish(process)
     assert process.returncode == -signal.SIGKILL
-    assert not (desk.root / "orphan").exists()
-    until(lambda: not any(is_alive(int(line[0])) for line in desk.steps()))
-    assert int(desk.steps()[first][3]) == 3
+    assert not (home.root / "orphan").exists()
+    until(lambda: not any(is_alive(int(line[0])) for line in home.steps()))
+    assert int(home.steps()[first][3]) == 3
+    assert list((store / "failed").glob("*/*.json")) == []  # a parent that dies is no failure of a job
 
-    # the whole group: while something is written, between two files, and wherever a seeded draw falls
+    # the whole group, where a seeded draw falls
     draw = random.Random(20)
-    num_steps = len(desk.steps()) + draw.randrange(2, 9)
     points: list[Callable[[], object]] = [
-        lambda: list((store / "work").glob("*/evaluations.json")),
+        lambda: list((store / "work").glob("*/repeats.json")),
         lambda: list((store / "work").glob(".*.*")),
-        lambda: len(desk.steps()) >= num_steps,
     ]
-    for point in points:
-        process = desk.start(suites[0], "killed", *more)
+    for point in draw.sample(points, 1):
+        process = home.start(suites[0], "killed", *more)
         until(point, process)
-        time.sleep(draw.random() / 20)
-        kill_group(process)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        finish(process)
 
-    code, summary, error = desk.run(suites[0], "killed", *more)
+    code, summary, error = home.run(capfd, suites[0], store, *more)
     assert code == 0, error
-    assert summary["present"] + len(summary["computed"]) == 8
-    assert contents(store) == clean[0]
+    assert summary["present"] + len(summary["computed"]) == TOTAL
+    assert contents(store) == clean.contents
     assert_no_leftovers(store)
 
 
-def test_two_runners_share_one_store_in_another_order(desk: Desk, suites: tuple[Path, Path], clean: Any) -> None:
-    processes = [desk.start(suite, "shared", "--workers", "1") for suite in suites]
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return [child for child in psutil.Process(process.pid).children() if "ddbench.grid.worker" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def kill_somebody(process: subprocess.Popen[str], victim: str) -> None:
+    """The parent, a worker, or the group with all that have left it."""
+    workers = workers_of(process)
+    if victim == "worker":
+        for worker in workers[:1]:
+            with suppress(psutil.Error):
+                worker.kill()
+        return
+    if process.poll() is None:
+        (os.killpg if victim == "group" else os.kill)(process.pid, signal.SIGKILL)
+    if victim == "group":
+        for worker in workers:
+            with suppress(psutil.Error):
+                worker.kill()
+
+
+def wait(seconds: float, process: subprocess.Popen[str]) -> None:
+    """So long, or until the process ends."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+@pytest.mark.long
+def test_a_hundred_kills_at_random_moments(home: Home, suites: tuple[Path, Path], clean: Clean, tmp_path: Path) -> None:
+    """The whole campaign, `make test-kills`. Every store is killed several times, at moments that a seeded draw spreads over a
+    third of the time that the work takes, then finished, and compared."""
+    seed = int(os.environ.get("DDBENCH_KILL_SEED", "2026"))
+    draw, kills, stores = random.Random(seed), 0, 0
+    more = ("--workers", "2", "--checkpoint-seconds", "0")
+    process = home.start(suites[0], tmp_path / "measured", *more)
+    until(lambda: list((tmp_path / "measured").glob("work/jobs/*")), process)
+    began = time.monotonic()
+    _, error, code = finish(process)
+    assert code == 0, error
+    span = time.monotonic() - began
+    while kills < 100:
+        store, is_whole = tmp_path / f"{stores}", False
+        for _ in range(draw.randrange(3, 8)):
+            victim, moment = draw.choice(["parent", "group", "worker"]), draw.uniform(0.0, span / 3)
+            process = home.start(draw.choice(suites), store, *more)
+            until(lambda: list(store.glob("work/jobs/*")), process)  # noqa: B023
+            wait(moment, process)
+            is_whole = process.poll() is not None
+            kill_somebody(process, victim)
+            finish(process)
+            kills += not is_whole
+            if is_whole:
+                break
+        _, error, code = finish(home.start(suites[0], store, *more))
+        assert code == 0, (seed, stores, error)
+        assert contents(store) == clean.contents, (seed, stores)
+        assert_no_leftovers(store)
+        shutil.rmtree(store)
+        stores += 1
+        print(f"{kills} kills, {stores} stores, all equal", flush=True)
+
+
+# Several runners
+
+
+def share(home: Home, suites: tuple[Path, ...], clean: Clean, store: Path, runners: int, workers: int) -> None:
+    """Runners of one grid, in turns of its two orders, on one store."""
+    (home.root / "steps").unlink(missing_ok=True)
+    processes = [home.start(suites[number % 2], store, "--workers", str(workers)) for number in range(runners)]
     ends = [finish(process) for process in processes]
+    assert [code for _, _, code in ends] == [0] * runners, ends
     summaries = [json.loads(out) for out, _, _ in ends]
-    assert [code for _, _, code in ends] == [0, 0], ends
-    computed = [key for summary in summaries for key in summary["computed"]]
-    assert len(computed) == len(set(computed)) == 8  # each cell once, by one of them
-    assert all(summary["present"] + len(summary["computed"]) == 8 for summary in summaries)
+    computed = [name for summary in summaries for name in summary["computed"]]
+    assert len(computed) == len(set(computed)) == TOTAL  # each job once, by one of them
+    assert all(summary["present"] + len(summary["computed"]) == TOTAL for summary in summaries)
+    assert len(home.steps()) == clean.steps  # and no step of a distillation twice
     for _, error, _ in ends:
         waiting = [line for line in error.splitlines() if line.endswith("another run is computing it; waiting")]
         assert len(waiting) == len(set(waiting))  # said once
-    assert contents(desk.root / "shared") == clean[0]
-    assert_no_leftovers(desk.root / "shared")
+    assert contents(store) == clean.contents
+    assert_no_leftovers(store)
+    assert not list((store / "failed").glob("*/*.json"))
 
 
-def test_plugins_that_misbehave_break_their_own_cells(desk: Desk) -> None:
-    whats = ["raise", "nan", "kill", "exit", "needs"]
-    losses = [*(scripted(desk, what) for what in whats), '"tests-broken"', '"dm"']
-    suite = desk.suite("trouble", losses, ['"pixel"'], ["random"])
-    for attempt in range(2):
-        code, summary, error = desk.run(suite, "trouble", "--workers", "2")
-        assert code == 1
-        assert (len(summary["computed"]), summary["present"]) == ((2, 0) if attempt == 0 else (0, 2))
-        assert summary["broken"] == [
-            "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
-            "RuntimeError: this module breaks when it is imported."
-        ]
-        said = sorted(summary["failed"].values())
-        assert len(said) == len(whats)
-        assert all("\n" not in sentence and f"ddbench: {sentence}" in error.splitlines() for sentence in said)
-        by_what = {what: next(s for s in said if f"what={what}" in s.partition(")")[0]) for what in whats}
-        assert "ValueError at scripted.py:" in by_what["raise"]
-        assert by_what["raise"].endswith(
-            ": boom, as asked. The traceback is in the failure record; mend the plugin or the plan."
-        )
-        assert "the loss was NaN or infinite at step 0. Lower its rates (pixels = 0.01)" in by_what["nan"]
-        assert "its worker process died with exit code -9 (signal 9:" in by_what["kill"]
-        assert "its worker process died with exit code 1." in by_what["exit"]
-        assert "RuntimeError at scripted.py:" in by_what["needs"]
-        for key, sentence in summary["failed"].items():  # every attempt is on record, none is rewritten
-            paths = Store(desk.root / "trouble").failures(key)
-            assert [path.name for path in paths] == [f"{number}.json" for number in range(attempt + 1)]
-            assert json.loads(paths[-1].read_text())["error"] == sentence
+def test_two_runners_share_one_store_in_another_order(home: Home, suites: tuple[Path, Path], clean: Clean) -> None:
+    share(home, suites, clean, home.root / "two", runners=2, workers=1)
 
 
-class Calls(Progress):
-    def __init__(self) -> None:
-        self.kinds: list[str] = []
-
-    def finish(self, job: Any, message: Message, seconds: float) -> None:
-        self.kinds.append(message.kind)
+@pytest.mark.long
+def test_four_runners_share_one_store(home: Home, suites: tuple[Path, Path], clean: Clean) -> None:
+    share(home, suites, clean, home.root / "four", runners=4, workers=2)
 
 
-@pytest.fixture
-def idle(tmp_path: Path) -> Runner:
-    return Runner(Suite("none", "", (), "", None), [], Store(tmp_path / "store"), Identities(), Calls())
+def test_shards_of_a_grid_make_the_whole(home: Home, suites: tuple[Path, Path], clean: Clean, capfd: Capture) -> None:
+    one, two = home.root / "shard-1", home.root / "shard-2"
+    pair, names = home.suite("pair", ['"dm"'], baselines=("random",)), []
+    for number, store in ((1, one), (2, two)):
+        code, summary, error = home.run(capfd, pair, store, "--shard", f"{number}/2", "--workers", "1")
+        assert code == 0, error
+        names.append(set(summary["computed"]))
+        assert len(names[-1]) == summary["total"] == 2
+    assert not names[0] & names[1]
+    assert names[0] | names[1] <= set(clean.summary["computed"])
+    report = merge(Store(one), Store(two, create=False))
+    assert report.is_clean, report
+    made = contents(one)
+    assert made.items() <= clean.contents.items()
+    assert len([name for name in made if name.endswith("record.json") or name.startswith("judgements")]) == 4
 
 
-def test_a_runner_without_cells_does_nothing(idle: Runner) -> None:
-    outcome = idle.run(["cpu"])
-    assert (outcome.present, outcome.computed, outcome.failed) == (0, [], {})
-    assert idle.workers == []
+# What is added costs itself
 
 
-def test_workers_are_as_many_as_asked_or_as_cores_allow() -> None:
-    assert devices_of("cpu", 3, []) == ["cpu"] * 3
-    assert set(devices_of("cpu", None, [])) == {"cpu"}
-    with pytest.raises(ConfigError, match=r"^--workers must be at least 1, got 0\.$"):
-        devices_of("cpu", 0, [])
-    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
-        devices_of("gpu", 1, [])
+def test_a_network_and_a_baseline_cost_themselves(
+    home: Home, suites: tuple[Path, Path], clean: Clean, tmp_path: Path, capfd: Capture
+) -> None:
+    store, before = copy(clean, tmp_path / "store"), clean.contents
+    untouched = times(store, "sets", "judgements", "resources")
+    small = '{ name = "convnet", width = 2, depth = 1 }'
+    wider = home.suite("wider", ['"dm"', home.scripted()], ("pixel", "hpd"), ("full-data",), (CONVNET, small))
+    code, summary, error = home.run(capfd, wider, store, "--only", "space=pixel", "--workers", "1")
+    assert code == 0, error
+    assert [name.partition("-")[0] for name in summary["computed"]] == ["judgement"] * 2
+    assert (summary["total"], summary["present"], summary["built"]) == (6, 4, [])
+    now = times(store, "sets", "judgements", "resources")
+    assert untouched.items() <= now.items()
+    assert {path.parent.parent.name for path in now.keys() - untouched.keys()} == {"judgements"}
+    assert before.items() <= contents(store).items()
+    assert main(["plan", str(wider), "--store", str(store)]) == 0
+    out = capfd.readouterr().out
+    assert "5 sets, 5 there, 0 missing." in out
+    assert "10 judgements, 7 there, 3 missing." in out
+
+
+def test_iterates_asked_for_later_come_from_the_same_distillation(
+    home: Home, suites: tuple[Path, Path], clean: Clean, tmp_path: Path, capfd: Capture
+) -> None:
+    store = copy(clean, tmp_path / "store")
+    later = home.suite("later", [home.scripted()], protocol="tests-iterates")
+    main(["plan", str(later), "--store", str(store)])
+    assert "lacks iterates" in capfd.readouterr().out
+    set_key = plan_of(read_contents(Store(store)), "tests-scripted").key
+    untouched = times(store, "sets", "judgements")
+    code, summary, error = home.run(capfd, later, store, "--workers", "1")
+    assert code == 0, error
+    kinds = [name.partition("-")[0] for name in summary["computed"]]
+    assert kinds == ["set", "judgement", "judgement"]  # of the iterates: the finished set was judged by equal numbers before
+    assert untouched.items() <= times(store, "sets", "judgements").items()
+    found = read_contents(Store(store))
+    assert found.faults == ()
+    assert len(found.sets[set_key].iterates) == 2
+    assert_no_leftovers(store)
+
+
+@pytest.mark.long
+def test_iterates_are_the_same_whether_they_are_asked_for_later_or_at_once(home: Home, tmp_path: Path, capfd: Capture) -> None:
+    first, later = home.suite("first", [home.scripted()]), home.suite("later", [home.scripted()], protocol="tests-iterates")
+    for suite, store in ((first, "later"), (later, "later"), (later, "at-once")):
+        code, _, error = home.run(capfd, suite, tmp_path / store, "--workers", "1")
+        assert code == 0, error
+    assert contents(tmp_path / "at-once", "sets") == contents(tmp_path / "later", "sets")
+
+
+# A stored plan
+
+
+def test_a_stored_plan_makes_the_same_bits_elsewhere(home: Home, clean: Clean, tmp_path: Path, capfd: Capture) -> None:
+    found = read_contents(Store(clean.store, create=False))
+    folder = clean.store / "sets" / plan_of(found, "dm").key[:16]
+    words = ["run", "--plan", str(folder / "plan.json"), "--store", str(tmp_path / "store"), "--device", "cpu", "--json"]
+    assert main([*words, "--workers", "1"]) == 0
+    assert json.loads(capfd.readouterr().out)["computed"] == [f"set-{folder.name}"]
+    other = tmp_path / "store" / "sets" / folder.name
+    assert {path.name: path.read_bytes() for path in other.iterdir() if path.name != "record.json"} == {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "record.json"
+    }
+    records = [json.loads(stable(path / "record.json")) for path in (folder, other)]
+    assert [record.pop("suite") for record in records] == ["tiny", "plan"]
+    assert records[0] == records[1]
+
+
+# Damage
+
+
+def test_damage_is_named_and_left_out_and_redo_mends_it(
+    home: Home, suites: tuple[Path, Path], clean: Clean, tmp_path: Path, capfd: Capture
+) -> None:
+    store, only = copy(clean, tmp_path / "store"), ("--only", "space=pixel", "--workers", "1")
+    found = read_contents(Store(store))
+    dm, scripted = plan_of(found, "dm"), plan_of(found, "tests-scripted")
+    tensors = store / "sets" / dm.key[:16] / "set.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    (judgement,) = (store / "judgements" / scripted.key[:16]).iterdir()
+    judgement.write_text(judgement.read_text().replace('"accuracy": 0.', '"accuracy": 0.0'))
+    code, summary, error = home.run(capfd, suites[0], store, *only)
+    assert code == 1
+    assert (summary["computed"], summary["present"], summary["total"], summary["failed"]) == ([], 1, 4, {})
+    assert len(summary["damaged"]) == 2
+    assert f"{tensors} is damaged" in error
+    assert str(judgement) in error
+    assert main(["plan", str(suites[0]), "--store", str(store)]) == 1
+    assert "damaged" in capfd.readouterr().out
+
+    (store / "sets" / dm.key[:16] / "notes.txt").write_text("mine")  # what is nothing of ours hinders nothing
+    code, summary, error = home.run(capfd, suites[0], store, "--redo", *only)
+    assert code == 0, error
+    assert sorted(name.partition("-")[0] for name in summary["computed"]) == ["judgement", "judgement", "set"]
+    assert contents(store) == clean.contents
+
+
+# Plugins that misbehave
+
+
+def by_what(summary: dict[str, Any], what: str) -> str:
+    return next(sentence for sentence in summary["failed"].values() if f"what={what})" in sentence.partition(" / ")[0])
+
+
+def test_plugins_that_misbehave_break_their_own_jobs(
+    home: Home, clean: Clean, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """Whatever a plugin does in its process, built-in jobs get the bits that they get without it, where the user wants them."""
+    switches = "mkldnn+matmul+autocast+dtype+anomaly+hook+functional+spec+images+folder"
+    whats = ["raise", "unprintable", "nan", "exit", "leave", "needs"]
+    losses = [*(home.scripted(what) for what in (*whats, switches, "talk+mul")), '"tests-broken"', '"dm"']
+    suite = home.suite("trouble", losses)
+    monkeypatch.chdir(tmp_path)
+    code, summary, error = home.run(capfd, suite, Path("trouble"), "--workers", "1")
+    store = tmp_path / "trouble"
+    assert code == 1
+    assert summary["broken"] == [
+        "loss 'tests-broken' (ddbench_example.broken:Broken, from ddbench-example-plugin) cannot be imported: "
+        "RuntimeError: this module breaks when it is imported."
+    ]
+    sentences = set(summary["failed"].values())  # a judgement's is that of its set
+    assert len(sentences) == len(whats)
+    assert all("\n" not in sentence and f"ddbench: {sentence}" in error.splitlines() for sentence in sentences)
+    assert "ValueError at scripted.py:" in by_what(summary, "raise")
+    assert by_what(summary, "raise").endswith(
+        ": boom, as asked. The traceback is in the failure record; mend the plugin or the plan."
+    )
+    assert "Unprintable at scripted.py:" in by_what(summary, "unprintable")
+    assert "its message cannot be printed" in by_what(summary, "unprintable")
+    assert "the loss was NaN or infinite at step 0. Lower its rates (pixels = 0.01)" in by_what(summary, "nan")
+    assert "SystemExit at scripted.py:" in by_what(summary, "exit")
+    assert "its worker process died with exit code 7." in by_what(summary, "leave")
+    assert by_what(summary, "needs").endswith(" is broken: RuntimeError: it does not know what it needs.")
+    failed = [name for name in summary["failed"] if name.startswith("set-")]
+    assert len(failed) == len(whats)
+    for name in failed:
+        (path,) = Store(store).failures(name)
+        assert json.loads(path.read_text())["error"] == summary["failed"][name]
+
+    found = read_contents(Store(store))
+    assert found.faults == ()
+    marks = {one.plan.method: one.record.marks for one in found.sets.values()}
+    assert len(marks) == 3
+    (marked,) = (told for told in marks.values() if told)
+    words = ("mkldnn", "matmul", "autocast", "dtype", "anomaly", "hooks", "functional", "the data", "working directory")
+    assert [word for word in words if not any(word in mark for mark in marked)] == []
+    assert all(f"{mark} Its record says so." in error for mark in marked)
+    assert all(record.marks == () for record in found.judgements)
+    assert "it talks while it works" in error
+    assert "and below Python" in error
+    keys = [one.plan.key[:16] for one in found.sets.values() if one.plan.loss.name == "dm"]
+    ours = {name: content for name, content in contents(store, "sets", "judgements").items() if keys[0] in name}
+    assert ours
+    assert ours.items() <= clean.contents.items()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trouble"]
+
+
+@pytest.mark.long
+def test_each_switch_alone_changes_nothing_for_others(home: Home, clean: Clean, tmp_path: Path, capfd: Capture) -> None:
+    """A process each, for every one ends the use of its own. Some stop their own distillation, and say why."""
+    words = {
+        "mkldnn": "mkldnn", "matmul": "matmul", "autocast": "autocast", "dtype": "dtype", "device": "device", "grad": "grad mode",
+        "anomaly": "anomaly", "hook": "hooks", "functional": "functional", "spec": "the data", "images": "the data",
+        "folder": "working directory",
+    }  # fmt: skip
+    suite = home.suite("switches", [*map(home.scripted, words), '"dm"'])
+    code, summary, error = home.run(capfd, suite, tmp_path / "store", "--workers", "2")
+    found = read_contents(Store(tmp_path / "store"))
+    assert found.faults == ()
+    for what, word in words.items():
+        marks = [one.record.marks for one in found.sets.values() if f"what={what})" in one.plan.method]
+        failed = [sentence for sentence in summary["failed"].values() if f"what={what})" in sentence]
+        assert failed or any(word in mark for mark in marks[0]), what
+    assert len(found.sets) + len([name for name in summary["failed"] if name.startswith("set-")]) == len(words) + 1
+    assert code == int(bool(summary["failed"])), error
+    key = plan_of(found, "dm").key[:16]
+    ours = {name: content for name, content in contents(tmp_path / "store").items() if key in name}
+    assert ours.items() <= clean.contents.items()
+    assert len(ours) >= 4

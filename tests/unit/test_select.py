@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Spec, State
@@ -42,7 +43,7 @@ def plan() -> Any:
 
 
 def real_set(run: DistillRun) -> tuple[Tensor, Tensor, Tensor]:
-    return run.data.images, F.one_hot(run.data.labels, 3).float(), run.data.labels
+    return run.data.seen(run.data.images), F.one_hot(run.data.labels, 3).float(), run.data.labels
 
 
 # ---------------------------------------------------------------- gated features
@@ -72,7 +73,7 @@ def test_gated_features_by_hand() -> None:
 
 def test_gated_features_of_a_real_network_by_autograd(run: DistillRun) -> None:
     network = run.network("proxy").eval()
-    images, classes = run.data.images[10:14], torch.tensor([0, 1, 2, 1])
+    images, classes = run.data.seen(run.data.images[10:14]), torch.tensor([0, 1, 2, 1])
     gated = gated_features(network, images, classes)
     for number, label in enumerate(classes.tolist()):
         maps = network.forward_features(images[number : number + 1]).detach().requires_grad_()
@@ -106,7 +107,7 @@ def test_feature_distance_is_its_formula(run: DistillRun) -> None:
     score = feature_distance(network, run)(images, torch.empty(0), classes)
     plain = 0.0
     for c in range(3):
-        real = run.data.images[run.data.labels == c]
+        real = run.data.seen(run.data.images[run.data.labels == c])
         real_mean = gated_features(network, real, torch.full((len(real),), c)).mean(0)
         syn_mean = gated_features(network, images[2 * c : 2 * c + 2], torch.tensor([c, c])).mean(0)
         plain += float(((real_mean - syn_mean) ** 2).sum())
@@ -134,13 +135,13 @@ def test_feature_distance_looks_at_all_real_images() -> None:
 
 def test_the_proxy_is_trained_on_real_images_only_where_a_ranker_needs_it(run: DistillRun, plan: Any) -> None:
     assert needs(plan) == ()
-    ranked = replace(plan, rank_steps="feature-distance", proxy_epochs=250)
+    ranked = replace_plan(plan, rank_steps="feature-distance", proxy_epochs=250)
     (need,) = needs(ranked)
     assert need == Classifier(plan.proxy, 250)
-    assert need in needs(replace(ranked, rank_steps="last", rank_stages="feature-distance"))
-    assert needs(replace(ranked, baseline="random")) == ()
+    assert need in needs(replace_plan(ranked, rank_steps="last", rank_stages="feature-distance"))
+    assert needs(replace_plan(ranked, baseline=Given.of("baselines", None))) == ()
     with pytest.raises(ConfigError, match="names no proxy"):
-        needs(replace(ranked, proxy=None))
+        needs(replace_plan(ranked, proxy=None))
     tensors = need.build(run)
     network = run.build(ranked.proxy, "anything")
     network.load_state_dict(tensors)
@@ -148,7 +149,8 @@ def test_the_proxy_is_trained_on_real_images_only_where_a_ranker_needs_it(run: D
     loaded = scorer("feature-distance", ranked, replace(run, resources={need: tensors}))
     assert loaded is not None
     wanted = feature_distance(network.requires_grad_(False), run)
-    noisy = (run.data.images + torch.randn(run.data.images.shape, generator=run.rng("noise")), *real_set(run)[1:])
+    images, *rest = real_set(run)
+    noisy = (images + torch.randn(images.shape, generator=run.rng("noise")), *rest)
     torch.testing.assert_close(loaded(*noisy), wanted(*noisy))
     with pytest.raises(PluginError, match="not declared"):
         scorer("feature-distance", ranked, run)
@@ -163,15 +165,15 @@ def test_last_and_loss_have_no_score(run: DistillRun, plan: Any) -> None:
 
 
 def test_validation_error_is_the_error_of_networks_trained_on_the_set(run: DistillRun, plan: Any) -> None:
-    plan = replace(plan, rank_epochs=6, rank_repeats=2)
+    plan = replace_plan(plan, rank_epochs=6, rank_repeats=2, ranking=replace_plan(plan.ranking, epochs=20, warmup_epochs=10))
     images, labels, classes = (tensor[::3] for tensor in real_set(run))
     score = validation_error(plan, run)(images, labels, classes)
-    recipe = replace(plan.protocol, epochs=6, warmup_epochs=3).recipe(TOY_ARCH.lr)
+    recipe = replace_plan(plan.ranking, epochs=6, warmup_epochs=3).recipe(TOY_ARCH.lr)
     errors = []
     for repeat in range(2):
         network = run.network("rank", repeat)
         train(network, images, labels, recipe, ("toy", "rank", repeat), run.augment)
-        errors.append((network(run.data.validation_images).argmax(1) != run.data.validation_labels).float().mean())
+        errors.append((network(run.data.seen(run.data.validation_images)).argmax(1) != run.data.validation_labels).float().mean())
     assert float(score) == pytest.approx(float(sum(errors)) / 2)
     assert torch.equal(score, validation_error(plan, run)(images, labels, classes))
 
@@ -190,7 +192,7 @@ def test_validation_error_reads_the_held_out_images_only(run: DistillRun, plan: 
     data = run.data
     guarded = Forbidden(data.spec, data.images, data.labels, data.starts, data.validation_images, data.validation_labels)
     images, labels, classes = real_set(run)
-    plan = replace(plan, rank_epochs=60, protocol=replace(plan.protocol, lr_factor=2.0, augment=False))
+    plan = replace_plan(plan, rank_epochs=60, ranking=replace_plan(plan.ranking, lr_factor=2.0, augment="none"))
     good = float(validation_error(plan, replace(run, data=guarded))(images, labels, classes))
     swapped = replace(data, validation_labels=(data.validation_labels + 1) % 3)
     bad = float(validation_error(plan, replace(run, data=swapped))(images, labels, classes))
@@ -201,7 +203,7 @@ def test_validation_error_reads_the_held_out_images_only(run: DistillRun, plan: 
 def test_validation_trains_on_the_labels_of_the_set(run: DistillRun, plan: Any) -> None:
     """Learned labels are part of the set: wrong ones make a bad set of good images."""
     images, labels, classes = real_set(run)
-    plan = replace(plan, rank_epochs=60, protocol=replace(plan.protocol, lr_factor=2.0, augment=False))
+    plan = replace_plan(plan, rank_epochs=60, ranking=replace_plan(plan.ranking, lr_factor=2.0, augment="none"))
     score = validation_error(plan, run)
     assert float(score(images, labels.roll(1, 1), classes)) > 0.8 > float(score(images, labels, classes))
 
@@ -269,6 +271,6 @@ def test_proxy_may_be_any_architecture(run: DistillRun, plan: Any) -> None:
         return Network(nn.Conv2d(3, 2, 8), nn.Identity(), nn.Linear(2, 3))
 
     proxy = Given.of("architectures", Arch(build, 0.1, 8), "other")
-    (need,) = needs(replace(plan, rank_steps="feature-distance", proxy=proxy))
+    (need,) = needs(replace_plan(plan, rank_steps="feature-distance", proxy=proxy))
     assert need.build(run)["features.weight"].shape == (2, 3, 8, 8)
     assert need.describe() == "classifier other, 1 epochs"

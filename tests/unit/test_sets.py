@@ -1,16 +1,20 @@
-"""Sets from files beyond plain pixels: whitened images, logits, learned rates; and what is wrong with them, in a sentence."""
+"""Sets from files beyond plain pixels: whitened images, logits, learned rates; and what is wrong with them, in a sentence.
+
+The tests of the verb judge in this process, see `in_process`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 import torch
+from msgspec.structs import replace as replace_plan
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,13 +24,13 @@ from ddbench.cli import main
 from ddbench.data.sealed import TestData
 from ddbench.errors import ConfigError, DataError
 from ddbench.evaluate import evaluator
-from ddbench.evaluate.evaluator import Exam
+from ddbench.evaluate.evaluator import Evaluator, Subject
 from ddbench.evaluate.sets import read_set
 from ddbench.files import tensors_to_bytes
-from ddbench.plan import Plan
+from ddbench.grid import runner
+from ddbench.plan import Judging
 from ddbench.seeds import stream
 from ddbench.testing import TOY_ARCH, Given, toy_spec
-from ddbench_plugins.datasets import mnist_5k
 
 SPEC = replace(toy_spec(channels=3), shape=(3, 4, 5))
 SIZE = 3 * 4 * 5
@@ -35,9 +39,8 @@ CLASSES = torch.arange(6) % 3
 
 @pytest.fixture(scope="module", autouse=True)
 def light() -> Iterator[None]:
-    """The table of digits is unpacked once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist_5k, "_read", cache(mnist_5k._read))
+        in_process.be_light(patch)
         yield
 
 
@@ -66,11 +69,12 @@ def ours(path: Path, labels: Tensor | None = None, **changes: Any) -> Path:
     return path
 
 
-def exam_of(whitening: Any) -> Exam:
-    ref = Given.of("architectures", TOY_ARCH)
-    plan = Plan(Given.of("datasets", None), "0" * 64, protocols.load("smoke-1"), (ref,), ref, ipc=2, seed=0)
+def evaluator_of(whitening: Any) -> Evaluator:
+    network, dataset = Given.of("architectures", TOY_ARCH), Given.of("datasets", None)
+    judging = Judging(network=network, numbers=protocols.load("smoke-1").judging, dataset=dataset, test_hash="0" * 64)
     pixels = torch.randint(256, (4, *SPEC.shape), generator=stream("test"), dtype=torch.uint8)
-    return Exam(plan, SPEC, torch.zeros(1), torch.zeros(1), TestData(pixels, CLASSES[:4]), whitening=whitening)
+    subject = Subject(torch.zeros(1), torch.zeros(1), "1" * 64, whitening=whitening)
+    return Evaluator(judging, SPEC, subject, TestData(pixels, CLASSES[:4]))
 
 
 # ---------------------------------------------------------------- whitened images
@@ -104,23 +108,23 @@ def test_doubles_are_read_as_floats(tmp_path: Path) -> None:
 
 def test_test_images_are_whitened_too(tmp_path: Path) -> None:
     values = whitened()
-    exam = exam_of(read_set(write(tmp_path / "a.pt", values), SPEC, "whitened").whitening)
-    pixels = exam.test.images.double().view(4, SIZE) / 255
+    judged = evaluator_of(read_set(write(tmp_path / "a.pt", values), SPEC, "whitened").whitening)
+    pixels = judged.test.images.double().view(4, SIZE) / 255
     by_hand = (pixels - values["zca_mean"].double()) @ values["zca_matrix"].double()
-    seen = exam.seen(exam.test.images)
+    seen = judged.seen(judged.test.images)
     torch.testing.assert_close(seen, by_hand.float().view(4, *SPEC.shape), rtol=1e-4, atol=1e-4)
     for number in range(4):  # each by itself
-        torch.testing.assert_close(exam.seen(exam.test.images[number : number + 1])[0], seen[number])
-    assert torch.equal(exam_of(None).seen(exam.test.images), SPEC.normalise(exam.test.images))
+        torch.testing.assert_close(judged.seen(judged.test.images[number : number + 1])[0], seen[number])
+    assert torch.equal(evaluator_of(None).seen(judged.test.images), SPEC.normalise(judged.test.images))
 
 
 def test_training_and_test_images_end_in_one_space(tmp_path: Path) -> None:
     """Someone who whitens a test image as the set was whitened gets what the networks are shown."""
-    values, pixels = whitened(), exam_of(None).test.images
+    values, pixels = whitened(), evaluator_of(None).test.images
     flat = pixels.float().flatten(1) / 255
     values["images"] = ((flat - values["zca_mean"]) @ values["zca_matrix"]).view(4, *SPEC.shape)
     read = read_set(write(tmp_path / "a.pt", values | {"labels": CLASSES[:4]}), SPEC, "whitened")
-    torch.testing.assert_close(exam_of(read.whitening).seen(pixels), read.images)
+    torch.testing.assert_close(evaluator_of(read.whitening).seen(pixels), read.images)
 
 
 NAN = whitened()["zca_matrix"].index_fill(0, torch.tensor([2]), torch.nan)
@@ -261,15 +265,15 @@ def test_metadata_that_learned_no_table_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def verb(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., tuple[dict[str, Any], list[float]]]:
     """`ddbench evaluate` on digits under a protocol cut down to two epochs: what it prints, and the rates of its recipes."""
     load, train = protocols.load, evaluator.train
-    short = {"epochs": 2, "repeats": 1, "test_batch": 500}
 
     def cut(id: str) -> protocols.Protocol:
         protocol = load(id)
-        return replace(protocol, **short, warmup_epochs=min(protocol.warmup_epochs, 1))
+        numbers = replace_plan(protocol.judging, epochs=2, test_batch=500, warmup_epochs=min(protocol.judging.warmup_epochs, 1))
+        return replace_plan(protocol, repeats=1, judging=numbers)
 
     rates: list[float] = []
 
@@ -279,12 +283,12 @@ def verb(
 
     monkeypatch.setattr(protocols, "load", cut)
     monkeypatch.setattr(evaluator, "train", spy)
-    monkeypatch.setattr(evaluator, "reset_peak_memory", lambda device: None)
+    monkeypatch.setattr(runner, "run", in_process.run)
 
     def call(path: Path, *words: object) -> tuple[dict[str, Any], list[float]]:
         rates.clear()
-        told = ["--data", "mnist-5k", "--archs", "convnet(width=4,depth=1)", "--device", "cpu", "--json", *map(str, words)]
-        assert main(["evaluate", str(path), *told]) == 0
+        told = ["--data", "mnist-5k", "--archs", "convnet(width=4,depth=1)", "--device", "cpu", "--json"]
+        assert main(["evaluate", str(path), *told, "--store", str(tmp_path / "store"), *map(str, words)]) == 0
         return json.loads(capsys.readouterr().out), list(rates)
 
     return call
@@ -308,10 +312,9 @@ def test_rates_of_networks_on_a_set_with_a_learned_rate(verb: Any, tmp_path: Pat
 
 def mistake(capsys: pytest.CaptureFixture[str], path: Path, *words: str) -> str:
     """What the verb says that refuses."""
-    told = ["--data", "mnist-5k", "--images", "pixels", "--device", "cpu", "--workers", "1", *words]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "train", None)  # nothing is trained
-        assert main(["evaluate", str(digits(path)), *told]) == 2
+    told = ["--data", "mnist-5k", "--images", "pixels", "--device", "cpu", "--store", str(path.parent / "store"), *words]
+    assert main(["evaluate", str(digits(path)), *told]) == 2
+    assert not (path.parent / "store").exists()  # nothing was begun
     return capsys.readouterr().err
 
 

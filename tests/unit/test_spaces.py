@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from ddbench.api import State
+from ddbench.api import Resource, Run, Space, State
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
-from ddbench.testing import ToyGenerator, stages, toy_run
+from ddbench.testing import ToyGenerator, run_checks, stages, toy_run
 from ddbench_plugins.spaces.layered import Layered, glad, hpd, w_plus
 from ddbench_plugins.spaces.pixel import Pixel
 
@@ -33,7 +33,7 @@ def test_pixel_starts_from_distinct_real_images_of_its_class(run: DistillRun) ->
     state = Pixel().init(run)
     images = decode(Pixel(), state, run)
     for number, label in enumerate(Pixel().classes(state, run).tolist()):
-        own = run.data.images[run.data.labels == label]
+        own = run.data.seen(run.data.images[run.data.labels == label])
         assert sum(torch.equal(images[number], real) for real in own) == 1
     assert not torch.equal(images[0], images[1])
 
@@ -177,3 +177,58 @@ def test_presets() -> None:
     assert w_plus() == Layered()
     assert glad() == Layered(12, 12)
     assert hpd() == Layered(2, -1, 2, "average", 1000, 10.0)
+
+
+@dataclass(frozen=True)
+class Mirrored(Space):
+    """Another space's images, mirrored; it answers with what that needs."""
+
+    inner: Space
+
+    @property
+    def needs_generator(self) -> bool:
+        return self.inner.needs_generator
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return self.inner.tensors
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        return self.inner.needs(run)
+
+    def num_stages(self, run: Run) -> int:
+        return self.inner.num_stages(run)
+
+    def init(self, run: Run) -> State:
+        return self.inner.init(run)
+
+    def advance(self, state: State, run: Run) -> State:
+        return self.inner.advance(state, run)
+
+    def classes(self, state: State, run: Run) -> Tensor:
+        return self.inner.classes(state, run)
+
+    def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
+        return self.inner.decode(state, index, run).flip(3)
+
+
+@pytest.mark.parametrize(
+    ("inner", "needs_generator", "tensors"),
+    [(Pixel(), False, ("pixels",)), (hpd(first=1, samples=10), True, ("w", "f", "pixels"))],
+    ids=["pixel", "hpd"],
+)
+def test_a_space_that_wraps_another_answers_for_it(
+    run: DistillRun, inner: Space, needs_generator: bool, tensors: tuple[str, ...]
+) -> None:
+    space = Mirrored(inner)
+    assert (space.needs_generator, space.tensors) == (needs_generator, tensors)
+    assert "space_names_its_tensors" in run_checks("spaces", space, run).met
+
+
+def test_a_space_that_says_nothing_has_no_tensors_and_needs_no_generator() -> None:
+    class Silent(Mirrored):
+        needs_generator = Space.needs_generator
+        tensors = Space.tensors
+
+    assert not Silent(hpd()).needs_generator
+    assert Silent(hpd()).tensors == ()

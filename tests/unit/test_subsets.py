@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ddbench.api import Dataset, LabelledImages, Spec
-from ddbench.data.subsets import identify, load_split, load_training
+from ddbench.data import subsets
+from ddbench.data.subsets import TrainingCache, TrainingData, identify, load_split, load_training
 from ddbench.errors import BenchError, DataError, PluginError
 
 SPEC = Spec("toy", (1, 4, 4), ("a", "b"), (0.5,), (0.25,))
@@ -103,5 +104,74 @@ def test_validation_is_a_share_of_every_class_and_the_same_under_any_name() -> N
     assert torch.equal(alias.images, data.images)
     assert torch.equal(alias.validation_images, data.validation_images)
     both = torch.cat([data.images, data.validation_images])
-    expected = SPEC.normalise(IMAGES)
-    assert sorted(map(tuple, both.flatten(1).tolist())) == sorted(map(tuple, expected.flatten(1).tolist()))
+    assert sorted(map(tuple, both.flatten(1).tolist())) == sorted(map(tuple, IMAGES.flatten(1).tolist()))
+
+
+def test_training_images_stay_bytes_and_are_seen_normalised() -> None:
+    data = load_training(ref(), None, 0.2, CPU)
+    assert (data.images.dtype, data.validation_images.dtype) == (torch.uint8, torch.uint8)
+    whole = SPEC.normalise(data.images)
+    chosen = torch.tensor([3, 0, 15])
+    assert torch.equal(data.seen(data.images[chosen]), whole[chosen])  # to the bit, one by one or all at once
+    double = replace(data, dtype=torch.float64).seen(data.images)
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double, whole.double(), rtol=0, atol=1e-6)
+    with pytest.raises(DataError, match="are kept as uint8"):
+        data.seen(whole)
+
+
+# ---------------------------------------------------------------- kept for later cells
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, torch.device]]:
+    """What was loaded, in order."""
+    log: list[tuple[str, float, torch.device]] = []
+
+    def load(ref: Any, root: Path | None, held_out: float, device: torch.device) -> TrainingData:
+        log.append((ref.name, held_out, device))
+        return load_training(ref, root, held_out, torch.device("cpu"))
+
+    monkeypatch.setattr(subsets, "load_training", load)
+    return log
+
+
+SIZE = 20 * (16 + 8)  # bytes of the toy set: pixels and int64 labels
+
+
+def test_training_data_are_loaded_once_a_subset_share_and_device(loaded: list[Any]) -> None:
+    cache = TrainingCache()
+    first, elsewhere = ("a", 0.2, CPU), ("a", 0.2, torch.device("meta"))
+    asked = [first, first, ("b", 0.2, CPU), ("a", 0.1, CPU), elsewhere, first]
+    found = [cache.load(ref(name=name), None, name, share, device) for name, share, device in asked]
+    assert loaded == list(dict.fromkeys(asked))
+    assert found[0] is found[1] is found[5]
+    assert len({id(data) for data in found}) == 4
+    assert found[0].num_bytes == SIZE
+
+
+def test_the_subset_that_was_not_asked_for_longest_goes_first(loaded: list[Any]) -> None:
+    cache = TrainingCache(2 * SIZE)
+    for name in "abaca":  # c drives out b
+        cache.load(ref(name=name), None, name, 0.2, CPU)
+    assert [name for name, *_ in loaded] == ["a", "b", "c"]
+    cache.load(ref(name="b"), None, "b", 0.2, CPU)  # and b drives out c
+    for name in "ab":
+        cache.load(ref(name=name), None, name, 0.2, CPU)
+    assert [name for name, *_ in loaded] == ["a", "b", "c", "b"]
+
+
+def test_one_subset_is_kept_however_large_it_is(loaded: list[Any]) -> None:
+    cache = TrainingCache(1)
+    for name in "aabb":
+        cache.load(ref(name=name), None, name, 0.2, CPU)
+    assert [name for name, *_ in loaded] == ["a", "b"]
+
+
+def test_what_cannot_be_loaded_leaves_the_rest(loaded: list[Any]) -> None:
+    cache = TrainingCache()
+    cache.load(ref(name="a"), None, "a", 0.2, CPU)
+    with pytest.raises(DataError, match="not there"):
+        cache.load(ref(DataError("not there."), name="b"), None, "b", 0.2, CPU)
+    cache.load(ref(name="a"), None, "a", 0.2, CPU)
+    assert [name for name, *_ in loaded] == ["a", "b"]

@@ -1,4 +1,7 @@
-"""Soft labels: the divergence from a teacher, which is trained once and labels every batch of every network."""
+"""Soft labels: the divergence from a teacher, which is trained once and labels every batch of every network.
+
+The tests of the verb start the real runner and its workers.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +15,29 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
 import ddbench.compute.run
-import ddbench.evaluate.desk
 from ddbench import protocols
 from ddbench.api import Recipe
 from ddbench.cli import main
-from ddbench.compute.resources import need_of
-from ddbench.compute.run import build_network
+from ddbench.compute.run import DistillRun, be_deterministic, build_network
 from ddbench.compute.train import cross_entropy
-from ddbench.data.sealed import TestData, open_test
-from ddbench.data.subsets import Identity, TrainingData, identify, load_training
+from ddbench.data.sealed import TestData
+from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError
 from ddbench.evaluate import evaluator
-from ddbench.evaluate.cost import untimed
-from ddbench.evaluate.evaluator import Exam, evaluate
+from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
 from ddbench.evaluate.teacher import SoftTeacher, follow, load_teacher, teacher_needs
-from ddbench.files import read_tensors
-from ddbench.grid import cell
-from ddbench.grid.cell import Desk, run_cell
-from ddbench.grid.planning import needs_of_plan
 from ddbench.ops.crops import CropFlip
-from ddbench.plan import Plan, PluginRef
+from ddbench.plan import Judging
 from ddbench.protocols import Protocol
-from ddbench.results.store import Store
+from ddbench.refs import PluginRef
+from ddbench.schema import Repeat
 from ddbench.seeds import global_stream, stream
-from ddbench.testing import toy_network, toy_spec
+from ddbench.testing import toy_data, toy_network, toy_spec
 from ddbench_plugins.datasets import mnist_5k
 
 CPU = torch.device("cpu")
@@ -52,11 +51,11 @@ TEACHER = PluginRef.resolve("architectures", "convnet", {"width": 4, "norm": "ba
 
 @pytest.fixture(scope="module", autouse=True)
 def light() -> Iterator[None]:
-    """The table of digits is unpacked once, and memory is not handed back to the system before each network."""
+    """The table of digits is unpacked once, and memory is not handed back to the system before each block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist_5k, "_read", cache(mnist_5k._read))
-        for module in (cell, evaluator):
-            patch.setattr(module, "reset_peak_memory", lambda device: None)
+        patch.setattr(evaluator, "reset_peak_memory", lambda device: None)
+        be_deterministic(1)
         yield
 
 
@@ -66,12 +65,18 @@ def fresh(seed: int) -> nn.Module:
 
 
 def small() -> Protocol:
-    """sre2l-1 with one epoch of everything."""
+    """sre2l-1 with few epochs of everything."""
     protocol = protocols.load("sre2l-1")
-    assert protocol.teacher
-    teacher = replace(protocol.teacher, network="convnet", epochs=1, warmup_epochs=0, lr=0.05)
-    short = {"epochs": 1, "full_data_epochs": 1, "warmup_epochs": 0, "full_data_warmup_epochs": 0}
-    return replace(protocol, **short, repeats=2, test_batch=500, teacher=teacher)
+    assert protocol.judging.teacher
+    teacher = replace_plan(protocol.judging.teacher, network="convnet", epochs=1, warmup_epochs=0, lr=0.05)
+    numbers = replace_plan(protocol.judging, epochs=1, warmup_epochs=0, test_batch=500, teacher=teacher)
+    full = replace_plan(protocol.full_data, epochs=1, warmup_epochs=0)
+    return replace_plan(protocol, repeats=2, judging=numbers, full_data=full)
+
+
+def judging_of(**changes: Any) -> Judging:
+    judging = Judging(network=STUDENT, numbers=small().judging, dataset=MNIST, test_hash="0" * 64, teacher=TEACHER)
+    return replace_plan(judging, **changes)
 
 
 # ---------------------------------------------------------------- the divergence
@@ -128,29 +133,9 @@ def test_the_teacher_sees_the_students_images_and_learns_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def identity() -> Identity:
-    return identify(MNIST, None)
-
-
-@pytest.fixture(scope="module")
-def few(identity: Identity) -> TrainingData:
-    """Eight training images of every digit, and ten held out."""
-    data = load_training(MNIST, None, 0.1, CPU)
-    chosen = [start + number for start in data.starts[:-1] for number in range(8)]
-    return replace(
-        data, images=data.images[chosen], labels=data.labels[chosen], starts=tuple(range(0, 81, 8)),
-        validation_images=data.validation_images[:10], validation_labels=data.validation_labels[:10],
-    )  # fmt: skip
-
-
-@pytest.fixture
-def desk(identity: Identity, few: TrainingData, tmp_path: Path) -> Desk:
-    return Desk(Store(tmp_path / "cells"), CPU, None, training={(identity.hash, 0.1): few})
-
-
-def plan_of(identity: Identity, **changes: Any) -> Plan:
-    plan = Plan(MNIST, identity.hash, small(), (STUDENT,), STUDENT, ipc=1, seed=0, baseline="random", teacher=TEACHER)
-    return replace(plan, **changes)
+def few() -> TrainingData:
+    """Toy images of three classes, and some held out."""
+    return toy_data(SPEC, per_class=8)
 
 
 @pytest.fixture
@@ -166,73 +151,75 @@ def lessons(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Recipe, Any]]:
     return taken
 
 
-def test_only_a_protocol_with_a_teacher_needs_one(identity: Identity) -> None:
-    plan = plan_of(identity)
-    assert plan.protocol.teacher
-    assert teacher_needs(plan) == (SoftTeacher(TEACHER, plan.protocol.teacher.recipe()),)
-    assert teacher_needs(plan)[0].describe() == f"teacher {TEACHER.label}, 1 epochs"
-    assert teacher_needs(replace(plan, protocol=protocols.load("glad-1"), teacher=None)) == ()
+def trained(data: TrainingData) -> dict[str, Tensor]:
+    """The state of the teacher, as the runner builds it."""
+    (need,) = teacher_needs(judging_of())
+    return need.build(DistillRun(("resource", "teacher"), data, None, 0, CPU, {}))
+
+
+def test_only_a_protocol_with_a_teacher_needs_one() -> None:
+    judging = judging_of()
+    told = judging.numbers.teacher
+    assert told
+    assert teacher_needs(judging) == (SoftTeacher(TEACHER, told.recipe()),)
+    assert teacher_needs(judging)[0].describe() == f"teacher {TEACHER.label}, 1 epochs"
+    assert teacher_needs(judging_of(numbers=protocols.load("glad-1").judging, teacher=None)) == ()
     with pytest.raises(ConfigError, match="the plan names no teacher"):
-        teacher_needs(replace(plan, teacher=None))
+        teacher_needs(judging_of(teacher=None))
 
 
-def test_cells_share_one_teacher(identity: Identity, desk: Desk, lessons: Any) -> None:
-    """Trained on the training images for an epoch, with random crops, and not on what is held out."""
-    plans = [plan_of(identity), plan_of(identity, seed=1)]
-    for plan in plans:
-        run_cell(plan, "suite", identity, desk, lambda phase, fraction: None)
-    assert [(num, recipe) for num, recipe, _ in lessons] == [(80, plans[0].protocol.teacher.recipe())]  # type: ignore[union-attr]
+def test_networks_draws_and_all_real_images_share_one_teacher() -> None:
+    others = [judging_of(network=TEACHER), judging_of(draw=3), judging_of(numbers=small().numbers(everything=True))]
+    assert len({teacher_needs(judging) for judging in (judging_of(), *others)}) == 1
+    other = judging_of(teacher=STUDENT)
+    assert teacher_needs(other) != teacher_needs(judging_of())
+
+
+def test_a_teacher_learns_the_training_images_with_random_crops(few: TrainingData, lessons: Any) -> None:
+    """For an epoch; and not what is held out."""
+    state = trained(few)
+    assert [(num, recipe) for num, recipe, _ in lessons] == [(24, small().judging.teacher.recipe())]  # type: ignore[union-attr]
     assert isinstance(lessons[0][2], CropFlip)
-    records = [desk.store.record(plan.key) for plan in plans]
-    for record in records:
-        assert [need["describe"] for need in record["resources"]] == [f"teacher {TEACHER.label}, 1 epochs"]
-        assert len(record["evaluations"]) == 2
-        assert record["plan"]["teacher"]["label"] == TEACHER.label
-    assert records[0]["resources"] == records[1]["resources"]
-    assert records[0]["evaluations"] != records[1]["evaluations"]
+    untrained = build_network(TEACHER, SPEC, CPU, "teacher").state_dict()
+    assert state.keys() == untrained.keys()
+    assert all(not torch.equal(state[name], untrained[name]) for name in state)
 
 
-def test_a_cell_is_judged_by_the_teacher_in_the_store(identity: Identity, desk: Desk) -> None:
-    plan = plan_of(identity, protocol=replace(small(), repeats=1))
-    run_cell(plan, "suite", identity, desk, lambda phase, fraction: None)
-    (need,) = needs_of_plan(plan, CPU)
-    state, _ = desk.store.resources.load(need.key, CPU)
-    spec = MNIST.make().spec()
-    teacher = load_teacher(plan, state, spec, CPU)
+def repeats(judged: Evaluator) -> list[Repeat]:
+    finished = evaluate_block(judged, 0, 1, [], lambda finished: None, lambda fraction: None)
+    return [one.repeat for one in finished]
+
+
+def evaluator_of(data: TrainingData, labels: Tensor, teacher: nn.Module | None, **changes: Any) -> Evaluator:
+    """The toy images as a set."""
+    pixels = (SPEC.denormalise(data.validation_images).clamp(0, 1) * 255).to(torch.uint8)
+    test = TestData(pixels, data.validation_labels)
+    return Evaluator(judging_of(**changes), SPEC, Subject(data.images, labels, "1" * 64), test, teacher)
+
+
+def test_networks_are_judged_by_the_trained_teacher_and_not_by_labels(few: TrainingData) -> None:
+    state = trained(few)
+    teacher = load_teacher(judging_of(), state, SPEC, CPU)
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     torch.testing.assert_close(teacher.state_dict(), state, rtol=0, atol=0)
-    untrained = build_network(TEACHER, spec, CPU, "teacher").state_dict()
-    assert all(not torch.equal(state[name], untrained[name]) for name in state)
-    made, _ = read_tensors(desk.store.cell(plan.key) / "distilled.safetensors", "set")
-    exams = [
-        Exam(plan, spec, made["images"], labels, open_test(MNIST, None, CPU), teacher)
-        for labels in (made["labels"], torch.zeros(10).long())
-    ]
-    one, other = (untimed(evaluate(exam, [], lambda entries: None, lambda fraction: None)) for exam in exams)
-    assert one == desk.store.record(plan.key)["evaluations"]
-    assert one == other  # whatever the labels of the set
-    without = untimed(evaluate(replace(exams[0], teacher=None), [], lambda entries: None, lambda fraction: None))
-    assert without != one
+    labels = F.one_hot(few.labels, 3).float()
+    judged = evaluator_of(few, labels, teacher)
+    assert repeats(judged) == repeats(evaluator_of(few, torch.zeros(24).long(), teacher))
+    without = repeats(replace(judged, teacher=None))
+    assert all(one.train_loss != other.train_loss for one, other in zip(repeats(judged), without, strict=True))
 
 
-def test_an_exam_follows_at_the_temperature_of_its_protocol(identity: Identity) -> None:
-    plan, teacher, student = plan_of(identity), fresh(0), fresh(1)
-    exam = Exam(plan, SPEC, IMAGES, TARGETS, TestData(torch.empty(0), torch.empty(0)), teacher)
-    objectives = (exam.objective, follow(teacher, 20.0), follow(teacher, 1.0))
-    got, at_20, at_1 = (objective(student, IMAGES, TARGETS, stream("x")) for objective in objectives)
+def test_an_evaluator_follows_at_the_temperature_of_its_protocol(few: TrainingData) -> None:
+    teacher, student = fresh(0), fresh(1)
+    judged = evaluator_of(few, few.labels, teacher)
+    full = replace(judged, subject=replace(judged.subject, everything=True))
+    objectives = (judged.objective, full.objective, follow(teacher, 20.0), follow(teacher, 1.0))
+    got, of_full, at_20, at_1 = (objective(student, IMAGES, TARGETS, stream("x")) for objective in objectives)
     assert torch.equal(got, at_20)
+    assert torch.equal(of_full, at_20)  # the real images follow the teacher too
     assert not torch.allclose(got, at_1, rtol=0.01)
-    assert replace(exam, teacher=None).objective is cross_entropy
-
-
-def test_the_real_images_follow_the_teacher_too(identity: Identity, desk: Desk, lessons: Any) -> None:
-    plan = plan_of(identity, baseline="full-data")
-    run_cell(plan, "suite", identity, desk, lambda phase, fraction: None)
-    assert [num for num, *_ in lessons] == [80]
-    record = desk.store.record(plan.key)
-    assert record["distilled"]["num_images"] == 90
-    assert len(record["resources"]) == 1
+    assert replace(judged, teacher=None).objective is cross_entropy
 
 
 # ---------------------------------------------------------------- the verb
@@ -240,23 +227,22 @@ def test_the_real_images_follow_the_teacher_too(identity: Identity, desk: Desk, 
 
 @pytest.fixture
 def verb(
-    few: TrainingData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., dict[str, Any]]:
-    """`ddbench evaluate --protocol sre2l-1`, cut down: one epoch, and convnets of width 4."""
-    protocol, resolve, loaded = small(), PluginRef.resolve, list[int]()
+    """`ddbench evaluate --protocol sre2l-1`, cut down: one epoch, and convnets of width 4. Plans travel to the workers."""
+    protocol, resolve = small(), PluginRef.resolve
 
     def narrow(kind: str, name: str, given: Any) -> PluginRef:
         return resolve(kind, name, {"width": 4, "depth": 1} | given if name == "convnet" else given)
 
     monkeypatch.setattr(PluginRef, "resolve", staticmethod(narrow))
-    monkeypatch.setattr(ddbench.evaluate.desk, "load_training", lambda *told: loaded.append(1) or few)
     monkeypatch.setattr(protocols, "load", {"sre2l-1": protocol}.__getitem__)
 
     def call(path: Path, *words: object) -> dict[str, Any]:
         told = ["--protocol", "sre2l-1", "--archs", "convnet", "--data", "mnist-5k", "--images", "pixels", "--device", "cpu"]
-        more = ["--store", tmp_path / "store", "--workers", 1, "--json", *words]
+        more = ["--store", tmp_path / "store", "--workers", 1, "--threads", 1, "--json", *words]
         assert main(["evaluate", str(path), *told, *map(str, more)]) == 0
-        return json.loads(capsys.readouterr().out) | {"times_loaded": len(loaded)}
+        return json.loads(capsys.readouterr().out)
 
     return call
 
@@ -266,27 +252,15 @@ def write(path: Path, labels: Tensor) -> Path:
     return path
 
 
-def test_the_verb_trains_a_teacher_and_uses_it_again(verb: Any, lessons: Any, tmp_path: Path, identity: Identity) -> None:
+@pytest.mark.slow
+def test_the_verb_trains_a_teacher_and_uses_it_again(verb: Any, tmp_path: Path) -> None:
     first = verb(write(tmp_path / "a.pt", torch.arange(10)))
-    assert len(lessons) == 1
     assert first["labels"] == "teacher"
-    (folder,) = [path for path in (tmp_path / "store" / "resources").iterdir() if path.is_dir()]
+    (folder,) = (path for path in (tmp_path / "store" / "resources").iterdir() if (path / "tensors.safetensors").is_file())
     before = (folder / "tensors.safetensors").stat()
     second = verb(write(tmp_path / "b.pt", 9 - torch.arange(10)))  # other labels, which do not count
-    assert len(lessons) == 1, "the teacher was trained again"
-    assert (folder / "tensors.safetensors").stat() == before
-    assert first["times_loaded"] == second["times_loaded"] == 1  # nor are the images that it learned from looked at
+    assert [path for path in (tmp_path / "store" / "resources").iterdir() if (path / "tensors.safetensors").is_file()] == [folder]
+    assert (folder / "tensors.safetensors").stat() == before, "the teacher was trained again"
+    assert first["key"] != second["key"]
     assert first["evaluations"] == second["evaluations"]
     assert len(first["evaluations"]) == 2
-    verb(tmp_path / "a.pt", "--store", tmp_path / "elsewhere")
-    assert len(lessons) == 2
-
-
-def test_the_verb_and_a_cell_would_share_a_store(verb: Any, tmp_path: Path, identity: Identity) -> None:
-    verb(write(tmp_path / "a.pt", torch.arange(10)), "--threads", 1)
-    plan = plan_of(identity, teacher=PluginRef.resolve("architectures", "convnet", {}))
-    (need,) = needs_of_plan(plan, CPU)
-    assert need.key == need_of(teacher_needs(plan)[0], None, plan, CPU).key
-    assert Store(tmp_path / "a store").resources.folder(need.key).name in {
-        path.name for path in (tmp_path / "store" / "resources").iterdir()
-    }

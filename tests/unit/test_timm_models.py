@@ -19,10 +19,11 @@ from ddbench.cli import main
 from ddbench.cli.evaluate import networks_of
 from ddbench.data.subsets import identify
 from ddbench.errors import ConfigError, Faults
+from ddbench.files import canonical
 from ddbench.ops.vision import load_torchvision
-from ddbench.plan import PluginRef, canonical
+from ddbench.refs import PluginRef
 from ddbench.registry import architectures
-from ddbench.suite import load as grid
+from ddbench.suite.load import load
 from ddbench_plugins.architectures.timm_models import TimmNetwork, timm_model
 
 load_torchvision()  # before timm, which imports torchvision
@@ -245,17 +246,25 @@ steps = 1
 def plan_of(tmp_path: Path, networks: str) -> Any:
     path = tmp_path / "suite.toml"
     path.write_text(SUITE.replace("NETWORKS", networks))
-    return grid.load(str(path), lambda dataset, root: identify(dataset, root).hash, None).plans
+    return load(str(path), identify, None).cells
 
 
 def test_a_suite_plans(tmp_path: Path) -> None:
-    plans = plan_of(tmp_path, '"convnet", { name = "timm/resnet10t", min_size = 28, lr = 0.01 }')
-    assert len(plans) == 3
-    assert {plan.backbone.label for plan in plans} == {"timm/resnet10t(min_size=28)"}
-    assert [network.label for network in plans[0].networks] == ["convnet", "timm/resnet10t(lr=0.01, min_size=28)"]
-    assert json.loads(json.dumps(plans[0].to_json()))["backbone"]["settings"]["model"] == "resnet10t"
+    cells = plan_of(tmp_path, '"convnet", { name = "timm/resnet10t", min_size = 28, lr = 0.01 }')
+    assert len(cells) == 3
+    assert {cell.set.backbone.label for cell in cells if cell.set.backbone} == {"timm/resnet10t(min_size=28)"}
+    assert [judging.network.label for judging in cells[0].judgings] == ["convnet", "timm/resnet10t(lr=0.01, min_size=28)"]
+    assert [cell.set.backbone.settings["model"] for cell in cells if cell.set.backbone] == ["resnet10t"]
     written = plan_of(tmp_path, '"convnet", { name = "timm", model = "resnet10t", min_size = 28, lr = 0.01 }')
-    assert [plan.key for plan in plans] == [plan.key for plan in written]
+    assert [cell.set.key for cell in cells] == [cell.set.key for cell in written]
+    assert [judging.key for judging in cells[0].judgings] == [judging.key for judging in written[0].judgings]
+
+
+def test_the_version_of_timm_is_in_the_key() -> None:
+    """It defines the networks; no other version is in a key."""
+    what = PluginRef.resolve("architectures", "timm/resnet10t", {}).what
+    assert what["software"] == [f"timm {timm.__version__}"]
+    assert PluginRef.resolve("architectures", "convnet", {}).what["software"] == []
 
 
 def test_every_fault_is_found_when_planning(tmp_path: Path) -> None:
@@ -306,16 +315,14 @@ def test_a_set_is_judged_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_neither_the_list_of_plugins_nor_a_name_imports_timm() -> None:
+def test_the_list_of_plugins_does_not_import_timm() -> None:
     code = """if True:
         import sys
         import only_ours  # listing imports every plugin: those of others may well import timm
         from ddbench import registry
-        from ddbench.plan import PluginRef
         (row,) = [row for row in registry.architectures.rows() if row.name == "timm"]
         assert row.status == "ok" and row.settings["model"] == "required" and "`timm/" in row.description, row
-        ref = PluginRef.resolve("architectures", "timm/resnet10t", {})
-        assert ref.label == "timm/resnet10t" and not {"timm", "torchvision"} & sys.modules.keys()
+        assert not {"timm", "torchvision"} & sys.modules.keys()
     """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)

@@ -20,6 +20,7 @@ from ddbench.testing import toy_data, toy_network, toy_spec
 
 SPEC = toy_spec(channels=3)
 DATA = toy_data(SPEC)
+IMAGES = DATA.seen(DATA.images)
 PLAIN = Recipe(epochs=3, lr=0.1, batch=8, augment=False)
 
 
@@ -34,7 +35,7 @@ def weights(network: nn.Module) -> Tensor:
 
 def trained(recipe: Recipe, name: tuple[str | int, ...] = ("a",), augment: Any = None, **more: Any) -> nn.Module:
     network = more.pop("network", None) or fresh()
-    train(network, DATA.images, DATA.labels, recipe, name, augment, **more)
+    train(network, IMAGES, DATA.labels, recipe, name, augment, **more)
     return network
 
 
@@ -46,7 +47,7 @@ def trained(recipe: Recipe, name: tuple[str | int, ...] = ("a",), augment: Any =
     [(0, 1e-7), (250, 0.5), (500, 1.0), (501, 1.0), (600, 0.906), (750, 0.503), (990, 0.0012), (999, 4e-5)],
 )
 def test_rates_of_glad_1(epoch: int, factor: float) -> None:
-    recipe = protocols.load("glad-1").recipe(lr=0.001)
+    recipe = protocols.load("glad-1").judging.recipe(lr=0.001)
     assert (recipe.epochs, recipe.warmup_epochs) == (1000, 500)
     digits = 0.5 * 10 ** -{0.906: 3, 0.503: 3, 0.0012: 4, 4e-5: 5}.get(factor, 6)  # as many as the protocol prints
     assert rate_at(epoch, recipe) / 0.001 == pytest.approx(factor, abs=digits if factor > 1e-6 else 1e-12)
@@ -137,7 +138,7 @@ def test_average_counts_buffers_in_but_no_integers() -> None:
 def test_steps_are_sgd_with_momentum_and_weight_decay(targets: str) -> None:
     recipe = replace(PLAIN, momentum=0.8, weight_decay=0.01, warmup_epochs=1, schedule="glad")
     network, plain = fresh().double(), fresh().double()
-    images, one_hot = DATA.images.double(), F.one_hot(DATA.labels, 3).double()
+    images, one_hot = IMAGES.double(), F.one_hot(DATA.labels, 3).double()
     last = train(network, images, one_hot if targets == "probabilities" else DATA.labels, recipe, ("a",), None)
     velocity = [torch.zeros_like(parameter) for parameter in plain.parameters()]
     losses: list[float] = []
@@ -165,16 +166,32 @@ def test_an_epoch_sees_every_image_once_in_an_order_of_its_own() -> None:
 
     trained(PLAIN, objective=spy)
     epochs = [sum(seen[start : start + 5], []) for start in (0, 5, 10)]  # noqa: RUF017
-    wanted = sorted(DATA.images[:, 0, 0, 0].tolist())
+    wanted = sorted(IMAGES[:, 0, 0, 0].tolist())
     assert all(sorted(epoch) == wanted for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("augment", [None, SiameseAugment(SPEC.augmentation)])
+def test_bytes_through_a_view_are_trained_on_to_the_same_bits(augment: Any) -> None:
+    recipe, seen = replace(PLAIN, augment=True), list[torch.dtype]()
+
+    def view(images: Tensor) -> Tensor:
+        seen.append(images.dtype)
+        return SPEC.normalise(images)
+
+    network = fresh()
+    last = train(network, DATA.images, DATA.labels, recipe, ("a",), augment, view=view)
+    other = fresh()
+    assert last == train(other, IMAGES, DATA.labels, recipe, ("a",), augment)
+    assert torch.equal(weights(network), weights(other))
+    assert seen == [torch.uint8] * 15  # 3 epochs of 36 images, 8 at a time
 
 
 def test_training_learns_and_ends_in_evaluation_mode() -> None:
     network = trained(replace(PLAIN, epochs=30))
     assert not network.training
-    assert float((predict(network, DATA.images, 10) == DATA.labels).float().mean()) > 0.9
-    assert torch.equal(predict(network, DATA.images, 7), network(DATA.images).argmax(1))
+    assert float((predict(network, IMAGES, 10) == DATA.labels).float().mean()) > 0.9
+    assert torch.equal(predict(network, IMAGES, 7), network(IMAGES).argmax(1))
 
 
 def test_frozen_parameters_stay() -> None:
@@ -193,14 +210,14 @@ def test_adamw_is_torchs() -> None:
     for epoch in range(2):
         order = torch.randperm(36, generator=stream("a", "order", epoch))
         optimizer.zero_grad()
-        F.cross_entropy(plain(DATA.images[order]), DATA.labels[order]).backward()
+        F.cross_entropy(plain(IMAGES[order]), DATA.labels[order]).backward()
         optimizer.step()
     torch.testing.assert_close(weights(network), weights(plain))
 
 
 def test_divergence_is_a_sentence() -> None:
     with pytest.raises(DataError, match=r"training diverged: the loss of the last epoch is nan at rate 0\.1"):
-        train(fresh(), DATA.images * torch.nan, DATA.labels, PLAIN, ("a",), None)
+        train(fresh(), IMAGES * torch.nan, DATA.labels, PLAIN, ("a",), None)
 
 
 # ---------------------------------------------------------------- determinism

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
-from ddbench.api import Batch, Memory, Recipe
+from ddbench.api import Batch, Memory, Recipe, Run, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.rank import needs
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
 from ddbench.testing import CHECKS, Given, prepared, run_checks, toy_plan, toy_run
@@ -282,7 +284,7 @@ def test_the_student_rate_is_learned(kind: Any) -> None:
     made = distill(plan, run, Stopwatch(run.device))
     assert made.learned["student_rate"] != pytest.approx(0.2, rel=1e-6)
     assert made.images.isfinite().all()
-    hard = distill(replace(plan, labels="hard"), run, Stopwatch(run.device))
+    hard = distill(replace_plan(plan, labels="hard"), run, Stopwatch(run.device))
     assert not torch.equal(made.labels, hard.labels), "learned labels move"
 
 
@@ -301,8 +303,14 @@ def test_matching_brings_the_value_down(run: DistillRun, kind: Any) -> None:
     assert min(values[-5:]) < 0.9 * values[0]
 
 
+CONTRACTED = [
+    few(), few(Tesla, batch_syn=4), few(batch_syn=2, syn_steps=2), few(Tesla, batch_syn=2, syn_steps=2),
+    datm("mtt", 3, 2, 1, 4, 2, 3, num_experts=2),
+]  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [few(), few(Tesla, batch_syn=4), datm("mtt", 3, 2, 1, 4, 2, 3, num_experts=2)])
+@pytest.mark.parametrize("loss", CONTRACTED)
 def test_the_contract(loss: StudentMatching) -> None:
     outcome = run_checks("losses", loss, toy_run())
     assert set(outcome.skipped) == (set() if loss.exact else {"loss_gradient_is_the_slope"})
@@ -330,6 +338,56 @@ def test_batch_norm_backbones(run: DistillRun, kind: Any) -> None:
     assert torch.equal(value, other)
     assert all(map(torch.equal, first, second))
     assert first[0].isfinite().all()
+
+
+# ---------------------------------------------------------------- mini-batches
+
+
+def test_only_the_images_of_a_step_s_mini_batches_are_picked(run: DistillRun) -> None:
+    loss, now = few(batch_syn=2, syn_steps=2), run.at(3)
+    index = loss.picks(6, now)
+    order = torch.randperm(6, generator=run.rng("student-order", 3))
+    assert index is not None
+    assert index.tolist() == sorted(order[2:].tolist())  # chunks are used up from the last
+    assert loss.picks(6, run.at(4)).tolist() != index.tolist() or loss.picks(6, run.at(5)).tolist() != index.tolist()
+    assert few().picks(6, now) is None
+    assert few(batch_syn=2, syn_steps=3).picks(6, now) is None  # all of them
+    assert few(batch_syn=4, syn_steps=2).picks(6, now) is None
+
+
+class Counting(Pixel):
+    """Counts the images that it decodes with a graph."""
+
+    def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
+        DECODED.extend([len(index)] if torch.is_grad_enabled() else [])
+        return Pixel.decode(self, state, index, run)
+
+
+DECODED: list[int] = []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", ["hard", "learned", "teacher"])
+@pytest.mark.parametrize("rank_steps", ["last", "loss", "feature-distance"])
+def test_picking_changes_no_bit(monkeypatch: pytest.MonkeyPatch, kind: Any, labels: str, rank_steps: str) -> None:
+    loss = few(kind, batch_syn=2, syn_steps=2)
+    run, rates = prepared(loss, toy_run()), {"pixels": 1.0, "labels": 2.0, "student_rate": 1e-4}
+    plan = toy_plan(loss, Counting(), steps=5, labels=labels, rates=rates, momentum=0.5, rank_steps=rank_steps)
+    if rank_steps == "feature-distance":
+        (need,) = needs(plan)
+        run = replace(run, resources={**run.resources, need: need.build(run)})
+    found, counts = [], []
+    for picking in (True, False):
+        if not picking:
+            monkeypatch.setattr(StudentMatching, "picks", lambda self, num_images, run: None)
+        DECODED.clear()
+        found.append(distill(plan, run, Stopwatch(run.device)))
+        counts.append(list(DECODED))
+    assert counts == [[4] * 5, [6] * 5]
+    assert torch.equal(found[0].images, found[1].images)
+    assert torch.equal(found[0].labels, found[1].labels)
+    assert found[0].learned == found[1].learned
+    assert found[0].stages == found[1].stages
 
 
 # ---------------------------------------------------------------- refusals
@@ -408,7 +466,7 @@ def test_a_step_does_not_wait_for_the_device(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_target_expert_labels_every_step(run: DistillRun, kind: Any) -> None:
     loss = few(kind)
-    plan = replace(toy_plan(loss, Pixel()), labels="teacher", steps=2)
+    plan = replace_plan(toy_plan(loss, Pixel()), labels="teacher", steps=2)
     loop, seen = Distillation(plan, run, Stopwatch(run.device)), []
     loop.begin()
     inner = loop.loss.unroll

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, squared_distance, student_mode, two_pass_backward
+from ddbench.ops.unroll import (
+    Unroll,
+    exact_backward,
+    mini_batches,
+    squared_distance,
+    student_mode,
+    two_pass_backward,
+    within,
+)
 from ddbench.testing import toy_network, toy_spec
 
 SPEC = toy_spec(num_classes=3, channels=1, side=8)
@@ -253,3 +261,11 @@ def test_batch_norm_students(backward: Backward) -> None:
     assert images.grad is not None
     assert images.grad.isfinite().all()
     assert images.grad.any()
+
+
+def test_batches_within_the_images_that_they_hold() -> None:
+    batches = [torch.tensor([7, 2]), torch.tensor([4, 9]), torch.tensor([2, 7, 0])]
+    held, places = within(batches)
+    assert held.tolist() == [0, 2, 4, 7, 9]
+    assert [place.tolist() for place in places] == [[3, 1], [2, 4], [1, 3, 0]]
+    assert all(torch.equal(held[place], batch) for place, batch in zip(places, batches, strict=True))

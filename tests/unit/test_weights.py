@@ -20,7 +20,7 @@ from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.vision import load_torchvision
-from ddbench.plan import PluginRef
+from ddbench.refs import PluginRef
 from ddbench.seeds import global_stream
 from ddbench.testing import toy_run
 from ddbench_plugins.losses.bn_statistics import BatchNormStatistics
@@ -159,7 +159,7 @@ def test_a_checkpoint_of_torchvision_is_the_teacher(tmp_path: Path) -> None:
     loss.check(6, run)
     (need,) = loss.needs(run)
     run = replace(run, resources={need: need.build(run)})
-    images = run.data.images[:4]
+    images = run.data.seen(run.data.images[:4])
     with torch.no_grad():
         wanted = theirs(images)[:, list(CLASSES)].softmax(1)
         torch.testing.assert_close(loss.relabel(images, {}, run), wanted)
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_timm_is_the_teacher(tmp_path: Path) -> None:
     loss = BatchNormStatistics(teacher_weights="r.safetensors", teacher_sha256=sha256)
     (need,) = loss.needs(run)
     run = replace(run, resources={need: need.build(run)})
-    images = run.data.images[:2]
+    images = run.data.seen(run.data.images[:2])
     with torch.no_grad():
         torch.testing.assert_close(loss.relabel(images, {}, run), theirs(images).softmax(1))
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import ddbench
-from ddbench.cli import check, download, evaluate, leaderboard, plan, plugins, prepare, presets, protocols, resources, run
+from ddbench.cli import check, download, evaluate, leaderboard, plan, plugins, prepare, presets, protocols, resources, run, store
 from ddbench.errors import BenchError
 
-VERBS = (run, plan, prepare, resources, evaluate, leaderboard, check, plugins, protocols, presets, download)
+VERBS = (run, plan, prepare, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,14 +31,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: workers are stopped, what is finished is kept. Only the main thread may handle signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: some cells failed or an accuracy fell; 2: a mistake, told in a sentence; 130: stopped."""
     args = parser().parse_args(argv)
     try:
-        return args.main(args)
+        with _terminated_like_interrupted():
+            return args.main(args)
     except BenchError as error:
         print(f"ddbench: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `ddbench plan SUITE | head`: whoever read has gone
+        _write_to_nobody()
+        return 141  # what shells say of a program that a closed pipe has ended
     except OSError as error:
         what = f"{error.strerror or error}: {error.filename or ''}"
         print(f"ddbench: {what}. Check the path, its rights and the free space.", file=sys.stderr)
@@ -46,5 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         try:
             sys.stdout.flush()
-        except BrokenPipeError:  # `ddbench plugins | head`: whoever read has gone, and that is no fault
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _write_to_nobody()
+
+
+def _write_to_nobody() -> None:
+    """What was not written yet would fail again when Python ends."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(nobody, stream.fileno())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddbench.leaderboard.gate import Comparison, Report
+    from ddbench.leaderboard.join import Result
     from ddbench.results.store import Store
 
 HEADERS = ("row", "network", "baseline", "now", "change", "smallest detectable drop", "noise from", "verdict")
@@ -40,17 +42,31 @@ def main(args: argparse.Namespace) -> int:
     return _write(store, args) if args.write_baseline else _compare(store, args)
 
 
+def _read(store: Store) -> tuple[list[Result], list[str], list[str]]:
+    """The store's results; a sentence for each damaged file, which is left out; and one for all that counts nowhere."""
+    from ddbench.leaderboard.join import results_of
+    from ddbench.results.contents import read_contents
+
+    contents = read_contents(store)
+    results, notes = results_of(contents)
+    return results, [fault.sentence for fault in contents.faults], notes
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def _write(store: Store, args: argparse.Namespace) -> int:
     from ddbench.errors import Faults
     from ddbench.leaderboard.baseline import write_baseline
-    from ddbench.leaderboard.cells import read_cells
 
-    records, unreadable = store.records()
-    cells, damaged = read_cells(records)
-    if unreadable or damaged:
-        raise Faults([*unreadable, *damaged])
-    num = write_baseline(args.write_baseline, cells)
-    left_out = sum(not cell.is_ranked for cell in cells)
+    results, damaged, notes = _read(store)
+    if damaged:
+        raise Faults(damaged)
+    _warn(notes)
+    num = write_baseline(args.write_baseline, results)
+    left_out = sum(not result.is_ranked for result in results)
     if left_out:
         print(_left_out(left_out), file=sys.stderr)
     print(json.dumps({"baseline": str(args.write_baseline), "rows": num}) if args.json else args.write_baseline)
@@ -60,15 +76,12 @@ def _write(store: Store, args: argparse.Namespace) -> int:
 def _compare(store: Store, args: argparse.Namespace) -> int:
     from ddbench.errors import Faults
     from ddbench.leaderboard.baseline import read_baseline
-    from ddbench.leaderboard.cells import read_cells
     from ddbench.leaderboard.gate import ALPHA, compare
 
     baseline = read_baseline(args.baseline)
-    records, unreadable = store.records()
-    cells, damaged = read_cells(records)
-    for sentence in (*unreadable, *damaged):
-        print(f"warning: {sentence}", file=sys.stderr)
-    report = compare(baseline, cells)
+    results, damaged, notes = _read(store)
+    _warn([*damaged, *notes])
+    report = compare(baseline, results)
     if args.json:
         rows = [each.to_json() for each in report.comparisons]
         value = {"alpha": ALPHA, "rows": rows, "faults": list(report.faults), "num_new": report.num_new}
@@ -82,7 +95,7 @@ def _compare(store: Store, args: argparse.Namespace) -> int:
 
 
 def _text(report: Report, alpha: float) -> str:
-    """The table, how it was judged, and the cells of what fell."""
+    """The table, how it was judged, and the sets of what fell."""
     from tabulate import tabulate
 
     num = len(report.comparisons)
@@ -100,13 +113,13 @@ def _text(report: Report, alpha: float) -> str:
     if report.num_unranked:
         parts.append(_left_out(report.num_unranked))
     for each in report.fallen:
-        cells = ", ".join(f"{key} (seed {seed})" for key, seed in zip(each.now.keys, each.now.seeds, strict=True))
-        parts.append(f"fell: {each.now.name} on {each.now.network} by {-100 * each.change:.1f} points; cells {cells}")
+        sets = ", ".join(f"{key} (seed {seed})" for key, seed in zip(each.now.keys, each.now.seeds, strict=True))
+        parts.append(f"fell: {each.now.name} on {each.now.network} by {-100 * each.change:.1f} points; sets {sets}")
     return "\n".join(parts)
 
 
 def _left_out(num: int) -> str:
-    return f"{num} cell{'s' if num > 1 else ''} under protocols that are not ranked left out."
+    return f"{num} judged set{'s' if num > 1 else ''} that repeat{'' if num > 1 else 's'} a habit of published code left out."
 
 
 def _line(each: Comparison) -> tuple[str, ...]:

@@ -3,37 +3,92 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddbench.grid.runner import Identities
+    from ddbench.grid.planning import Identities, Planned
+    from ddbench.results.contents import Contents
+    from ddbench.results.store import Store
     from ddbench.suite.reader import Suite
 
 
-def add_suite_arguments(parser: argparse.ArgumentParser) -> None:
+def add_suite_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """SUITE --store --only --device --json."""
-    parser.add_argument("suite", help="a suite that ddbench ships (such as quickstart), or a TOML file")
+    help = "a suite that ddbench ships (such as quickstart), or a TOML file"
+    parser.add_argument("suite", help=help, nargs="?" if optional else None)
     parser.add_argument("--store", type=Path, help="the folder of results (default: runs/<name of the suite>)")
     parser.add_argument("--only", metavar="KEY=VALUE,...", help="only these cells, by loss, space, subset, ipc, seed, baseline")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: every CUDA device, else the CPU)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
-def load_suite(name: str) -> tuple[Suite, Identities]:
-    """Resolve a suite with the data under DDBENCH_DATA."""
+@dataclass(frozen=True)
+class Loaded:
+    """A suite, resolved, and what its chosen cells need."""
+
+    suite: Suite
+    planned: Planned
+    identities: Identities
+
+
+@contextmanager
+def asking_plugins() -> Iterator[None]:
+    """What plugins print while they are asked goes to the standard error, and a folder that they change to is left again."""
+    with redirect_stdout(sys.stderr), chdir("."):
+        yield
+
+
+def load_suite(name: str, only: str | None) -> Loaded:
+    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it."""
     from ddbench.data.subsets import default_root
-    from ddbench.grid.planning import check_plans
-    from ddbench.grid.runner import Identities
-    from ddbench.suite import load as grid
+    from ddbench.grid.planning import Identities, check_plans, with_needs
+    from ddbench.suite import load
+    from ddbench.suite.selection import select
 
     identities = Identities()
-    suite = grid.load(name, identities, default_root())
-    identities.check_ipc(suite.plans)
-    check_plans(suite.plans, suite.data_root)
-    return suite, identities
+    with asking_plugins():
+        suite = load.load(name, identities, default_root())
+        check_plans(suite.cells, identities, suite.data_root)
+        return Loaded(suite, with_needs(select(suite.cells, only)), identities)
 
 
 def store_path(args: argparse.Namespace, suite: Suite) -> Path:
     """--store, or its default."""
     return args.store or Path("runs") / suite.name
+
+
+def threads_of(planned: Planned) -> int:
+    """Of a job's process; a suite has one number for all."""
+    return max((cell.set.threads for cell in planned.cells), default=1)
+
+
+def refuse_other_settings(planned: Planned, contents: Contents) -> None:
+    """Raise Faults where a key is found with other resolved settings: a default has changed and `numerics` has not."""
+    from ddbench.errors import Faults
+    from ddbench.plan import differences
+
+    faults = []
+    for cell in planned.cells:
+        stored = contents.sets.get(cell.set.key)
+        if stored and (names := differences(stored.plan, cell.set)):
+            what = f"the store holds the set '{cell.name}' ({cell.set.key[:16]}) with other settings: {', '.join(names)}"
+            faults.append(f"{what}. Name another store, or raise `numerics` of the plugin whose default has changed.")
+    if faults:
+        raise Faults(faults)
+
+
+def warn(sentences: list[str] | tuple[str, ...]) -> None:
+    """To the standard error, each once."""
+    for sentence in dict.fromkeys(sentences):
+        print(f"ddbench: {sentence}", file=sys.stderr)
+
+
+def faults_of(contents: Contents, store: Store) -> list[str]:
+    """A sentence for each damaged thing of a store, and what to do about them."""
+    found = [fault.sentence for fault in contents.faults]
+    return found + ([f"{store.root} holds {len(found)} damaged things; they are left out."] if found else [])

@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
+    from ddbench.data.subsets import Identity
     from ddbench.evaluate.sets import ImportedSet
-    from ddbench.plan import Plan, PluginRef
+    from ddbench.grid.planning import Planned
+    from ddbench.grid.runner import Outcome, Progress
+    from ddbench.plan import SetPlan
+    from ddbench.protocols import Protocol
+    from ddbench.refs import PluginRef
+    from ddbench.results.store import Store
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,7 +35,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--protocol", default="glad-1", metavar="ID", help="see `ddbench protocols` (default: glad-1)")
     parser.add_argument("--archs", metavar="NAME,...", help="networks, as in convnet(width=32) (default: the protocol's)")
     parser.add_argument("--repeats", type=int, metavar="N", help="networks of each architecture (default: the protocol's)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the evaluation's random streams (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="names the networks' random streams (default: 0)")
     parser.add_argument("--images", choices=("normalised", "pixels", "whitened"), help="what a file that is not ours holds")
     parser.add_argument("--mean", type=_numbers, metavar="M,...", help="that normalised images were normalised by, per channel")
     parser.add_argument("--std", type=_numbers, metavar="S,...", help="likewise")
@@ -36,15 +44,16 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--rate", type=float, metavar="R", help="that the set has learned, for protocols that train at it")
     parser.add_argument(
-        "--store", type=Path, default=Path("runs/evaluate"), help="where a protocol's teacher is kept, once trained"
-    )
+        "--store", type=Path, default=Path("runs/evaluate"),
+        help="where the set, its judgements and a protocol's teacher are kept (default: runs/evaluate); a set of that store is "
+        "judged where it lies",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: cuda where there is one)")
     parser.add_argument(
         "--threads", type=int, metavar="N",
         help="on a CPU, of a process; they decide the last bits, and records are mostly made with 1 (default: one a core)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="on a CPU, processes side by side (default: cores / threads)")
-    parser.add_argument("--way", choices=("auto", "serial", "stacked"), default="auto", help="repeats one by one or all at once")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.set_defaults(main=main)
 
@@ -59,7 +68,7 @@ def _numbers(text: str) -> list[float]:
 def networks_of(text: str) -> list[PluginRef]:
     """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
     from ddbench.errors import ConfigError
-    from ddbench.plan import PluginRef
+    from ddbench.refs import PluginRef
 
     refs = []
     for entry in re.split(r",(?![^(]*\))", text):
@@ -86,79 +95,156 @@ def _value(text: str) -> Any:
         return text
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done, with every mistake in the arguments and the file found."""
+
+    protocol: Protocol
+    networks: tuple[PluginRef, ...]
+    repeats: int
+    dataset: PluginRef
+    teacher: PluginRef | None
+    given: ImportedSet
+    key: str | None  # of the set's plan, where ddbench wrote the file
+
+
 def main(args: argparse.Namespace) -> int:
-    """Print a line for each network: mean, spread over initialisations, and what it cost."""
+    """Print a line for each network: mean, spread over initialisations, and what it cost. 1: some could not be judged."""
     from ddbench.compute import hardware
     from ddbench.compute.run import pick_device
-    from ddbench.data.subsets import default_root
-    from ddbench.evaluate.desk import judge
+    from ddbench.data.subsets import default_root, identify
+    from ddbench.evaluate.judged import Judged
+    from ddbench.results.contents import read_contents
+    from ddbench.results.store import Store
 
     device, root = pick_device(args.device), default_root()
     if args.threads is None:
         args.threads = hardware.num_cores() if device.type == "cpu" else 1
-    plan, given = _prepare(args, root)
-    for sentence in given.warnings:
-        print(f"warning: {sentence}", file=sys.stderr)
-    with _bar() as tick:
-        judged = judge(plan, given, root, device, args.store, args.workers, args.way, tick)
-    rows = [_row(ref.label, judged.entries, judged.costs) for ref in plan.networks]
-    about: dict[str, Any] = {"set": str(args.set), "data": judged.data_label, "protocol": plan.protocol.id}
-    about |= {"whitened": True} if given.whitening else {}
-    about |= {"labels": "teacher" if plan.teacher else given.kind, "seed": plan.seed, "repeats": plan.protocol.repeats}
+    asked = _prepare(args)
+    for sentence in asked.given.warnings:
+        print(f"warning: {args.set}: {sentence}", file=sys.stderr)
+    store, identity = Store(args.store), identify(asked.dataset, root)
+    plan = _set_in(store, args, asked) or _imported(store, args, asked, identity, device)
+    planned = _planned(args, asked, plan, identity)
+    outcome = _run(planned, store, args, root)
+    (cell,) = planned.cells
+    for sentence in dict.fromkeys(outcome.failed.values()):
+        print(f"ddbench: {sentence}", file=sys.stderr)
+    records = [record for record in read_contents(store, hash_bytes=False).judgements if record.set_key == cell.set.key]
+    judged = {judging.network.label: Judged(judging, records, asked.repeats) for judging in cell.judgings}
+    whole = {label: found for label, found in judged.items() if found.is_whole}
+    about: dict[str, Any] = {"set": str(args.set), "data": identity.label(asked.dataset.label), "protocol": asked.protocol.id}
+    about |= {"whitened": True} if asked.given.whitening else {}
+    about |= {"labels": "teacher" if asked.teacher else asked.given.kind, "seed": args.seed, "repeats": asked.repeats}
+    rows = [{"network": label, **found.row()} for label, found in whole.items()]
     if args.json:
-        extra = {"data_hash": plan.data_hash, "hardware": judged.hardware, "networks": rows, "evaluations": judged.entries}
-        print(json.dumps(about | extra, indent=1))
-    else:
+        entries = [{"network": label, **entry} for label, found in whole.items() for entry in found.entries()]
+        about |= {"store": str(store.root), "key": cell.set.key, "test_hash": identity.test_hash, "failed": outcome.failed}
+        print(json.dumps(about | {"networks": rows, "evaluations": entries}, indent=1))
+    elif rows:
         _print(about, rows)
-    return 0
+    return 0 if len(whole) == len(judged) else 1
 
 
-def _prepare(args: argparse.Namespace, root: Path | None) -> tuple[Plan, ImportedSet]:
-    """What is to be done, with every mistake in the arguments and the file found before a step."""
+def _prepare(args: argparse.Namespace) -> _Asked:
+    """Check the arguments and read the file, before a step."""
     from dataclasses import replace
 
     from ddbench import protocols
     from ddbench.errors import ConfigError
-    from ddbench.evaluate.sets import named_dataset, read_set
-    from ddbench.plan import Plan, PluginRef
+    from ddbench.evaluate.sets import metadata, read_set
+    from ddbench.refs import PluginRef
 
     protocol = protocols.load(args.protocol)
-    if args.repeats is not None:
-        protocol = replace(protocol, repeats=args.repeats)
-    if protocol.repeats < 1 or args.threads < 1 or args.seed < 0 or (args.workers or 1) < 1:
+    numbers, making = protocol.judging, protocol.set
+    repeats = protocol.repeats if args.repeats is None else args.repeats
+    if repeats < 1 or args.threads < 1 or args.seed < 0 or (1 if args.workers is None else args.workers) < 1:
         raise ConfigError("--repeats, --threads and --workers must be at least 1 and --seed at least 0.")
-    if args.rate is not None and not (protocol.learned_rate and 0 < args.rate < float("inf")):
-        known = ", ".join(id for id in protocols.names() if protocols.load(id).learned_rate)
+    if args.rate is not None and not (numbers.learned_rate and 0 < args.rate < float("inf")):
+        known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{protocol.id}'.")
     networks = tuple(networks_of(args.archs or ",".join(protocol.networks)))
-    name = args.data or named_dataset(args.set)
+    meta = metadata(args.set)
+    name = args.data or meta.get("dataset")
     if name is None:
         raise ConfigError(f"{args.set} does not name its data set: add --data NAME, one of `ddbench plugins --kind datasets`.")
     dataset = PluginRef.resolve("datasets", name, {})
-    teacher = PluginRef.resolve("architectures", protocol.teacher.network, {}) if protocol.teacher else None
+    teacher = PluginRef.resolve("architectures", numbers.teacher.network, {}) if numbers.teacher else None
     spec = dataset.make().spec()
+    protocol.check_constants(spec)  # a file's images count as generated
     for network in (*networks, *([teacher] if teacher else [])):
         network.make().build(spec)  # refuses what does not fit
     given = read_set(args.set, spec, args.images, args.mean, args.std, args.labels)
-    if given.whitening and (teacher or protocol.synthetic_mean or protocol.synthetic_std):
+    if given.whitening and (teacher or making.synthetic_mean or making.synthetic_std):
         raise ConfigError(f"whitened images cannot be judged by '{protocol.id}', which works on normalised ones.")
     if args.rate is not None:
         given = replace(given, learned_rate=args.rate)
-    ipc = len(given.images) // spec.num_classes
-    plan = Plan(dataset, "", protocol, networks, networks[0], ipc, args.seed, threads=args.threads, teacher=teacher)
-    return plan, given
+    return _Asked(protocol, networks, repeats, dataset, teacher, given, meta.get("key"))
+
+
+def _set_in(store: Store, args: argparse.Namespace, asked: _Asked) -> SetPlan | None:
+    """The plan of a set that lies in the very store, and is asked for as it lies there: for its own data set, at the rate it
+    has learned, and with its own constants for generated images."""
+    if not isinstance(asked.key, str) or args.set.name != "set.safetensors" or not store.has_set(asked.key):
+        return None
+    if args.set.resolve().parent != store.folder(asked.key).resolve() or args.rate is not None:
+        return None
+    plan, making = store.read_plan(asked.key), asked.protocol.set
+    as_made = (plan.synthetic_mean, plan.synthetic_std) == (making.synthetic_mean, making.synthetic_std)
+    return plan if as_made and plan.dataset.what == asked.dataset.what else None
+
+
+def _imported(store: Store, args: argparse.Namespace, asked: _Asked, identity: Identity, device: torch.device) -> SetPlan:
+    """The plan of the file's set, which is put into the store if it is not there."""
+    from ddbench.compute import hardware
+    from ddbench.evaluate.imports import import_set
+    from ddbench.plan import short
+
+    place = hardware.place(device, args.threads, (asked.dataset,))
+    new = import_set(args.set, asked.given, asked.dataset, identity, asked.protocol.set, place)
+    with store.lock(f"set-{short(new.plan.key)}"):
+        if not store.has_set(new.plan.key):
+            store.publish_set(new.plan, new.record, new.contents)
+    return new.plan
+
+
+def _planned(args: argparse.Namespace, asked: _Asked, plan: SetPlan, identity: Identity) -> Planned:
+    """How the set is judged."""
+    from ddbench.grid.planning import with_needs
+    from ddbench.plan import Cell, Judging
+
+    about: dict[str, Any] = {"numbers": asked.protocol.judging, "dataset": asked.dataset, "test_hash": identity.test_hash}
+    more: dict[str, Any] = {"draw": args.seed, "teacher": asked.teacher, "threads": args.threads, "protocol": asked.protocol.id}
+    more |= {"held_out": asked.protocol.set.held_out} if asked.teacher else {}
+    judgings = tuple(Judging(network=network, **about, **more) for network in asked.networks)
+    return with_needs([Cell(plan, judgings, asked.repeats, asked.protocol.id)], sets=False)
+
+
+def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | None) -> Outcome:
+    """Compute the repeats that the store lacks, and the protocol's teacher; repeats go side by side where there are more workers
+    than networks."""
+    from ddbench import registry
+    from ddbench.grid import runner
+    from ddbench.results.contents import read_contents
+
+    devices = runner.devices_of(args.device, args.workers, args.threads)
+    request = runner.request_of(store, devices, args.threads, root)
+    parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
+    options = runner.Options("", request, registry.executors.make("local"), parts=parts)
+    with _bar() as progress:
+        return runner.run(planned, store, read_contents(store), options, progress)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[float], None]]:
-    """A progress bar with an ETA on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
+def _bar() -> Iterator[Progress]:
+    """The progress bar of `ddbench run`."""
+    from ddbench.cli.bar import Bar
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluate", total=1.0)
-        yield lambda fraction: progress.update(task, completed=fraction)
+    bar = Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -168,7 +254,7 @@ def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     shown = [
         [
             row["network"],
-            f"{100 * row['accuracy']:.1f} ± {100 * row['std']:.1f}",
+            f"{100 * row['accuracy']:.1f} ± " + ("–" if row["std"] is None else f"{100 * row['std']:.1f}"),
             f"{row['seconds_train']:.1f}",
             f"{row['seconds_test']:.1f}",
             f"{row['images_per_second']:,.0f}",
@@ -190,9 +276,3 @@ def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     ]
     align = ("left", *["right"] * 6, "left")
     print(tabulate(shown, headers=headers, tablefmt="github", colalign=align, disable_numparse=True))
-
-
-def _row(label: str, entries: list[dict[str, Any]], costs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Mean and population standard deviation over initialisations, as the papers give them, and the cost."""
-    accuracies = [entry["accuracy"] for entry in entries if entry["network"] == label]
-    return {"network": label, "accuracy": statistics.fmean(accuracies), "std": statistics.pstdev(accuracies)} | costs[label]

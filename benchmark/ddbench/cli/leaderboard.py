@@ -10,7 +10,7 @@ from pathlib import Path
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
-    text = "write tables, image grids and commands of all finished cells as markdown"
+    text = "write tables, image grids and commands of all judged sets as markdown"
     parser = sub.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: STORE/leaderboard)")
@@ -22,17 +22,17 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page and print its path. 0, or 1 if a record was unreadable; the rest is written all the same.
+    """Write the page and print its path. 0, or 1 if a file of the store is damaged; the rest is written all the same.
 
-    With --json, rows under protocols that measure a habit of published code stand under a key of their own, "not_ranked", so
-    that nobody takes one for a result; they also say what the habit is worth.
+    With --json, rows that measure a habit of published code stand under a key of their own, "not_ranked", so that nobody takes
+    one for a result; they also say what the habit is worth.
     """
     from ddbench.leaderboard.page import write
     from ddbench.results.store import Store
 
     store = Store(args.store, create=False)
     written = write(store, args.out or args.store / "leaderboard", args.reference)
-    for sentence in written.unreadable:
+    for sentence in (*written.unreadable, *written.notes):
         print(f"warning: {sentence}", file=sys.stderr)
     rows = {"ranked": written.ranked, "not_ranked": written.not_ranked}
     print(json.dumps(rows, indent=2, allow_nan=False) if args.json else written.path)

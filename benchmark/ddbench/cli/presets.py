@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddbench.suite.presets import Entry, Family
+    from ddbench.suite.presets import Family, Preset
 
 WIDTH = 130  # columns of a page of text
 COLUMNS = {"where": 22, "sets": 40, "unknown": 21, "judged by": 19, "see": 6}  # and how wide
@@ -79,7 +79,7 @@ def page(family: Family) -> str:
     return "\n".join([_wrapped(title), "", table, "", _wrapped(explained), "", *_unknown(family), *_notes(notes)])
 
 
-def _row(entry: Entry, notes: dict[str, int]) -> tuple[str, ...]:
+def _row(entry: Preset, notes: dict[str, int]) -> tuple[str, ...]:
     """The cells, wrapped."""
     where = {key: ", ".join(values) for key, values in entry.where.items()}
     subset = where.get("subset", "every subset") + (f" at {where['side']} px" if "side" in where else "")

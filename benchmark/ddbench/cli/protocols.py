@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -24,19 +25,21 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def main(args: argparse.Namespace) -> int:
     """Print the list, or the settings that differ."""
     from ddbench import protocols
-    from ddbench.errors import ConfigError
+    from ddbench.errors import BenchError, ConfigError
 
     if not args.what:
-        found = [protocols.load(id).to_json() for id in protocols.names()]
+        found = []
+        for id in protocols.names():
+            try:
+                found.append(protocols.load(id).to_json())
+            except BenchError as error:  # somebody's; the others are on offer all the same
+                print(f"ddbench: {error}", file=sys.stderr)
         print(json.dumps(found, indent=1) if args.json else _list(found))
         return 0
     if len(args.what) != 3 or args.what[0] != "diff":
         raise ConfigError(f"'ddbench protocols' takes nothing, or diff A B; got '{' '.join(args.what)}'.")
     first, second = (protocols.load(id).to_json() for id in args.what[1:])
-    if args.json:
-        print(json.dumps({name: [value, second[name]] for name, value in first.items() if value != second[name]}, indent=1))
-    else:
-        print(_difference(first, second))
+    print(json.dumps(_odd(first, second), indent=1) if args.json else _difference(first, second))
     return 0
 
 
@@ -47,11 +50,11 @@ def _list(found: list[dict[str, Any]]) -> str:
     rows = [
         {
             "id": values["id"],
-            "epochs": values["epochs"],
-            "schedule": values["schedule"],
+            "epochs": values["judging"]["epochs"],
+            "schedule": values["judging"]["schedule"],
             "repeats": values["repeats"],
             "networks": _text(values["networks"]),
-            "labels": "teacher" if values["teacher"] else "set",
+            "labels": "teacher" if values["judging"]["teacher"] else "set",
             "ranked": _text(values["ranked"]),
         }
         for values in found
@@ -70,20 +73,25 @@ def _difference(first: dict[str, Any], second: dict[str, Any]) -> str:
 
     if first == second:
         return f"{first['id']}: nothing differs."
-    both = [dict(_flat(values)) for values in (first, second)]
-    names = [name for name in dict.fromkeys([*both[0], *both[1]]) if name not in ("id", "description")]
-    rows = [(name, *(values.get(name, NONE) for values in both)) for name in names if both[0].get(name) != both[1].get(name)]
+    odd = {name: values for name, values in _odd(first, second).items() if name not in ("id", "description")}
+    rows = [(name, *(NONE if value is None else _text(value) for value in values)) for name, values in odd.items()]
     table = tabulate(rows, headers=("setting", first["id"], second["id"]), tablefmt="github", disable_numparse=True)
     return "\n".join([_described(first), _described(second), "", table])
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(name, text) of every setting, those of a nested one after its name and a dot."""
+def _odd(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[Any]]:
+    """The settings that differ, as `judging.epochs`; None for one that only the other has."""
+    one, other = dict(_flat(first)), dict(_flat(second))
+    return {name: [one.get(name), other.get(name)] for name in {**one, **other} if one.get(name) != other.get(name)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting, those of a table after its name and a dot."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            yield prefix + name, _text(value)
+            yield prefix + name, value
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""ddbench resources STORE: what is built and shared there; verify it, or prune what is of no use."""
+"""ddbench resources: what is built and shared in a store; verify it, or prune what is of no use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
-    help = "list, verify and prune what the cells of a store share"
+    help = "list, verify and prune what the sets and judgements of a store share"
     parser = sub.add_parser("resources", help=help, description=__doc__)
     parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
     parser.add_argument("--verify", action="store_true", help="read every file and compare it with what was built")
     parser.add_argument(
         "--prune", action="store_true",
-        help="remove damaged ones, what killed builds left behind, and those that no finished cell has used",
+        help="remove damaged ones, what killed builds left behind, and those that no set or judgement has used",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     parser.set_defaults(main=main)
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         words = [{"MiB": f"{row['bytes'] / 2**20:,.1f}", "state": "ok" if row["state"] == "ok" else "damaged"} for row in rows]
         shown = [row | more for row, more in zip(rows, words, strict=True)]
-        columns = ("key", "resource", "MiB", "seconds", "cells", "state")
+        columns = ("key", "resource", "MiB", "seconds", "uses", "state")
         print(tabulate([{name: row[name] for name in columns} for row in shown], headers="keys", tablefmt="github"))
         total = sum(row["bytes"] for row in rows) / 2**20
         print(f"{len(rows)} resources, {total:,.1f} MiB" + (f"; {len(removed)} removed." if args.prune else "."))
@@ -54,37 +54,42 @@ def main(args: argparse.Namespace) -> int:
 def _row(store: Store, key: str, verify: bool) -> dict[str, Any]:
     """A line, and what is wrong with it: a sentence, or ok."""
     from ddbench.errors import BenchError
-    from ddbench.files import REMEDY_FOLDER, read_json
 
     folder = store.resources.folder(key)
-    row: dict[str, Any] = {"key": key, "resource": "?", "bytes": 0, "seconds": None, "cells": 0, "state": "ok"}
+    row: dict[str, Any] = {"key": key, "resource": "?", "bytes": 0, "seconds": None, "uses": 0, "state": "ok"}
     row["bytes"] = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     try:
-        meta = read_json(folder / "resource.json", "resource", REMEDY_FOLDER)
-        row |= {"resource": str(meta.get("describe")), "seconds": round(float(meta.get("seconds", 0.0)), 1)}
+        record = store.resources.record(key)
+        row |= {"resource": record.describe, "seconds": round(record.measured.seconds, 1)}
         if verify:
             store.resources.read(key)
-    except (BenchError, TypeError, ValueError) as error:
+    except BenchError as error:
         row["state"] = str(error)
     return row
 
 
 def _mark_used(store: Store, rows: list[dict[str, Any]]) -> None:
-    """How many finished cells name each."""
-    records, _ = store.records()
-    used = [str(entry["key"])[:16] for record in records for entry in record["resources"]]
+    """How many sets and judgements name each."""
+    from collections import Counter
+
+    from ddbench.plan import short
+    from ddbench.results.contents import read_contents
+
+    contents = read_contents(store, hash_bytes=False)
+    lists = [*(one.record.resources for one in contents.sets.values()), *(record.resources for record in contents.judgements)]
+    used = Counter(short(entry.key) for resources in lists for entry in resources)
     for row in rows:
-        row["cells"] = used.count(row["key"])
+        row["uses"] = used[row["key"]]
 
 
 def _prune(store: Store, rows: list[dict[str, Any]]) -> list[str]:
-    """Remove what is damaged or unused, and leftovers; but keep what an unfinished cell may be waiting for."""
+    """Remove what is damaged or unused, and leftovers; but keep what a job that is under way may be waiting for."""
     import shutil
 
-    running = any((store.root / "work").glob("[0-9a-f]*"))
+    running = bool(store.begun())
     removed = []
     for row in rows:
-        if row["state"] != "ok" or (row["cells"] == 0 and not running):
+        if row["state"] != "ok" or (row["uses"] == 0 and not running):
             store.resources.remove(row["key"])
             removed.append(row["key"])
     for path in store.resources.leftovers():

@@ -1,28 +1,47 @@
-"""ddbench run SUITE: compute the cells that the store lacks, then render its leaderboard."""
+"""ddbench run SUITE: compute the sets and judgements that the store lacks, then render its leaderboard."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import add_suite_arguments, load_suite, store_path
+from ddbench.cli.common import (
+    Loaded,
+    add_suite_arguments,
+    asking_plugins,
+    faults_of,
+    load_suite,
+    refuse_other_settings,
+    store_path,
+    threads_of,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from ddbench.grid.runner import Outcome, Progress
+    from collections.abc import Callable
+
+    from ddbench.grid.jobs import Todo, Work
+    from ddbench.grid.runner import Outcome
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
     parser = sub.add_parser("run", help="compute what is missing of a suite, then render its leaderboard", description=__doc__)
-    add_suite_arguments(parser)
-    parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a cell)")
+    add_suite_arguments(parser, optional=True)
+    parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a job)")
     parser.add_argument(
         "--checkpoint-seconds", type=_seconds, default=20.0, metavar="S",
-        help="seconds between two checkpoints of a cell, from which a stopped run goes on (default: 20; 0: after every step)",
+        help="seconds between two checkpoints of a set, from which a stopped run goes on (default: 20; 0: after every step)",
     )  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
+    parser.add_argument("--redo", action="store_true", help="compute again what was made with other source, or is damaged")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="instead of a suite: a stored plan.json, whose set is made")
+    parser.add_argument("--job", metavar="NAME", help="only this job, and what it needs; `ddbench plan --jobs` lists the names")
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help="only every N-th set with its judgements, from the I-th on")
+    parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
     parser.set_defaults(main=main)
 
 
@@ -36,54 +55,128 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, as in 2/8, got '{text}'")
+    return number, count
+
+
 def main(args: argparse.Namespace) -> int:
-    """0: every cell is there; 1: some failed, the rest is there."""
-    from ddbench.compute.run import pick_device
-    from ddbench.grid.planning import check_prepared
-    from ddbench.grid.runner import devices_of, run_suite
+    """0: every set and judgement is there; 1: some failed or are damaged, the rest is there."""
+    from ddbench import registry
+    from ddbench.grid import stale
+    from ddbench.grid.runner import Options, devices_of, request_of, run
     from ddbench.leaderboard.page import write
+    from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
-    from ddbench.suite import load as grid
 
-    suite, identities = load_suite(args.suite)
-    for sentence in suite.broken:
-        print(f"ddbench: {sentence}", file=sys.stderr)
-    plans = grid.select(suite.plans, args.only)
-    devices = devices_of(args.device, args.workers, plans)
+    loaded = _loaded(args)
+    suite, planned = loaded.suite, loaded.planned
+    warn(suite.broken)
+    threads = threads_of(planned)
+    devices, executor = devices_of(args.device, args.workers, threads), registry.executors.make(args.executor)
     store = Store(store_path(args, suite))
-    if not args.prepare:
-        where = f"{args.suite} --store {args.store}" if args.store else args.suite
-        check_prepared(plans, store, pick_device(devices[0]), where)
+    store.tidy()
+    contents = read_contents(store)
+    old = stale.find_stale(planned, contents, store)
+    if args.redo:
+        warn([f"{path} is removed, to be made again." for path in stale.drop(old, contents, planned, store)])
+        contents = read_contents(store)
+        old = stale.find_stale(planned, contents, store)
+    warn([*stale.told(old), *faults_of(contents, store)])
+    refuse_other_settings(planned, contents)
+    request = request_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
+    options = Options(suite.name, request, executor, args.executor, choose=_chooser(args, loaded))
+    todo = _prepared_jobs(args, loaded, store, contents, options)
+    if args.plan is None:
+        store.add_suite(suite.name, suite.text)
     with _Bar() as progress:
-        outcome = run_suite(suite, plans, store, identities, progress, devices, args.checkpoint_seconds)
-    for sentence in dict.fromkeys(outcome.failed.values()):
-        print(f"ddbench: {sentence}", file=sys.stderr)
-    written = write(store, store.root / "leaderboard")
-    for sentence in written.unreadable:
-        print(f"warning: {sentence}", file=sys.stderr)
+        outcome = run(planned, store, contents, options, progress)
+    warn(list(outcome.failed.values()))
+    written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
+    unread = [f"warning: {sentence}" for sentence in written.unreadable if sentence not in faults_of(contents, store)]
+    warn([*unread, *written.notes])
     if args.json:
-        summary: dict[str, Any] = {"suite": suite.name, "store": str(store.root), "present": outcome.present}
-        summary["computed"] = outcome.computed
-        summary |= {"failed": outcome.failed, "broken": suite.broken, "leaderboard": str(written.path)}
-        print(json.dumps(summary, indent=1))
+        summary: dict[str, Any] = {"suite": suite.name, "store": str(store.root), "total": outcome.total}
+        summary |= {"present": outcome.present, "computed": outcome.computed, "built": outcome.built}
+        summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": [fault.sentence for fault in contents.faults]}
+        print(json.dumps(summary | {"leaderboard": str(written.path)}, indent=1))
     else:
-        print(summary_line(outcome, len(plans), str(store.root)))
+        print(summary_line(outcome, str(store.root)))
         print(written.path)
-    return 1 if outcome.failed or suite.broken or written.unreadable else 0
+    return 1 if outcome.failed or suite.broken or contents.faults or written.unreadable else 0
 
 
-def summary_line(outcome: Outcome, num_cells: int, root: str) -> str:
+def _loaded(args: argparse.Namespace) -> Loaded:
+    """The suite, or the one set of a stored plan."""
+    from ddbench.errors import ConfigError
+
+    if (args.suite is None) == (args.plan is None):
+        raise ConfigError("name a suite (such as quickstart), or a stored plan with --plan plan.json, and not both.")
+    if args.plan is None:
+        return load_suite(args.suite, args.only)
+    from ddbench.grid.again import load_plan
+
+    with asking_plugins():
+        return Loaded(*load_plan(args.plan))
+
+
+def _chooser(args: argparse.Namespace, loaded: Loaded) -> Callable[[Work], bool] | None:
+    """Which jobs --job and --shard leave."""
+    from ddbench.errors import ConfigError
+    from ddbench.results.layout import set_job
+
+    if args.job and args.shard:
+        raise ConfigError("--job and --shard exclude one another: name one of them.")
+    if args.job:
+        return lambda work: work.job.name == args.job
+    if args.shard:
+        number, count = args.shard
+        keys = [cell.set.key for cell in loaded.planned.cells]
+        mine = {set_job(key) for key in list(dict.fromkeys(keys))[number - 1 :: count]}
+        return lambda work: work.job.kind != "resource" and set_job(work.file.plan.key) in mine
+    return None
+
+
+def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, contents: Any, options: Any) -> Todo:
+    """The jobs of this run. Raises Faults for experts and teachers that are missing, unless they are to be trained, and
+    ConfigError for a job that there is not."""
+    from ddbench.errors import ConfigError
+    from ddbench.grid.planning import check_prepared
+    from ddbench.grid.runner import list_jobs
+    from ddbench.results.layout import is_job
+
+    todo = list_jobs(loaded.planned, store, contents, options)
+    if args.job and not todo.work and not (is_job(args.job) and store.is_done(args.job)):
+        raise ConfigError(f"there is no job '{args.job}' to do. List them with: ddbench plan SUITE --jobs")
+    if not args.prepare:
+        keys = [key for work in todo.work for key in _resources(work)]
+        where = f"{args.suite or loaded.suite.name}" + (f" --store {args.store}" if args.store else "")
+        check_prepared(loaded.planned, keys, store, where)
+    return todo
+
+
+def _resources(work: Work) -> tuple[str, ...]:
+    """The keys of the resources that a job builds or needs."""
+    if work.file.resource:
+        return (work.file.resource,)
+    return work.file.judging.resources if work.file.judging else work.file.plan.resources
+
+
+def summary_line(outcome: Outcome, root: str) -> str:
     """What was done, in a sentence."""
-    if outcome.present == num_cells:
-        return f"Nothing to compute: all {num_cells} cells are in {root}."
-    parts = f"{len(outcome.computed)} of {num_cells} cells computed, {outcome.present} were there"
+    if outcome.present == outcome.total and not outcome.failed:
+        return f"Nothing to compute: all {outcome.total} sets and judgements are in {root}."
+    parts = f"{len(outcome.computed)} of {outcome.total} sets and judgements computed, {outcome.present} were there"
     return f"{parts}, {len(outcome.failed)} failed, in {root}."
 
 
 class _Bar:
     """Makes the progress bar only when the run begins, so that --help stays light."""
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Any:
         from ddbench.cli.bar import Bar
 
         self.bar = Bar()

@@ -1,13 +1,22 @@
-"""What distillation gives, and how its states are named in a checkpoint."""
+"""What distillation gives, the files that the store keeps of it, and how its states are named in a checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from ddbench.api import State
+from ddbench.api import Spec, State
+from ddbench.compute.picture import grid_png
+from ddbench.files import tensors_to_bytes
+from ddbench.plan import SetPlan
+from ddbench.protocols import synthetic_spec
+
+SET_SCHEMA = 1
+NORMALISED = "normalised: (pixel / 255 - mean) / std"
+WHITENED = "whitened: (pixel / 255 - zca_mean) zca_matrix, images flattened over C, H, W"
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,34 @@ class DistilledSet:
     def bytes_images(self) -> int:
         """Of the decoded images; the budget beside IPC is the smaller of the two."""
         return self.images.numel() * self.images.element_size()
+
+
+def set_files(
+    plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[str, Tensor] | None = None
+) -> dict[str, bytes]:
+    """set.safetensors, the set with all that is needed to use it, and images.png, its picture.
+
+    `spec` is the data set's own. `whitening` holds zca_mean [D] and zca_matrix [D,D], where they and no normalisation have made
+    the images; the picture then shows the values between the smallest and the largest.
+    """
+    told = synthetic_spec(spec, plan.synthetic_mean, plan.synthetic_std) if plan.generator or plan.imported else spec
+    meta = {
+        "schema": SET_SCHEMA,
+        "key": plan.key,
+        "dataset": spec.name,
+        "class_names": spec.class_names,
+        "mean": told.mean,
+        "std": told.std,
+        "labels": plan.labels,
+        "learned": made.learned,
+        "images": WHITENED if whitening else NORMALISED,
+    }
+    tensors = {"images": made.images, "labels": made.labels, "classes": made.classes, **(whitening or {})}
+    shown = made.images
+    if whitening:
+        low, high = shown.min(), shown.max()
+        shown = told.normalise((shown - low) / (high - low).clamp(min=1e-12))
+    return {"set.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(shown, made.classes, told)}
 
 
 def state_tensors(prefix: str, state: State) -> dict[str, Tensor]:

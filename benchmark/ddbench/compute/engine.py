@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.compute.clock import Stopwatch
+from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
-from ddbench.plan import Plan, require
+from ddbench.plan import SetPlan
+from ddbench.refs import require
 
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
 ADAM_BETAS = (0.5, 0.9)  # of SRe2L
@@ -41,28 +43,6 @@ class Keeper(Protocol):
         ...
 
 
-def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
-    """Decode [N] images; give them as a leaf, and a closure that pulls the leaf's gradient back to the stored tensors.
-
-    With one chunk the graph of the decoding is kept. With several it is not: each chunk is decoded again with a graph when
-    its gradient is known, which bounds memory by the chunk at the price of one more decoding.
-    """
-    parts = index.split(chunk)
-    if len(parts) == 1:
-        images = space.decode(state, index, run)
-        leaf = images.detach().requires_grad_()
-        return leaf, lambda: images.backward(leaf.grad)
-    with torch.no_grad():
-        leaf = torch.cat([space.decode(state, part, run) for part in parts]).requires_grad_()
-
-    def pull_back() -> None:
-        assert leaf.grad is not None
-        for part, grad in zip(parts, leaf.grad.split(chunk), strict=True):
-            space.decode(state, part, run).backward(grad)
-
-    return leaf, pull_back
-
-
 def starting_labels(hard: Tensor) -> Tensor:
     """[N,K] logits that learned labels start from: the logarithm of the smoothed hard ones."""
     return ((1 - SMOOTHING) * hard + SMOOTHING / hard.shape[1]).log()
@@ -71,7 +51,7 @@ def starting_labels(hard: Tensor) -> Tensor:
 class Distillation:
     """The loop's whole state, so that it can be put away and taken up again at any step with the same numbers after it."""
 
-    def __init__(self, plan: Plan, run: DistillRun, watch: Stopwatch) -> None:
+    def __init__(self, plan: SetPlan, run: DistillRun, watch: Stopwatch) -> None:
         self.plan, self.run, self.watch = plan, run, watch
         self.space: Space = require(plan.space, "space").make()
         self.loss: Loss = require(plan.loss, "loss").make()
@@ -110,7 +90,7 @@ class Distillation:
         if missing:
             raise PluginError(
                 f"{self.plan.method}: there is no rate for the tensors {', '.join(missing)}. The plugin must name them in its "
-                "class variable `tensors` or `learned`, and the suite give them rates."
+                "`tensors` or `learned`, and the suite give them rates."
             )
         self.optimized = tuple(tensors)  # names, in the optimiser's order
         groups = [{"params": [tensor], "lr": self.plan.rates[name]} for name, tensor in tensors.items()]
@@ -125,24 +105,32 @@ class Distillation:
             for name, group in zip(self.optimized, self.optimizer.param_groups, strict=True):
                 group["lr"] = self.plan.rates[name] * 0.5 * (1 + math.cos(math.pi * share))
 
-    def labels(self, state: State, images: Tensor, finished: bool = False) -> Tensor:
-        """[N,K] probabilities for the images of a state; some teachers label finished sets only."""
+    def labels(self, state: State, images: Tensor, finished: bool = False, index: Tensor | None = None) -> Tensor:
+        """[B,K] probabilities for the images of a state, all or those of an index; some teachers label finished sets only."""
         if self.plan.labels == "learned":
-            return state.params["labels"].softmax(1)
+            logits = state.params["labels"]
+            return (logits if index is None else logits[index]).softmax(1)
         if self.plan.labels == "teacher" and (finished or self.loss.relabels == "always"):
             with torch.no_grad():
                 parts = images.detach().split(RELABEL_BATCH)
                 return torch.cat([self.loss.relabel(part, self.memory, self.run.at(self.step)) for part in parts])
-        return self.hard
+        return self.hard if index is None else self.hard[index]
+
+    def _batch(self, images: Tensor, labels: Tensor, index: Tensor | None) -> Batch:
+        """What the loss is given: all images, or those of an index."""
+        classes = self.classes if index is None else self.classes[index]
+        return Batch(images, labels, classes, None if index is None else len(self.index))
 
     def one_step(self) -> None:
         """Decode, match, pull back, update; rank the iterate before the update."""
         now = self.run.at(self.step)
-        leaf, pull_back = decode_leaf(self.space, self.state, self.index, now, self.plan.chunk)
-        labels = self.labels(self.state, leaf)
+        picked = picked_index(self.loss, len(self.index), now)
+        index = self.index if picked is None else picked
+        leaf, pull_back = decode_leaf(self.space, self.state, index, now, self.plan.chunk)
+        labels = self.labels(self.state, leaf, index=picked)
         label_leaf = labels.detach().requires_grad_(self.plan.labels == "learned")
         self.optimizer.zero_grad()
-        value = self.loss.backward(Batch(leaf, label_leaf, self.classes), self.memory, now)
+        value = self.loss.backward(self._batch(leaf, label_leaf, picked), self.memory, now)
         if leaf.grad is None:
             raise PluginError(f"{self.plan.method}: the loss left no gradient on the images: backward must add to syn.leaves.")
         penalty = self.space.penalty(self.state, now)
@@ -151,7 +139,7 @@ class Distillation:
             value = value + penalty.detach()
         self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
         if self.plan.rank_steps != "last" and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0:
-            self._offer(value, leaf)
+            self._offer(value, leaf if picked is None else None)
         pull_back()
         if label_leaf.grad is not None:
             labels.backward(label_leaf.grad)
@@ -161,31 +149,35 @@ class Distillation:
             self.space.project_(self.state)
         self.step += 1
 
-    def _offer(self, value: Tensor, images: Tensor) -> None:
-        """Make the iterate a candidate, by the step ranker's score, or by the loss where that is the ranker."""
+    def _offer(self, value: Tensor, images: Tensor | None) -> None:
+        """Make the iterate a candidate, by the step ranker's score of the whole set, or by the loss where that is the ranker;
+        without images the set is decoded for the former."""
         with self.watch.phase("rank"):
-            labels = self.labels(self.state, images).detach()
-            score = self.step_score(images, labels, self.classes) if self.step_score else value
+            score = value
+            if self.step_score:
+                images = self.images(self.state) if images is None else images
+                score = self.step_score(images, self.labels(self.state, images).detach(), self.classes)
             self.best.offer(self.state, score, self.step)
 
     def _offer_last(self) -> None:
         """The iterate after the last update, whose loss no step has computed: here it is, on a copy of the memory."""
-        images, value = self.images(self.state), torch.tensor(torch.inf, device=self.run.device)
+        value = torch.tensor(torch.inf, device=self.run.device)
         if self.step_score is None:
             now = self.run.at(self.step)
+            picked = picked_index(self.loss, len(self.index), now)
+            images = self.images(self.state, picked)
             memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in self.memory.items()}
-            syn = Batch(images.requires_grad_(), self.labels(self.state, images).detach(), self.classes)
-            value = self.loss.backward(syn, memory, now)
+            labels = self.labels(self.state, images, index=picked).detach()
+            value = self.loss.backward(self._batch(images.requires_grad_(), labels, picked), memory, now)
             penalty = self.space.penalty(self.state, now)
             value = value if penalty is None else value + penalty.detach()
-        self._offer(value, images)
+        self._offer(value, None)
 
-    def images(self, state: State) -> Tensor:
-        """The whole set, decoded without a graph."""
+    def images(self, state: State, index: Tensor | None = None) -> Tensor:
+        """The whole set, or the images of an index, decoded without a graph."""
+        parts = (self.index if index is None else index).split(self.plan.chunk)
         with torch.no_grad():
-            return torch.cat(
-                [self.space.decode(state, part, self.run.at(self.step)) for part in self.index.split(self.plan.chunk)]
-            )
+            return torch.cat([self.space.decode(state, part, self.run.at(self.step)) for part in parts])
 
     def look(self) -> None:
         """Stop if the loss is no longer a number."""
@@ -246,12 +238,8 @@ class Distillation:
             tensors |= {own + name: value for name, value in entry.items() if isinstance(value, Tensor)}
         stages = [{"chosen_step": s.chosen_step, "distance": s.distance, "score": s.score} for s in self.stages]
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # stages may share what is fixed
-        return tensors, {
-            "step": self.step,
-            "stages": stages,
-            "ranked": bool(self.best.params),
-            "seconds": self.watch.seconds(),
-        }
+        ranked = bool(self.best.params)
+        return tensors, {"step": self.step, "stages": stages, "ranked": ranked, "seconds": self.watch.seconds()}
 
     def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on where a checkpoint ends."""
@@ -277,33 +265,27 @@ class Distillation:
 
 
 def distill(
-    plan: Plan,
-    run: DistillRun,
-    watch: Stopwatch,
-    keeper: Keeper | None = None,
-    tick: Callable[[int, int], None] | None = None,
-    snapshot: Callable[[int, Tensor, Tensor], None] | None = None,
-) -> DistilledSet:
+    plan: SetPlan, run: DistillRun, watch: Stopwatch, keeper: Keeper | None = None,
+    tick: Callable[[int, int], None] | None = None, iterates: Collection[int] = (),
+    put_aside: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> DistilledSet:  # fmt: skip
     """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step,
-    `snapshot(step, images, labels)` before each of the steps at which the protocol wants an iterate judged.
+    `put_aside(step, images, labels)` before each of the steps `iterates`.
 
     Raises PluginError where the loss stops being a number, and whatever a plugin raises.
     """
     with watch.phase("distill"):
         loop = Distillation(plan, run, watch)
-        kept = keeper.load() if keeper else None
-        if kept:
+        if kept := keeper.load() if keeper else None:
             loop.take_up(*kept)
         else:
             loop.begin()
-        num = plan.protocol.snapshots
-        wanted = {loop.total_steps * number // num for number in range(num)}
         while len(loop.stages) < loop.num_stages:
             end = (len(loop.stages) + 1) * plan.steps
             while loop.step < end:
-                if snapshot and loop.step in wanted:
+                if put_aside and loop.step in iterates:
                     images = loop.images(loop.state)
-                    snapshot(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
+                    put_aside(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
                 loop.one_step()
                 if loop.step % LOOK_EVERY == 0:
                     loop.look()

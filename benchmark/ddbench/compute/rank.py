@@ -17,7 +17,8 @@ from ddbench.api import Recipe, Resource, State
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
 from ddbench.errors import PluginError
-from ddbench.plan import Plan, PluginRef, require
+from ddbench.plan import SetPlan
+from ddbench.refs import PluginRef, require
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images [N,C,H,W], labels [N,K] probabilities, classes [N]) -> 0-d; smaller is better."""
@@ -45,7 +46,7 @@ class Classifier(Resource):
         return network.state_dict()
 
 
-def needs(plan: Plan) -> tuple[Resource, ...]:
+def needs(plan: SetPlan) -> tuple[Resource, ...]:
     """The resources that the plan's rankers need."""
     if plan.baseline or "feature-distance" not in (plan.rank_steps, plan.rank_stages):
         return ()
@@ -78,9 +79,10 @@ def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 def feature_distance(network: nn.Module, run: DistillRun) -> Score:
     """sum_c || mean_real A - mean_syn A ||^2 with A the gated features; the real means are computed once, over every image."""
     num_classes, parts = run.spec.num_classes, []
-    for images, classes in zip(run.data.images.split(256), run.data.labels.split(256), strict=True):
-        parts.append(gated_features(network, images, classes))
-    real = class_means(torch.cat(parts), run.data.labels, num_classes)
+    data = run.data
+    for images, classes in zip(data.images.split(256), data.labels.split(256), strict=True):
+        parts.append(gated_features(network, data.seen(images), classes))
+    real = class_means(torch.cat(parts), data.labels, num_classes)
 
     def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         return (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
@@ -88,30 +90,34 @@ def feature_distance(network: nn.Module, run: DistillRun) -> Score:
     return score
 
 
-def validation_error(plan: Plan, run: DistillRun) -> Score:
+def validation_error(plan: SetPlan, run: DistillRun) -> Score:
     """The share of validation images that backbones trained on the set get wrong; mean over `rank_repeats` networks."""
     backbone = require(plan.backbone, "backbone")
-    recipe = plan.protocol.shortened(plan.rank_epochs).recipe(backbone.make().lr)
-    if not len(run.data.validation_labels):
-        raise PluginError("ranking by validation needs a validation split, and the protocol holds out none.")
+    if plan.ranking is None:
+        raise PluginError("ranking by validation needs a recipe, and the plan has none.")
+    recipe, test_batch = plan.ranking.shortened(plan.rank_epochs).recipe(backbone.make().lr), plan.ranking.test_batch
+    data = run.data
+    if not len(data.validation_labels):
+        raise PluginError("ranking by validation needs a validation split, and the plan holds out none.")
 
     def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         errors = []
         for repeat in range(plan.rank_repeats):
             network = run.network("rank", repeat)
             train(network, images.detach(), labels.detach(), recipe, (*run.root, "rank", repeat), run.augment)
-            wrong = predict(network, run.data.validation_images, plan.protocol.test_batch) != run.data.validation_labels
+            predicted = predict(network, data.validation_images, test_batch, data.seen)
+            wrong = predicted != data.validation_labels
             errors.append(wrong.float().mean())
         return torch.stack(errors).mean()
 
     return score
 
 
-def scorer(name: str, plan: Plan, run: DistillRun) -> Score | None:
+def scorer(name: str, plan: SetPlan, run: DistillRun) -> Score | None:
     """The score of that name, or None where the order of events decides (`last`) or the loss itself (`loss`)."""
     if name == "feature-distance":
         (need,) = needs(plan)
-        network = run.build(require(plan.proxy, "proxy"), "proxy").eval().requires_grad_(False)
+        network = run.bare(require(plan.proxy, "proxy"), "proxy").eval().requires_grad_(False)
         network.load_state_dict(run.resource(need))
         return feature_distance(network, run)
     return validation_error(plan, run) if name == "validation" else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,17 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import cross_entropy, train
 from ddbench.compute.weights import read_weights
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
+from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import lend
-from ddbench.plan import Plan, PluginRef, require
+from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
-from ddbench.seeds import global_stream, stream
+from ddbench.refs import PluginRef, require
+from ddbench.seeds import StreamName, global_stream, stream
 
-Name = tuple[str | int, ...]
+GENERATORS_KEPT = 2  # by a process; a large one takes a gigabyte
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,17 +72,17 @@ def build_network(ref: PluginRef, spec: Spec, device: torch.device, *name: str |
     return network
 
 
-def fed_spec(plan: Plan, spec: Spec) -> Spec:
-    """What a plan's synthetic images are normalised by. Real images are normalised before a run is opened, by the data set's
-    own constants, and so are images that no generator makes."""
-    return synthetic_spec(plan.protocol, spec) if plan.generator else spec
+def fed_spec(plan: SetPlan, spec: Spec) -> Spec:
+    """What a plan's synthetic images are normalised by. Real images are normalised by the data set's own constants always, and
+    so are images that no generator makes."""
+    return synthetic_spec(spec, plan.synthetic_mean, plan.synthetic_std) if plan.generator else spec
 
 
 @dataclass(frozen=True)
 class DistillRun:
     """The `Run` of ddbench.api. Everything random comes from streams under `root`."""
 
-    root: Name
+    root: StreamName
     data: TrainingData
     backbone: PluginRef | None
     ipc: int
@@ -88,11 +91,13 @@ class DistillRun:
     loaded: Generator | None = None
     step: int = 0
     folder: Path | None = None  # the user's data folder, where resources find weights
+    fed: Spec | None = None  # what images of a generator are normalised by; None: the data set's own
+    skeletons: Skeletons = field(default_factory=Skeletons, compare=False, repr=False)
 
     @property
     def spec(self) -> Spec:
-        """The subset's shape, classes and normalisation."""
-        return self.data.spec
+        """The subset's shape, classes and the normalisation of synthetic images."""
+        return self.fed or self.data.spec
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -124,12 +129,12 @@ class DistillRun:
         return stream(*self.root, *name)
 
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
-        """[num,C,H,W], without replacement; all of the class if fewer."""
+        """[num,C,H,W], without replacement; all of the class if fewer. A new tensor."""
         start, count = self.data.starts[label], self.class_counts[label]
         if num >= count:
-            return self.data.images[start : start + count]
+            return self.data.seen(self.data.images[start : start + count])
         chosen = torch.randperm(count, generator=rng)[:num] + start
-        return self.data.images[chosen.to(self.device)]
+        return self.data.seen(self.data.images[chosen.to(self.device)])
 
     def seeded(self, *name: str | int) -> AbstractContextManager[None]:
         """Torch's global generators, seeded by that stream."""
@@ -137,13 +142,28 @@ class DistillRun:
 
     def network(self, *name: str | int) -> nn.Module:
         """The backbone with fresh weights."""
+        return self.build(self._backbone(), *name)
+
+    def skeleton(self, *name: str | int) -> nn.Module:
+        """The backbone without weights."""
+        return self.bare(self._backbone(), *name)
+
+    def _backbone(self) -> PluginRef:
         if self.backbone is None:
             raise PluginError("a resource asked for the backbone without saying uses_backbone = True.")
-        return build_network(self.backbone, self.spec, self.device, *self.root, "network", *name)
+        return self.backbone
 
     def build(self, ref: PluginRef, *name: str | int) -> nn.Module:
         """Another architecture with fresh weights; for the core's own proxies."""
         return build_network(ref, self.spec, self.device, *self.root, "network", *name)
+
+    def bare(self, ref: PluginRef, *name: str | int) -> nn.Module:
+        """Another architecture without weights; for the core's own proxies."""
+        network = self.skeletons.make(ref, self.spec, self.device)
+        if network is None:
+            return self.build(ref, *name)
+        lend(network, stream(*self.root, "network", *name, "dropout", device=self.device))
+        return network
 
     def resource(self, need: Resource) -> dict[str, Tensor]:
         """The tensors of a resource that was declared."""
@@ -161,18 +181,31 @@ class DistillRun:
     ) -> None:  # fmt: skip
         """Train on the real training images."""
         name, augment, objective = (*self.root, "train", *name), augment or self.augment, objective or cross_entropy
-        train(network, self.data.images, self.data.labels, recipe, name, augment, objective, on_epoch)
+        data = self.data
+        train(network, data.images, data.labels, recipe, name, augment, objective, on_epoch, data.seen)
 
 
 def open_run(
-    plan: Plan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]],
-    folder: Path | None = None,
+    plan: SetPlan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]],
+    folder: Path | None = None, generators: MutableMapping[str, Generator] | None = None,
 ) -> DistillRun:  # fmt: skip
     """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike. `folder` is
-    the user's data folder."""
+    the user's data folder, `generators` those that this process has loaded already."""
     run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources, folder=folder)
     if plan.generator is None:
         return run
-    run = replace(run, data=replace(data, spec=fed_spec(plan, data.spec)))
-    config: GeneratorConfig = require(plan.generator, "generator").make()
-    return replace(run, loaded=config.load(run))
+    run, loaded = replace(run, fed=fed_spec(plan, data.spec)), {} if generators is None else generators
+    key = _generator_key(plan)
+    if key not in loaded:
+        config: GeneratorConfig = require(plan.generator, "generator").make()
+        while len(loaded) >= GENERATORS_KEPT:
+            del loaded[next(iter(loaded))]
+        loaded[key] = config.load(replace(run, root=("generator",)))  # the same for every seed, so that one serves them all
+    return replace(run, loaded=loaded[key])
+
+
+def _generator_key(plan: SetPlan) -> str:
+    """Of all that a loaded generator may hang on."""
+    backbone = plan.backbone.what if plan.backbone else None
+    images = [plan.train_hash, plan.held_out, plan.synthetic_mean, plan.synthetic_std]
+    return digest([require(plan.generator, "generator").what, backbone, images, plan.threads])

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ddbench.api import Augment, Objective, Recipe
-from ddbench.compute.train import Name, cross_entropy, ema_decay, finite, make_optimizer, rate_at
+from ddbench.compute.train import cross_entropy, ema_decay, finite, make_optimizer, rate_at
 from ddbench.ops.augment import apply_together
 from ddbench.ops.layers import Dropout
-from ddbench.seeds import stream
+from ddbench.seeds import StreamName, stream
 
 PREPARED_BYTES = 256 << 20  # of augmented images that are made ahead of their epochs
 WARM_UPS = 3  # steps before a capture, as CUDA graphs want
@@ -34,7 +34,7 @@ def can_stack(network: nn.Module) -> bool:
 class Stack:
     """The stacked weights of R networks, their optimiser and their average."""
 
-    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, names: Sequence[Name], objective: Objective) -> None:
+    def __init__(self, networks: Sequence[nn.Module], recipe: Recipe, names: Sequence[StreamName], objective: Objective) -> None:
         self.networks, self.recipe, self.objective = networks, recipe, objective
         self.shell = networks[0]  # lends its code; its own weights are not used
         wants = {name for name, tensor in self.shell.named_parameters() if tensor.requires_grad}
@@ -201,7 +201,7 @@ def train_stacked(
     images: Tensor,
     targets: Tensor,
     recipe: Recipe,
-    names: Sequence[Name],
+    names: Sequence[StreamName],
     augment: Augment | None,
     objective: Objective = cross_entropy,
     on_epoch: Callable[[int], None] | None = None,
@@ -232,7 +232,7 @@ def train_stacked(
 
 
 def _prepare(
-    images: Tensor, targets: Tensor, recipe: Recipe, names: Sequence[Name], augment: Augment | None, epochs: range
+    images: Tensor, targets: Tensor, recipe: Recipe, names: Sequence[StreamName], augment: Augment | None, epochs: range
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of some epochs in the order of their steps: images [R,B,C,H,W], targets [R,B,...], each network's own."""
     orders = [[torch.randperm(len(images), generator=stream(*name, "order", epoch)) for name in names] for epoch in epochs]

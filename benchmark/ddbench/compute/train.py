@@ -12,9 +12,7 @@ from torch import Tensor, nn
 from ddbench.api import Augment, Objective, Recipe
 from ddbench.errors import DataError
 from ddbench.ops.layers import lend
-from ddbench.seeds import global_stream, stream
-
-Name = tuple[str | int, ...]
+from ddbench.seeds import StreamName, global_stream, stream
 
 
 def cross_entropy(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
@@ -84,13 +82,15 @@ def train(
     images: Tensor,
     targets: Tensor,
     recipe: Recipe,
-    name: Name,
+    name: StreamName,
     augment: Augment | None,
     objective: Objective = cross_entropy,
     on_epoch: Callable[[int], None] | None = None,
+    view: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """Train in place on images [N,C,H,W] (normalised, on the network's device) and targets ([N] int64 or [N,K]).
+    """Train in place on images [N,C,H,W], on the network's device, and targets ([N] int64 or [N,K]).
 
+    The images are normalised, or `view` makes what the network sees of a batch of them, before augmentation: of bytes, above all.
     The order of the images is drawn from the stream (*name, "order", epoch), augmentation from (*name, "augment", epoch, batch),
     the objective's own noise from (*name, "objective", epoch, batch), dropout from (*name, "dropout"): that of
     `ops.layers.Dropout` on the device, others' from torch's global generators, which are lent. Ends in evaluation
@@ -110,7 +110,7 @@ def train(
             order = torch.randperm(len(images), generator=stream(*name, "order", epoch)).to(images.device)
             losses = []
             for number, part in enumerate(order.split(recipe.batch)):
-                batch = images[part]
+                batch = view(images[part]) if view else images[part]
                 if recipe.augment and augment is not None:
                     batch = augment.draw(stream(*name, "augment", epoch, number), len(part))(batch)
                 loss = objective(network, batch, targets[part], stream(*name, "objective", epoch, number))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddbench.data.subsets import load_split
-from ddbench.plan import PluginRef
+from ddbench.refs import PluginRef
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
+from ddbench.data.recall import recall, remember, state_of_files
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError
+from ddbench.files import canonical, digest
 from ddbench.ops.split import stratified_split
-from ddbench.plan import PluginRef, canonical
+from ddbench.refs import PluginRef
 from ddbench.seeds import stream
+
+SPLITS: tuple[Split, Split] = ("train", "test")
+CACHE_BYTES = 4 << 30  # of training data that a process keeps for later cells
 
 
 def default_root() -> Path | None:
@@ -61,10 +66,16 @@ def load_split(ref: PluginRef, split: Split, root: Path | None) -> LabelledImage
 class Identity:
     """What a subset is: the SHA-256 of everything that can change a number, and whether the files are the published ones."""
 
-    hash: str
+    train_hash: str  # of what distilled sets depend on: the training split, and the whole spec
+    test_hash: str  # of what judgements depend on: the test split, and the spec without its name
     original: bool
     train_counts: tuple[int, ...]  # by class, before the validation split
     test_counts: tuple[int, ...]
+
+    @property
+    def hash(self) -> str:
+        """Of both."""
+        return digest([self.train_hash, self.test_hash])
 
     def label(self, name: str) -> str:
         """The name that records and tables show; a copy is never mixed with the original."""
@@ -72,38 +83,87 @@ class Identity:
 
 
 def identify(ref: PluginRef, root: Path | None) -> Identity:
-    """Hash a subset: its spec, then both splits' shapes, images and labels in order. Raises DataError where data are missing."""
-    sha = hashlib.sha256(canonical(asdict(ref.ask(lambda dataset: dataset.spec()))).encode())
-    counts: Mapping[Split, list[int]] = {"train": [], "test": []}
-    for split, into in counts.items():
-        data = load_split(ref, split, root)
-        into.extend(torch.bincount(data.labels).tolist())
-        for tensor in (data.images, data.labels):
-            sha.update(canonical([split, list(tensor.shape)]).encode())
-            sha.update(tensor.contiguous().numpy().data)
+    """Hash a subset, or say what it was when its files were last hashed, if they are the same by size and time.
+    Raises DataError where data are missing."""
+    state = state_of_files(ref, root)
+    known = None if state is None else _kept_identity(recall(state))
+    if known:
+        return known
+    (train_hash, train_counts), (test_hash, test_counts) = (_hash_split(ref, split, root) for split in SPLITS)
     original = ref.ask(lambda dataset: dataset.is_original(root))
-    return Identity(sha.hexdigest(), original, tuple(counts["train"]), tuple(counts["test"]))
+    identity = Identity(train_hash, test_hash, original, train_counts, test_counts)
+    if state is not None and state == state_of_files(ref, root):  # nobody has changed a file meanwhile
+        remember(state, asdict(identity))
+    return identity
+
+
+def _hash_split(ref: PluginRef, split: Split, root: Path | None) -> tuple[str, tuple[int, ...]]:
+    """The hash of a split's shape, images and labels in order and of the facts that its numbers hang on; its images by class."""
+    data = load_split(ref, split, root)
+    sha = hashlib.sha256(canonical(_facts(ref.ask(lambda dataset: dataset.spec()), split)).encode())
+    for tensor in (data.images, data.labels):
+        sha.update(canonical([split, list(tensor.shape)]).encode())
+        sha.update(tensor.contiguous().numpy().data)
+    return sha.hexdigest(), tuple(torch.bincount(data.labels).tolist())
+
+
+def _facts(spec: Spec, split: Split) -> dict[str, Any]:
+    """What of a spec can change a number. Its name draws the validation split; identifiers of classes tell a generator what to
+    make, and nothing where there are none."""
+    facts = asdict(spec)
+    idle = [name for name in ("class_ids", "class_indices") if split == "test" or not facts[name]]
+    for name in [*idle, *(["name"] if split == "test" else [])]:
+        del facts[name]
+    return facts
+
+
+def _kept_identity(answer: dict[str, Any] | None) -> Identity | None:
+    """An identity from JSON; None where it is none."""
+    match answer:
+        case {
+            "train_hash": str(train), "test_hash": str(test), "original": bool(original),
+            "train_counts": [*train_counts], "test_counts": [*test_counts],
+        } if all(type(count) is int for count in (*train_counts, *test_counts)):  # fmt: skip
+            return Identity(train, test, original, tuple(train_counts), tuple(test_counts))
+    return None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The real training images on a device, sorted by class, and a held-out part of them for selection. No test image."""
+    """The real training images on a device, as bytes, sorted by class, and a held-out part of them for selection. No test image.
+
+    Bytes take a quarter of the memory; whoever reads a batch of them has it normalised by `seen`, to the same bits as if all
+    had been normalised beforehand.
+    """
 
     spec: Spec
-    images: Tensor  # [N,C,H,W], normalised, sorted by class
+    images: Tensor  # uint8 [N,C,H,W], sorted by class
     labels: Tensor  # [N] int64
     starts: tuple[int, ...]  # class c lies at starts[c] .. starts[c + 1]
-    validation_images: Tensor
+    validation_images: Tensor  # uint8
     validation_labels: Tensor
+    dtype: torch.dtype = torch.float32  # of what networks see; float64 where derivatives are checked
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What networks see of bytes [B,C,H,W]: normalised by the data set's own constants, never a view of them. Raises
+        DataError for what is normalised already."""
+        if images.dtype != torch.uint8:
+            raise DataError(f"training images are kept as uint8 and normalised when they are read; these are {images.dtype}.")
+        return self.spec.normalise(images, self.dtype)
 
     def everything(self) -> tuple[Tensor, Tensor]:
-        """The whole training split: images and labels, the held-out part last; for the row full-data, which selects nothing."""
+        """The whole training split: bytes and labels, the held-out part last; for the row full-data, which selects nothing."""
         return torch.cat([self.images, self.validation_images]), torch.cat([self.labels, self.validation_labels])
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The number of training images of every class."""
         return tuple(stop - start for start, stop in zip(self.starts, self.starts[1:], strict=False))
+
+    @property
+    def num_bytes(self) -> int:
+        """What its images and labels take."""
+        return sum(tensor.nbytes for tensor in (self.images, self.labels, self.validation_images, self.validation_labels))
 
 
 def load_training(ref: PluginRef, root: Path | None, validation_fraction: float, device: torch.device) -> TrainingData:
@@ -116,9 +176,32 @@ def load_training(ref: PluginRef, root: Path | None, validation_fraction: float,
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(labels, minlength=spec.num_classes).cumsum(0)])
     return TrainingData(
         spec,
-        spec.normalise(data.images[train].to(device)),
+        data.images[train].to(device),
         labels.to(device),
         tuple(starts.tolist()),
-        spec.normalise(data.images[held_out].to(device)),
+        data.images[held_out].to(device),
         data.labels[held_out].to(device),
     )
+
+
+class TrainingCache:
+    """The training data of the subsets that were asked for last, for a process that computes cell after cell."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        """`max_bytes` over all subsets; the one asked for last is kept however large it is."""
+        self.max_bytes = max_bytes
+        self._kept: dict[tuple[str, float, torch.device], TrainingData] = {}  # the one asked for last comes last
+
+    def load(self, ref: PluginRef, root: Path | None, train_hash: str, held_out: float, device: torch.device) -> TrainingData:
+        """What `load_training` gives for a subset of that training hash and a share held out, loaded if it is not there."""
+        key = (train_hash, held_out, device)
+        data = self._kept.pop(key, None)
+        self.put(train_hash, held_out, device, load_training(ref, root, held_out, device) if data is None else data)
+        return self._kept[key]
+
+    def put(self, train_hash: str, held_out: float, device: torch.device, data: TrainingData) -> None:
+        """Keep data as those asked for last, and drop those that were not asked for longest until all fit."""
+        self._kept.pop((train_hash, held_out, device), None)
+        self._kept[train_hash, held_out, device] = data
+        while len(self._kept) > 1 and sum(kept.num_bytes for kept in self._kept.values()) > self.max_bytes:
+            del self._kept[next(iter(self._kept))]

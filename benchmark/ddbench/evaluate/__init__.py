@@ -1,1 +1,1 @@
-"""The judging of finished sets. Only this package opens the sealed test split."""
+"""The judging of finished sets. Only it, and the job that asks for it, see the sealed test split."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddbench.api import Spec
+from ddbench.compute import hardware
 from ddbench.compute.run import build_network
-from ddbench.plan import PluginRef
+from ddbench.evaluate.evaluator import Evaluator, Finished
+from ddbench.refs import PluginRef
+from ddbench.schema import JudgementMeasured
 
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures a device's peak
 PEAK_TRIES = 5
@@ -46,38 +50,42 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def by_network(
-    entries: Sequence[dict[str, Any]], images_trained: dict[str, int], flops: dict[str, int], peak: float, streams: int = 1
-) -> dict[str, dict[str, Any]]:
-    """The costs of evaluations, by network label.
+def measured(evaluator: Evaluator, finished: Sequence[Finished], peak: float, processes: int = 1) -> JudgementMeasured:
+    """The costs of a block of repeats, on a device with that `peak` of operations a second.
 
-    seconds_train and seconds_test are sums over the repeats; images_per_second counts the images of the training steps
-    (`images_trained`, by label, a repeat); peak_share is the operations of these steps over seconds_train and `peak`.
-    With several processes side by side (`streams`), seconds are those of each, and rates and shares those of one process.
+    Seconds are sums over the repeats; images_per_second counts the images of the training steps; peak_share is the operations
+    of these steps over seconds_train and the peak. With several `processes` side by side, rates and shares are those of one.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for label in dict.fromkeys(entry["network"] for entry in entries):
-        own = [entry["cost"] for entry in entries if entry["network"] == label]
-        train = sum(cost["seconds_train"] for cost in own)
-        rate = images_trained[label] * len(own) / train if train else 0.0
-        found[label] = {
-            "seconds_train": train,
-            "seconds_test": sum(cost["seconds_test"] for cost in own),
-            "images_per_second": rate,
-            "flops_per_image": flops[label],
-            "peak_share": rate * flops[label] / peak,
-            "peak_memory_bytes": max(cost["peak_memory_bytes"] for cost in own),
-            "way": "/".join(dict.fromkeys(cost["way"] for cost in own)),
-            "processes": streams,
-        }
-    return found
+    train = sum(one.seconds_train for one in finished)
+    images = len(evaluator.subject.images) * evaluator.recipe.epochs * len(finished)
+    rate, flops = images / train if train else 0.0, flops_of_step(evaluator.judging.network, evaluator.spec)
+    return JudgementMeasured(
+        seconds_train=train,
+        seconds_test=sum(one.seconds_test for one in finished),
+        images_per_second=rate,
+        flops_per_image=float(flops),
+        peak_share=rate * flops / peak,
+        peak_memory_bytes=max(one.peak_memory_bytes for one in finished),
+        way="/".join(dict.fromkeys(one.way for one in finished)),
+        processes=processes,
+        commit=hardware.commit(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
-def seconds(entry: dict[str, Any]) -> float:
-    """Of one evaluation, training and testing."""
-    return entry["cost"]["seconds_train"] + entry["cost"]["seconds_test"]
-
-
-def untimed(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The evaluations without what differs when they are made again."""
-    return [{name: value for name, value in entry.items() if name != "cost"} for entry in entries]
+def together(parts: Sequence[tuple[JudgementMeasured, float]]) -> dict[str, Any]:
+    """The costs of several blocks of one network, each with the share of its repeats that counts: sums of seconds, rates over
+    them, the highest peak of memory."""
+    train = sum(share * part.seconds_train for part, share in parts)
+    images = sum(share * part.seconds_train * part.images_per_second for part, share in parts)
+    reached = sum(share * part.seconds_train * part.peak_share for part, share in parts)
+    return {
+        "seconds_train": train,
+        "seconds_test": sum(share * part.seconds_test for part, share in parts),
+        "images_per_second": images / train if train else 0.0,
+        "flops_per_image": parts[0][0].flops_per_image,
+        "peak_share": reached / train if train else 0.0,
+        "peak_memory_bytes": max(part.peak_memory_bytes for part, _ in parts),
+        "way": "/".join(dict.fromkeys(part.way for part, _ in parts)),
+        "processes": max(part.processes for part, _ in parts),
+    }

@@ -1,7 +1,7 @@
 """Train networks from scratch on a set, and read their accuracy on the sealed test split once, after the last epoch.
 
-`evaluate_once` is the plain evaluator: one network, one epoch after the other. `evaluate_stacked` trains all repeats of a
-network at once, `ddbench.evaluate.parallel` trains them side by side in processes. All three draw the same numbers.
+`evaluate_once` is the plain way: one network, one epoch after the other. `evaluate_stacked` trains several repeats of a network
+at once. Both draw the same numbers. A judgement is split among processes by repeats; that changes no bit of the plain way.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,12 @@ from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.crops import CropFlip
-from ddbench.plan import Plan, PluginRef
+from ddbench.plan import Judging
+from ddbench.schema import Repeat
+from ddbench.seeds import StreamName
 
-Entry = dict[str, Any]
-"""One network and repeat: network, repeat, accuracy, num_test, correct, train_loss, and what it cost."""
 Way = Literal["auto", "serial", "stacked"]
 """One repeat after the other, or all at once; auto: at once where the architecture says that this was measured faster."""
-Name = tuple[str | int, ...]
 
 
 def pack(correct: Tensor) -> str:
@@ -46,134 +46,161 @@ def unpack(bitmap: str, num: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A set, and all that its networks are judged by, on one device."""
+class Subject:
+    """A set to judge, on the device that judges it."""
 
-    plan: Plan
-    spec: Spec
-    images: Tensor  # [N,C,H,W], normalised
-    labels: Tensor  # [N] or [N,K]
-    test: TestData
-    teacher: nn.Module | None = None  # labels every batch, where the protocol has one
+    images: Tensor  # [N,C,H,W] as networks see them: normalised or whitened floats; or the bytes of real images
+    labels: Tensor  # [N] int64, or [N,K] probabilities
+    sha256: str  # of the set, or of the iterate
+    everything: bool = False  # whether it is all real training images
     learned_rate: float | None = None  # that the set has learned
     whitening: Whitening | None = None  # that its images went through, so that the test images go through it too
 
+
+class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One network, trained and read, and what that cost."""
+
+    repeat: Repeat
+    seconds_train: float
+    seconds_test: float
+    peak_memory_bytes: int
+    way: str  # serial or stacked
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A set, and all that one network is judged by on it, on one device."""
+
+    judging: Judging
+    spec: Spec
+    subject: Subject
+    test: TestData
+    teacher: nn.Module | None = None  # labels every batch, where the protocol has one
+
     @property
-    def full_data(self) -> bool:
-        """Whether the set is all of the real training images."""
-        return self.plan.baseline == "full-data"
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.subject.images.device
 
     @property
     def augment(self) -> Augment:
         """The protocol's augmentation; a recipe may leave it unused."""
-        return CropFlip() if self.plan.protocol.augment == "crop-flip" else SiameseAugment(self.spec.augmentation)
+        return CropFlip() if self.judging.numbers.augment == "crop-flip" else SiameseAugment(self.spec.augmentation)
 
     @property
     def objective(self) -> Objective:
         """Cross-entropy, or the divergence from the teacher."""
-        told = self.plan.protocol.teacher
+        told = self.judging.numbers.teacher
         return follow(self.teacher, told.temperature) if self.teacher is not None and told else cross_entropy
 
-    def recipe(self, ref: PluginRef) -> Recipe:
-        """How a network is trained."""
-        arch: Arch = ref.make()
-        return self.plan.protocol.recipe(arch.lr, self.full_data, self.learned_rate)
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is trained. Raises ConfigError for a learned rate at which nothing can be trained."""
+        arch: Arch = self.judging.network.make()
+        return self.judging.numbers.recipe(arch.lr, self.subject.learned_rate)
 
-    def name(self, ref: PluginRef, repeat: int) -> Name:
-        """Of the streams: distillation seed, network and repeat, and not the method, so that the differences between methods
-        are paired."""
-        return ("evaluate", self.plan.seed, ref.label, repeat)
+    def name(self, repeat: int) -> StreamName:
+        """Of a repeat's streams: by draw, network and repeat, and not by the method, so that differences between methods are
+        paired."""
+        return (*self.judging.stream, repeat)
 
-    def network(self, ref: PluginRef, repeat: int) -> nn.Module:
+    def network(self, repeat: int) -> nn.Module:
         """With fresh weights, in the protocol's memory format."""
-        network = build_network(ref, self.spec, self.images.device, *self.name(ref, repeat), "network")
-        return network.to(memory_format=torch.channels_last) if self.plan.protocol.channels_last else network  # type: ignore[call-overload]
+        network = build_network(self.judging.network, self.spec, self.device, *self.name(repeat), "network")
+        return network.to(memory_format=torch.channels_last) if self.judging.numbers.channels_last else network  # type: ignore[call-overload]
 
     def seen(self, pixels: Tensor) -> Tensor:
         """What a network sees of a batch of test images."""
-        images = self.whitening(pixels) if self.whitening else self.spec.normalise(pixels)
-        return images.contiguous(memory_format=torch.channels_last) if self.plan.protocol.channels_last else images
+        whitening = self.subject.whitening
+        return self._laid_out(whitening(pixels) if whitening else self.spec.normalise(pixels))
 
     def training_images(self) -> Tensor:
         """In the protocol's memory format."""
-        last = self.plan.protocol.channels_last
-        return self.images.contiguous(memory_format=torch.channels_last) if last else self.images
+        return self._laid_out(self.subject.images)
 
-    def read(self, network: nn.Module, ref: PluginRef, repeat: int, train_loss: float) -> Entry:
+    @property
+    def view(self) -> Callable[[Tensor], Tensor] | None:
+        """What a network sees of a batch of training images, where they are bytes."""
+        return self.spec.normalise if self.subject.images.dtype == torch.uint8 else None
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        last = self.judging.numbers.channels_last
+        return images.contiguous(memory_format=torch.channels_last) if last else images
+
+    def read(self, network: nn.Module, repeat: int, train_loss: float) -> Repeat:
         """The accuracy of a trained network: the one place where the test split meets a prediction."""
-        correct = predict(network, self.test.images, self.plan.protocol.test_batch, self.seen) == self.test.labels
-        return {
-            "network": ref.label,
-            "repeat": repeat,
-            "accuracy": int(correct.sum()) / len(correct),
-            "num_test": len(correct),
-            "correct": pack(correct),
-            "train_loss": train_loss,
-        }
+        correct = predict(network, self.test.images, self.judging.numbers.test_batch, self.seen) == self.test.labels
+        num = len(correct)
+        return Repeat(
+            repeat=repeat, accuracy=int(correct.sum()) / num, num_test=num, correct=pack(correct), train_loss=train_loss
+        )
 
 
-def evaluate_once(exam: Exam, ref: PluginRef, repeat: int, on_epoch: Callable[[int], None] | None = None) -> Entry:
+def evaluate_once(evaluator: Evaluator, repeat: int, on_epoch: Callable[[int], None] | None = None) -> Finished:
     """One network. Source: section 4 of GLaD (CVPR 2023) and its public code. Departure: that reports the best of many
-    accuracies on the test split; here there is one."""
+    accuracies on the test split; here there is one.
+
+    Raises DataError where the training diverges, ConfigError for a learned rate at which nothing can be trained.
+    """
     started = time.perf_counter()
-    network, name = exam.network(ref, repeat), exam.name(ref, repeat)
-    loss = train(network, exam.training_images(), exam.labels, exam.recipe(ref), name, exam.augment, exam.objective, on_epoch)
+    network, images, labels = evaluator.network(repeat), evaluator.training_images(), evaluator.subject.labels
+    how = (evaluator.recipe, evaluator.name(repeat), evaluator.augment, evaluator.objective)
+    loss = train(network, images, labels, *how, on_epoch, evaluator.view)
     trained = time.perf_counter()
-    entry = exam.read(network, ref, repeat, loss)
-    return entry | {"cost": _cost(exam, trained - started, time.perf_counter() - trained, "serial")}
+    read = evaluator.read(network, repeat, loss)
+    seconds = trained - started, time.perf_counter() - trained
+    return Finished(read, *seconds, peak_memory_bytes(evaluator.device), "serial")
 
 
 def evaluate_stacked(
-    exam: Exam, ref: PluginRef, repeats: Sequence[int], on_epoch: Callable[[int], None] | None = None
-) -> list[Entry]:
-    """All repeats of a network at once, with the random numbers that each has alone."""
+    evaluator: Evaluator, repeats: Sequence[int], on_epoch: Callable[[int], None] | None = None
+) -> list[Finished]:
+    """Several repeats of the network at once, with the random numbers that each has alone. Raises as `evaluate_once` does."""
     started = time.perf_counter()
-    networks, names = [exam.network(ref, repeat) for repeat in repeats], [exam.name(ref, repeat) for repeat in repeats]
-    images, recipe = exam.training_images(), exam.recipe(ref)
-    losses = train_stacked(networks, images, exam.labels, recipe, names, exam.augment, exam.objective, on_epoch)
+    networks, names = [evaluator.network(repeat) for repeat in repeats], [evaluator.name(repeat) for repeat in repeats]
+    images, labels, recipe = evaluator.training_images(), evaluator.subject.labels, evaluator.recipe
+    losses = train_stacked(networks, images, labels, recipe, names, evaluator.augment, evaluator.objective, on_epoch)
     train_share = (time.perf_counter() - started) / len(networks)
-    entries = []
+    finished = []
     for network, repeat, loss in zip(networks, repeats, losses, strict=True):
         began = time.perf_counter()
-        entry = exam.read(network, ref, repeat, loss)
-        entries.append(entry | {"cost": _cost(exam, train_share, time.perf_counter() - began, "stacked")})
-    return entries
+        read = evaluator.read(network, repeat, loss)
+        seconds = train_share, time.perf_counter() - began
+        finished.append(Finished(read, *seconds, peak_memory_bytes(evaluator.device), "stacked"))
+    return finished
 
 
-def _cost(exam: Exam, train_seconds: float, test_seconds: float, way: str) -> dict[str, Any]:
-    peak = peak_memory_bytes(exam.images.device)
-    return {"seconds_train": train_seconds, "seconds_test": test_seconds, "peak_memory_bytes": peak, "way": way}
-
-
-def is_stacked(exam: Exam, ref: PluginRef, way: Way) -> bool:
-    """Whether a network's repeats are trained at once."""
-    arch: Arch = ref.make()
-    if way == "serial" or (way == "auto" and exam.images.device.type not in arch.stacked) or exam.full_data:
+def is_stacked(evaluator: Evaluator, way: Way) -> bool:
+    """Whether the network's repeats are trained at once; on all real images they never are."""
+    arch: Arch = evaluator.judging.network.make()
+    if way == "serial" or (way == "auto" and evaluator.device.type not in arch.stacked):
         return False
-    return can_stack(exam.network(ref, 0))
+    if evaluator.subject.everything or evaluator.view:
+        return False
+    return can_stack(evaluator.network(0))
 
 
-def evaluate(
-    exam: Exam, entries: list[Entry], keep: Callable[[list[Entry]], None], tick: Callable[[float], None], way: Way = "auto"
-) -> list[Entry]:
-    """Every network and repeat of the plan that `entries` lack, in the plan's order; `keep(entries)` after each network and
-    repeat, or after each stack: an interrupted stack begins anew, so that its sums are always those of the whole stack."""
-    plan = exam.plan
-    repeats, total = plan.protocol.repeats, len(plan.networks) * plan.protocol.repeats
-    for ref in plan.networks:
-        done = sum(entry["network"] == ref.label for entry in entries)
-        epochs = exam.recipe(ref).epochs
-        reset_peak_memory(exam.images.device)
-        while done < repeats:
-            stack = repeats - done if is_stacked(exam, ref, way) else 1
+def evaluate_block(
+    evaluator: Evaluator, first: int, last: int, kept: Sequence[Finished], keep: Callable[[list[Finished]], None],
+    tick: Callable[[float], None], way: Way = "auto",
+) -> list[Finished]:  # fmt: skip
+    """Repeats `first` to `last`, in order, less those that are `kept` from before: the block's first ones.
 
-            def on_epoch(epoch: int, done: int = len(entries), stack: int = stack, epochs: int = epochs) -> None:
-                tick((done + stack * (epoch + 1) / epochs) / total)
+    `keep(finished)` is called after each repeat, or after each stack: an interrupted stack begins anew, so that its sums are
+    always those of the whole stack. `tick(fraction of the block)` is called after every epoch. Raises as `evaluate_once` does.
+    """
+    finished, total, epochs = list(kept), last - first + 1, evaluator.recipe.epochs
+    reset_peak_memory(evaluator.device)
+    stacked = total - len(finished) > 1 and is_stacked(evaluator, way)
+    while len(finished) < total:
+        num, done = total - len(finished) if stacked else 1, len(finished)
 
-            if stack > 1:
-                new = evaluate_stacked(exam, ref, range(done, repeats), on_epoch)
-            else:
-                new = [evaluate_once(exam, ref, done, on_epoch)]
-            entries, done = [*entries, *new], done + len(new)
-            keep(entries)
-    return entries
+        def on_epoch(epoch: int, num: int = num, done: int = done) -> None:
+            tick((done + num * (epoch + 1) / epochs) / total)
+
+        if stacked:
+            finished += evaluate_stacked(evaluator, range(first + done, last + 1), on_epoch)
+        else:
+            finished.append(evaluate_once(evaluator, first + done, on_epoch))
+        keep(list(finished))
+    return finished

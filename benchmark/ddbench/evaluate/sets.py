@@ -43,10 +43,13 @@ class Whitening:
 class ImportedSet:
     """A set, ready to train on, and what a user should know of it."""
 
-    images: Tensor  # [N,C,H,W], normalised as the data set's real images are
+    images: Tensor  # [N,C,H,W], normalised as the data set's real images are, or whitened
     labels: Tensor  # [N,K], probabilities
     dataset: str | None  # that the file names
-    warnings: tuple[str, ...]
+    values: Values  # what its images were read as
+    label_values: Labels  # what its labels were read as
+    constants: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())  # mean and std of the file's, where not the data set's
+    warnings: tuple[str, ...] = ()
     learned_rate: float | None = None  # of the networks trained on it
     whitening: Whitening | None = None  # that the images went through, instead of a normalisation
 
@@ -56,10 +59,10 @@ class ImportedSet:
         return "hard" if bool((self.labels.max(1).values == 1).all()) else "soft"
 
 
-def named_dataset(path: Path) -> str | None:
-    """The data set that one of our files names; None for others."""
+def metadata(path: Path) -> dict[str, Any]:
+    """What one of our files says of itself: `dataset`, the `key` of its plan, and more; nothing for others."""
     _, _, meta, _ = _tensors(path)
-    return meta.get("dataset")
+    return meta
 
 
 def read_set(
@@ -77,7 +80,8 @@ def read_set(
     """
     images, labels, meta, tensors = _tensors(path)
     if meta:
-        values, mean, std, kind = "normalised", meta["mean"], meta["std"], None
+        values = "whitened" if str(meta.get("images")).startswith("whitened") else "normalised"
+        mean, std, kind = meta["mean"], meta["std"], None
         if meta["class_names"] != list(spec.class_names):
             raise DataError(f"{path} was made for the classes {', '.join(meta['class_names'])}, not those of '{spec.name}'.")
     elif values is None:
@@ -90,13 +94,20 @@ def read_set(
     if images.is_floating_point() and not images.isfinite().all():
         raise DataError(f"{path}: images hold NaN or infinite values. Nothing can be learned from them.")
     whitening: Whitening | None = None
+    constants: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
     warnings: tuple[str, ...] = ()
     if values == "whitened":
         images, whitening = _floats(path, images, "whitened"), _whitening(path, tensors, spec)
+    elif values == "pixels":
+        images = _from_pixels(path, images, spec)
     else:
-        images, warnings = _normalised(path, images, spec, values, mean, std)
-    labels = _probabilities(path, labels, len(images), spec, kind)
-    return ImportedSet(images, labels, meta.get("dataset"), warnings, _learned_rate(path, meta, tensors), whitening)
+        constants = _constants(spec, mean, std)
+        images, warnings = _normalised(path, images, spec, *constants)
+    looks: Labels = "indices" if labels.dim() == 1 else "probabilities"
+    probabilities = _probabilities(path, labels, len(images), spec, kind)
+    rate = _learned_rate(path, meta, tensors)
+    how = (values, kind or looks, constants)
+    return ImportedSet(images, probabilities, meta.get("dataset"), *how, warnings, rate, whitening)
 
 
 def _whitening(path: Path, tensors: Mapping[str, Any], spec: Spec) -> Whitening:
@@ -188,26 +199,41 @@ def _unpickled(path: Path) -> dict[Any, Any]:
     return content
 
 
-def _normalised(
-    path: Path, images: Tensor, spec: Spec, values: Values | None, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """[N,C,H,W] as the data set normalises, and a warning where the values look like something else."""
-    if images.is_complex() or (not images.is_floating_point() and images.dtype != torch.uint8):
+def _from_pixels(path: Path, images: Tensor, spec: Spec) -> Tensor:
+    """[N,C,H,W], uint8 or floats in [0, 1], as the data set normalises."""
+    if not images.is_floating_point() and images.dtype != torch.uint8:
         raise DataError(f"{path}: images must be floats or uint8 pixels, got {images.dtype}.")
     low, high = float(images.min()), float(images.max())
-    if values == "pixels":
-        if images.is_floating_point() and (low < -0.5 or high > 1.5):
-            raise DataError(f"{path}: pixels must be uint8 or lie in [0, 1], and these lie in [{low:.2f}, {high:.2f}].")
-        return spec.normalise(images if images.dtype == torch.uint8 else images.float()), ()
-    images = _floats(path, images, "normalised")
+    if images.is_floating_point() and (low < -0.5 or high > 1.5):
+        raise DataError(f"{path}: pixels must be uint8 or lie in [0, 1], and these lie in [{low:.2f}, {high:.2f}].")
+    return spec.normalise(images if images.dtype == torch.uint8 else images.float())
+
+
+def _constants(
+    spec: Spec, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What normalised images were normalised by, checked; nothing where that is the data set's own."""
     if (mean is None) != (std is None) or any(len(given or spec.mean) != len(spec.mean) for given in (mean, std)):
         raise ConfigError(f"--mean and --std go together, with {len(spec.mean)} numbers each for '{spec.name}'.")
-    if mean is not None and std is not None and (tuple(mean), tuple(std)) != (spec.mean, spec.std):
-        if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
-            raise ConfigError(f"--mean and --std must be finite and --std above 0, got {list(mean)} and {list(std)}.")
+    if mean is None or std is None or (tuple(mean), tuple(std)) == (spec.mean, spec.std):
+        return (), ()
+    if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
+        raise ConfigError(f"--mean and --std must be finite and --std above 0, got {list(mean)} and {list(std)}.")
+    return tuple(mean), tuple(std)
+
+
+def _normalised(
+    path: Path, images: Tensor, spec: Spec, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """[N,C,H,W] as the data set normalises, and a warning where the values look like something else."""
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise DataError(f"{path}: images must be floats or uint8 pixels, got {images.dtype}.")
+    images = _floats(path, images, "normalised")
+    low, high = float(images.min()), float(images.max())
+    if mean:
         images = spec.normalise(images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None])
     looks = low >= 0 and high <= 1
-    told = f"{path}: the images are said to be normalised and lie in [{low:.2f}, {high:.2f}]. Are they pixels?"
+    told = f"the images are said to be normalised and lie in [{low:.2f}, {high:.2f}]. Are they pixels?"
     return images, ((told,) if looks else ())
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ddbench.api import Objective, Recipe, Resource, Spec
 from ddbench.compute.run import build_network
 from ddbench.ops.crops import CropFlip
-from ddbench.plan import Plan, PluginRef, require
+from ddbench.plan import Judging
+from ddbench.refs import PluginRef, require
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,15 @@ class SoftTeacher(Resource):
         return network.state_dict()
 
 
-def teacher_needs(plan: Plan) -> tuple[SoftTeacher, ...]:
-    """The plan's teacher, where its protocol has one."""
-    if plan.protocol.teacher is None:
-        return ()
-    return (SoftTeacher(require(plan.teacher, "teacher"), plan.protocol.teacher.recipe()),)
+def teacher_needs(judging: Judging) -> tuple[SoftTeacher, ...]:
+    """The teacher of a judgement, where its protocol has one. Raises ConfigError where the plan does not name its network."""
+    told = judging.numbers.teacher
+    return (SoftTeacher(require(judging.teacher, "teacher"), told.recipe()),) if told else ()
 
 
-def load_teacher(plan: Plan, tensors: dict[str, Tensor], spec: Spec, device: torch.device) -> nn.Module:
+def load_teacher(judging: Judging, tensors: dict[str, Tensor], spec: Spec, device: torch.device) -> nn.Module:
     """The trained teacher, frozen, in evaluation mode."""
-    network = build_network(require(plan.teacher, "teacher"), spec, device, "teacher")
+    network = build_network(require(judging.teacher, "teacher"), spec, device, "teacher")
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
 

@@ -1,98 +1,188 @@
-"""Looking at plans before anything is computed: what they need, whether it is there, and what cannot work."""
+"""Looking at plans before anything is computed: what they need, whether it is there, and what cannot work.
+
+Plugins are asked on the CPU, with a run that holds no image: planning never starts an accelerator.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
-from ddbench.compute.rank import needs
+from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
 from ddbench.compute.run import DistillRun
-from ddbench.data.subsets import Identity, TrainingData
+from ddbench.data.subsets import Identity, TrainingData, identify
 from ddbench.errors import BenchError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
-from ddbench.plan import Plan, canonical
+from ddbench.files import canonical
+from ddbench.plan import Cell, Judging, SetPlan
+from ddbench.refs import PluginRef
 from ddbench.results.store import Store
 
+CPU = torch.device("cpu")
 
-def planning_run(plan: Plan, device: torch.device, folder: Path | None = None) -> DistillRun:
-    """A run without images, to ask plugins what they need before any data are loaded; `folder` is the user's data folder."""
+
+class Identities:
+    """Data sets' identities, each asked once in this process."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, Path | None], Identity] = {}
+
+    def __call__(self, ref: PluginRef, root: Path | None) -> Identity:
+        """As `suite.load` wants it. Raises DataError where the data are missing."""
+        if (ref.label, root) not in self.known:
+            self.known[ref.label, root] = identify(ref, root)
+        return self.known[ref.label, root]
+
+
+def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int] = ()) -> DistillRun:
+    """A run without images, to ask plugins before any data are loaded; `counts` are those of the classes that it pretends to
+    have, `folder` is the user's data folder."""
     spec = plan.dataset.make().spec()
-    none, nobody = torch.empty(0, *spec.shape), torch.empty(0, dtype=torch.int64)
-    data = TrainingData(spec, none, nobody, (0,) * (spec.num_classes + 1), none, nobody)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, device, {}, folder=folder)
+    none, nobody = torch.empty(0, *spec.shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+    starts = tuple(accumulate(counts or (0,) * spec.num_classes, initial=0))
+    data = TrainingData(spec, none, nobody, starts, none, nobody)
+    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder)
 
 
-def check_plans(plans: Iterable[Plan], folder: Path | None) -> None:
-    """Ask every loss whether it can match such a set by such a backbone. Raises Faults with all that is refused; what a broken
-    plugin raises instead breaks its own cells, later."""
-    faults, asked = [], set[str]()
-    for plan in plans:
-        if plan.baseline or plan.loss is None or plan.space is None:
+def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:
+    """A run that counts the training images of its classes, less those held out, and holds none."""
+    least = min(counts)
+    held_out = max(round(least * plan.held_out), int(plan.held_out > 0))
+    return planning_run(plan, folder, [count - held_out for count in counts])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Cells with the keys of their resources filled in, the resources by key, and the cells that cannot say what they need."""
+
+    cells: tuple[Cell, ...]
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    owners: Mapping[str, SetPlan] = field(default_factory=dict)  # a plan that a resource can be found again by
+    judgings: Mapping[str, Judging] = field(default_factory=dict)  # likewise, of a teacher
+    broken: Mapping[str, tuple[Cell, BaseException]] = field(default_factory=dict)  # by the key that the set would have
+
+
+def set_needs(plan: SetPlan) -> list[Need]:
+    """Every resource of a set: its rankers', generator's, space's and loss's, or its baseline's. Raises what a plugin raises."""
+    return needs_of(plan, planning_run(plan), ranker_needs(plan))
+
+
+def judging_needs(plan: SetPlan, judging: Judging) -> list[Need]:
+    """The resources of a judgement: the protocol's teacher, trained on the training images of the set's data set less those that
+    the judging leaves out."""
+    wanted = teacher_needs(judging)
+    if not wanted:
+        return []
+    base = SetPlan(
+        dataset=plan.dataset, train_hash=plan.train_hash, ipc=0, seed=0, held_out=judging.held_out, threads=judging.threads
+    )
+    return needs_of(base, planning_run(base), wanted)
+
+
+def plan_of_need(plan: SetPlan, need: Need) -> SetPlan:
+    """The plan without the plugins that have no part in a resource of it, so that the code of none of them runs while it is
+    built: others share what comes out."""
+    asking = ("baseline",) if plan.baseline else ("loss", "space", "generator")
+    return replace(plan, resources=(), **{name: None for name in asking if getattr(plan, name) != need.owner})
+
+
+def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
+    """Ask every plugin what must be trained first. A plugin that raises breaks its own cells. Without `sets`, which are there
+    already, only what judges them is asked.
+    """
+    made: list[Cell] = []
+    needs: dict[str, Need] = {}
+    owners: dict[str, SetPlan] = {}
+    teachers: dict[str, Judging] = {}
+    broken: dict[str, tuple[Cell, BaseException]] = {}
+    asked: dict[str, list[Need]] = {}
+    of_judging: dict[tuple[str, str, str], Judging] = {}
+    for cell in cells:
+        try:
+            name = canonical({key: value for key, value in cell.set.stem.items() if key != "seed"})
+            found = asked.get(name) if sets else []
+            if found is None:
+                found = asked[name] = set_needs(cell.set)
+            plan = replace(cell.set, resources=tuple(need.key for need in found)) if found else cell.set
+            judgings = []
+            for judging in cell.judgings:
+                place = (judging.key, plan.train_hash, plan.dataset.label)
+                if place not in of_judging:
+                    own = judging_needs(plan, judging)
+                    of_judging[place] = replace(judging, resources=tuple(need.key for need in own)) if own else judging
+                    needs |= {need.key: need for need in own}
+                    teachers |= {need.key: judging for need in own}
+                    owners |= {need.key: plan for need in own if need.key not in owners}
+                judgings.append(of_judging[place])
+        except (Exception, SystemExit) as error:  # a stranger's code
+            broken[cell.set.key] = (cell, error)
             continue
-        run = planning_run(plan, torch.device("cpu"), folder)
-        num = plan.space.make().num_images(run)
-        parts = [plan.loss.label, plan.backbone.label, plan.dataset.label, plan.ipc, num]
-        if (key := canonical(parts)) in asked:
+        needs |= {need.key: need for need in found}
+        owners |= {need.key: cell.set for need in found if need.key not in owners}
+        made.append(Cell(plan, tuple(judgings), cell.repeats, cell.protocol, cell.iterates))
+    return Planned(tuple(made), needs, owners, teachers, broken)
+
+
+def check_plans(cells: Iterable[Cell], identities: Identities, root: Path | None) -> None:
+    """Ask every loss and baseline whether it can make such a set, and whether the classes have enough images. Raises Faults with
+    all that is refused; what a broken plugin raises instead breaks its own cells, later."""
+    faults, asked = list[str](), set[str]()
+    for cell in cells:
+        plan = cell.set
+        if plan.everything or plan.imported:
+            continue
+        key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
+        if key in asked:
             continue
         asked.add(key)
         try:
-            plan.loss.make().check(num, run)
+            _check(plan, identities(plan.dataset, root).train_counts, root)
         except PluginError:
             continue
+        except Faults as several:
+            faults += several.faults
         except BenchError as error:
-            faults.append(f"loss '{plan.loss.label}' on '{plan.dataset.label}', ipc {plan.ipc}: {error}")
-        except Exception:  # a stranger's code: its cell tells
+            faults.append(f"{plan.method} on '{plan.dataset.label}', ipc {plan.ipc}: {error}")
+        except (Exception, SystemExit):  # a stranger's code: its cell tells
             continue
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
 
 
-def counting_run(plan: Plan, identity: Identity, device: torch.device) -> DistillRun:
-    """A run that counts the training images of its classes and holds none, to ask resources what they take."""
-    run = planning_run(plan, device)
-    least = min(identity.train_counts)
-    fraction = plan.protocol.validation_fraction
-    held_out = max(round(least * fraction), int(fraction > 0))
-    starts = tuple(accumulate((count - held_out for count in identity.train_counts), initial=0))
-    return replace(run, data=replace(run.data, starts=starts))
+def _check(plan: SetPlan, counts: Sequence[int], root: Path | None) -> None:
+    run = counting_run(plan, counts, root)
+    least, name = min(run.class_counts), plan.dataset.label
+    if plan.ipc > least:
+        raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
+    if plan.baseline:
+        plan.baseline.make().check(run)
+    elif plan.loss and plan.space:
+        plan.loss.make().check(plan.space.make().num_images(run), run)
 
 
-def needs_of_plan(plan: Plan, device: torch.device) -> list[Need]:
-    """Every resource of a plan: its rankers', teacher's, generator's, space's and loss's."""
-    return needs_of(plan, planning_run(plan, device), (*needs(plan), *teacher_needs(plan)), device)
-
-
-def check_prepared(plans: Iterable[Plan], store: Store, device: torch.device, suite: str) -> None:
-    """Raise Faults where cells that are not done lack what is costly to train, or have it damaged: a sentence for each kind, with
-    the command that makes it."""
+def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite: str) -> None:
+    """Raise Faults where resources that are costly to train are missing, or any is damaged: a sentence for each kind, with the
+    command that makes it. `wanted` are the keys that missing sets and judgements need."""
     groups: dict[tuple[str, str], list[bool]] = {}
-    faults, seen = [], set[str]()
-    for plan in plans:
-        if store.is_done(plan.key):
-            continue
-        try:
-            needed = needs_of_plan(plan, device)
-        except Exception:  # its cell tells
-            continue
-        for need in needed:
-            if need.key in seen:
-                continue
-            seen.add(need.key)
-            there = store.resources.is_built(need.key)
-            flaw = store.resources.flaw(need.key) if there else None
-            faults += [flaw] if flaw else []
-            if need.resource.costly:
-                owner = need.backbone.label if need.backbone else "the backbone"
-                kind = need.resource.group().replace("the backbone", owner)
-                groups.setdefault((kind, plan.dataset.label), []).append(there)
+    faults = []
+    for key in dict.fromkeys(wanted):
+        need = planned.needs[key]
+        there = store.resources.is_built(key)
+        flaw = store.resources.flaw(key) if there else None
+        faults += [flaw] if flaw else []
+        if need.resource.costly:
+            owner = need.backbone.label if need.backbone else "the backbone"
+            kind = need.resource.group().replace("the backbone", owner)
+            groups.setdefault((kind, planned.owners[key].dataset.label), []).append(there)
     for (kind, subset), found in groups.items():
         if not all(found):
-            told = f"not yet trained on '{subset}': {kind} ({sum(found)} of {len(found)} are there)"
-            faults.append(f"{told}. Make them with: ddbench prepare {suite}, or add --prepare to this command.")
+            what = f"not yet trained on '{subset}': {kind} ({sum(found)} of {len(found)} are there)"
+            faults.append(f"{what}. Make them with: ddbench prepare {suite}, or add --prepare to this command.")
     if faults:
         raise Faults(faults)

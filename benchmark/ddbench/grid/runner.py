@@ -1,314 +1,271 @@
-"""The grid: runs what a store lacks, side by side, and goes on where an earlier call stopped."""
+"""One call of `ddbench run`: gives an executor what a store lacks, and believes only the store of what became of it."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 
+from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request
 from ddbench.compute import hardware
 from ddbench.compute.run import pick_device
-from ddbench.data.subsets import Identity, identify
-from ddbench.errors import ConfigError, Faults
-from ddbench.grid.cell import CHECKPOINT_SECONDS
-from ddbench.grid.planning import needs_of_plan
-from ddbench.grid.worker import Job, Message, sentence_of, work
-from ddbench.plan import Plan, PluginRef
+from ddbench.errors import BenchError, ConfigError
+from ddbench.grid.handles import Handles
+from ddbench.grid.jobs import Lister, Todo, Work
+from ddbench.grid.planning import Planned
+from ddbench.grid.scheduler import Schedule
+from ddbench.grid.worker import details_of, sentence_of
+from ddbench.results.contents import Contents
+from ddbench.results.layout import set_job
 from ddbench.results.store import Store
-from ddbench.suite.reader import Suite
 
-BUSY_SECONDS = 1.0  # between two looks at a cell that another runner is computing
-DEATH_SECONDS = 5.0  # that a worker whose pipe has closed may take to die
-
-
-class Identities:
-    """Data sets' identities, each hashed once in this process."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, Path | None], Identity] = {}
-
-    def __call__(self, ref: PluginRef, root: Path | None) -> str:
-        """The content hash, as `grid.load` wants it."""
-        if (ref.label, root) not in self.known:
-            self.known[ref.label, root] = identify(ref, root)
-        return self.known[ref.label, root].hash
-
-    def check_ipc(self, plans: Sequence[Plan]) -> None:
-        """Raise Faults where a class has fewer real training images than IPC asks for: such a set distils nothing."""
-        faults = []
-        for plan in plans:
-            least = min(self.of(plan).train_counts)
-            least -= int(least * plan.protocol.validation_fraction)  # held out for selection
-            if plan.ipc > least:
-                name = plan.dataset.label
-                faults.append(f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it.")
-        if faults:
-            raise Faults(list(dict.fromkeys(faults)))
-
-    def of(self, plan: Plan) -> Identity:
-        """The identity behind a plan's data hash."""
-        return next(identity for identity in self.known.values() if identity.hash == plan.data_hash)
+BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
+POLL_SECONDS = 0.5
 
 
 class Progress:
     """What the runner tells while it works; the command line shows it."""
 
     def start(self, total: int, done: int) -> None:
-        """`total` cells, of which `done` are there already."""
+        """`total` sets and judgements, of which `done` are there already."""
 
-    def update(self, job: Job, message: Message) -> None:
+    def update(self, job: Job, state: JobState) -> None:
         """A running job's progress."""
 
-    def finish(self, job: Job, message: Message, seconds: float) -> None:
-        """A job is done, failed, or another runner's: found, or busy and looked at again later."""
+    def finish(self, job: Job, end: str, seconds: float) -> None:
+        """A job is done, found (another runner has done it), busy (another is at it, and it is looked at again) or failed."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 @dataclass
 class Outcome:
     """What became of a run."""
 
-    present: int = 0  # cells that were there already, or that another run computed meanwhile
-    computed: list[str] = field(default_factory=list)  # keys, of this run
-    failed: dict[str, str] = field(default_factory=dict)  # key to sentence
+    total: int = 0  # sets and judgements that were asked for
+    present: int = 0  # those that were there already, or that another run computed meanwhile
+    computed: list[str] = field(default_factory=list)  # names of the jobs of sets and judgements that this run did
+    built: list[str] = field(default_factory=list)  # likewise, of resources
+    failed: dict[str, str] = field(default_factory=dict)  # name to sentence
 
 
-@dataclass
-class Worker:
-    """A process, its pipe, and the job it has."""
-
-    process: BaseProcess
-    pipe: Connection
-    device: str
-    job: Job | None = None
-    started: float = 0.0
-
-
-def devices_of(device: str, workers: int | None, plans: Sequence[Plan]) -> list[str]:
-    """One entry for each worker: every CUDA device once, or as many workers as cores allow. Raises ConfigError."""
+def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
+    """One entry for each job at the same time: every CUDA device once, or as many as cores allow. Raises ConfigError."""
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}.")
     if device == "auto" and torch.cuda.is_available():
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         return [names[number % len(names)] for number in range(workers or len(names))]
     picked = pick_device(device)
-    threads = max((plan.threads for plan in plans), default=1)
     default = max(1, hardware.num_cores() // threads) if picked.type == "cpu" else 1
     return [str(picked)] * (workers or default)
 
 
 class Runner:
-    """One call of `ddbench run`."""
+    """Gives jobs to an executor as they become ready, and looks into the store when one has ended."""
 
-    def __init__(
-        self, suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress,
-        checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    ) -> None:  # fmt: skip
-        self.checkpoint_seconds = checkpoint_seconds
-        self.suite, self.store, self.identities, self.progress = suite, store, identities, progress
-        self.plans = list({plan.key: plan for plan in plans}.values())
-        self.outcome = Outcome()
-        self.context = multiprocessing.get_context("spawn")
-        self.workers: list[Worker] = []
-        self.again: list[tuple[float, Job]] = []  # cells that another runner holds, and when to look again
-        self.pending: set[str] = set()  # resources that a job of this run has yet to build
+    def __init__(self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress) -> None:
+        """`name` is the executor's, for the file of handles."""
+        self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
+        self.store, self.executor, self.progress = store, executor, progress
+        self.schedule = Schedule([work.job for work in todo.work])
+        self.outcome = Outcome(todo.total, todo.present)
+        self.handles: dict[str, str] = {}  # by job
+        self.started: dict[str, float] = {}
+        self.attempts: dict[str, int] = {}  # failures of a job before this run
+        self.written: set[str] = set()  # jobs whose files lie in the store
+        self.busy: list[tuple[float, str]] = []  # jobs that another runner is at, and when to look again
+        self.driver = Handles(store.root, executor, name)
 
-    def run(self, devices: Sequence[str], cells: bool = True) -> Outcome:
-        """Compute what is missing with a worker for each entry of `devices`. Failures are recorded, and the rest goes on.
-        Without `cells`, only the resources that missing cells need."""
-        self.cells = cells
-        for plan in self.plans:
-            self.store.tidy(plan.key)
-        todo = [plan for plan in self.plans if not self.store.is_done(plan.key)]
-        self.outcome.present = len(self.plans) - len(todo)
-        if cells:
-            self.progress.start(len(self.plans), self.outcome.present)
-        if not todo:
+    def run(self) -> Outcome:
+        """Until nothing is left. Failures are recorded, and the rest goes on."""
+        self.progress.start(self.outcome.total, self.outcome.present)
+        if not self.work:
             return self.outcome
-        self.needs = self._needs(todo, devices[0])
-        self.queue = self._jobs([plan for plan in todo if plan.key in self.needs])
-        if not cells:
-            self.queue = [job for job in self.queue if job.resource]
-            self.progress.start(len(self.queue), 0)
-        try:
-            for device in devices[: len(self.queue)]:
-                self.workers.append(self._start(device))
-            while self.queue or self.again or any(worker.job for worker in self.workers):
-                self._hand_out()
-                self._listen()
-        finally:
-            for worker in self.workers:
-                worker.process.terminate()
-            for worker in self.workers:
-                worker.process.join()
-                worker.pipe.close()
+        with self.driver.held():
+            self._adopt()
+            self._work_off()
         return self.outcome
 
-    def _needs(self, todo: Sequence[Plan], device: str) -> Mapping[str, list[str]]:
-        """The resources that each cell waits for, by keys. A plugin that cannot say what it needs fails its cell."""
-        kind, needs = torch.device(device), dict[str, list[str]]()
-        for plan in todo:
-            try:
-                needs[plan.key] = [need.key for need in needs_of_plan(plan, kind)]
-            except Exception as error:  # a stranger's code
-                told = sentence_of(error, plan, self.store.root)
-                self._fail(plan, Message("failed", error=told, details=traceback.format_exc()))
-        return needs
-
-    def _jobs(self, todo: Sequence[Plan]) -> list[Job]:
-        """Shared resources first, each once; then the cells in the order of the suite."""
-        resources: dict[str, Job] = {}
-        cells = []
-        for plan in todo:
-            job = Job(plan, self.suite.name, self.identities.of(plan))
-            cells.append(job)
-            for key in self.needs[plan.key]:
-                if not self.store.resources.is_built(key) and key not in resources:
-                    resources[key] = Job(plan, self.suite.name, job.identity, key)
-        self.pending = set(resources)
-        return [*resources.values(), *cells]
-
-    def _start(self, device: str) -> Worker:
-        ours, theirs = self.context.Pipe()
-        arguments = (theirs, self.store.root, device, self.suite.data_root, self.checkpoint_seconds)
-        process = self.context.Process(target=work, args=arguments, daemon=True)
-        with _environment({"OMP_NUM_THREADS": str(self.plans[0].threads), **MALLOC}), _interrupts_held_back():
-            process.start()
-        theirs.close()
-        return Worker(process, ours, device)
-
-    def _ready(self, job: Job) -> bool:
-        return job.resource is not None or self.pending.isdisjoint(self.needs[job.plan.key])
-
-    def _hand_out(self) -> None:
-        """Give each idle worker the first job that is ready."""
-        now = time.monotonic()
-        due = [job for when, job in self.again if when <= now]
-        self.again = [(when, job) for when, job in self.again if when > now]
-        self.queue.extend(due)
-        for worker in self.workers:
-            job = next((job for job in self.queue if self._ready(job)), None)
-            if worker.job is None and job:
-                self.queue.remove(job)
-                worker.job, worker.started = job, time.monotonic()
-                with suppress(OSError):  # it died idle: _listen sees that
-                    worker.pipe.send(job)
-
-    def _listen(self) -> None:
-        """Wait for a message, a death or the time to look again, and act on it."""
-        busy = [worker for worker in self.workers if worker.job]
-        waitables = [waitable for worker in busy for waitable in (worker.pipe, worker.process.sentinel)]
-        ready = wait(waitables, timeout=BUSY_SECONDS)
-        for worker in busy:
-            if worker.pipe in ready or worker.process.sentinel in ready:
-                message = self._receive(worker)
-                if message.kind == "progress":
-                    self.progress.update(worker.job, message)  # type: ignore[arg-type]
-                else:
-                    self._settle(worker, message)
-
-    def _receive(self, worker: Worker) -> Message:
-        """What a worker says, or what is to be said of a dead one; a fresh process then takes its place."""
-        with suppress(EOFError, OSError):
-            if worker.pipe.poll():
-                return worker.pipe.recv()
-        worker.process.join(DEATH_SECONDS)
-        worker.process.kill()  # one that closed its pipe and lives on
-        worker.process.join()
-        self.workers[self.workers.index(worker)] = self._replacement(worker)
-        return Message("failed", error=self._obituary(worker))
-
-    def _obituary(self, worker: Worker) -> str:
-        code = worker.process.exitcode or 0
-        name = worker.job.plan.name if worker.job else "?"
-        hint = " (signal 9: the system may have run out of memory)" if code == -9 else ""
-        died = f"{name}: its worker process died with exit code {code}{hint}."
-        return f"{died} Give the same command again to go on from its checkpoint."
-
-    def _replacement(self, dead: Worker) -> Worker:
-        dead.pipe.close()
-        return self._start(dead.device)
-
-    def _settle(self, worker: Worker, message: Message) -> None:
-        """A job has ended."""
-        job, worker.job = worker.job, None
-        assert job is not None
-        seconds = time.monotonic() - worker.started
-        if job.resource:
-            self.pending.discard(job.resource)
-        if message.kind == "busy":
-            self.again.append((time.monotonic() + BUSY_SECONDS, job))
-        elif message.kind == "failed" and job.resource:
-            waiting = [other for other in self.queue if job.resource in self.needs[other.plan.key] and not other.resource]
-            self.queue = [other for other in self.queue if other not in waiting]
-            for other in waiting:
-                self._fail(other.plan, message)
-            if not self.cells:
-                self.outcome.failed[job.resource] = message.error
-        elif message.kind == "failed":
-            self._fail(job.plan, message)
-        elif message.kind == "found":
-            self.outcome.present += 1
-        elif not job.resource:
-            self.outcome.computed.append(job.plan.key)
-        self.progress.finish(job, message, seconds)
-
-    def _fail(self, plan: Plan, message: Message) -> None:
-        self.outcome.failed[plan.key] = message.error
+    def _work_off(self) -> None:
+        """Submit what is ready, and settle what has ended, until nothing is left."""
         try:
-            self.store.fail(plan, message.error, message.details)
-        except OSError as error:
-            self.outcome.failed[plan.key] += f" (Nor could this be recorded: {error.strerror}.)"
+            while self.schedule.left:
+                window = self.executor.window
+                self._submit(self.schedule.take(None if window is None else max(0, window - len(self.handles))))
+                self._wait()
+        finally:
+            self.executor.cancel(list(self.handles.values()))
+            for name in self.written:
+                self.store.forget_job(name)
 
-
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches a process group: hold it back here, and so in a child that begins, until the child ignores it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # or starting a process starts it too, and that unblocks the signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-# glibc gives large tensors back to the system at once and faults them in again at the next step; keeping them makes the
-# steps of small networks on a CPU about a fifth faster.
-MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALLOC_TOP_PAD_": str(1 << 26)}
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables that a child reads before its first line of Python runs, put back afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
+    def _adopt(self) -> None:
+        """Take over what drivers that have died have submitted."""
+        ready = self.schedule.take()
+        adopted = self.driver.adopt({job.name for job in ready})
+        for job in ready:
+            if job.name in adopted:
+                self.written.add(job.name)
+                self._note(job, adopted[job.name])
             else:
-                os.environ[name] = value
+                self.schedule.again(job.name)
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        for job in jobs:
+            self.store.write_job(self.work[job.name].file)
+            self.written.add(job.name)
+        for job, handle in zip(jobs, self.executor.submit(jobs), strict=True):
+            self._note(job, handle)
+        self.driver.remember(self.handles)
+
+    def _note(self, job: Job, handle: str) -> None:
+        self.handles[job.name] = handle
+        self.attempts[job.name] = len(self.store.failures(job.name))
+
+    def _wait(self) -> None:
+        """Poll once, and settle what has ended."""
+        now = time.monotonic()
+        due = [name for when, name in self.busy if when <= now]
+        self.busy = [(when, name) for when, name in self.busy if when > now]
+        for name in due:
+            self.schedule.again(name)
+        if not self.handles:
+            if self.busy and not due:
+                time.sleep(min(when for when, _ in self.busy) - now)
+            return
+        names = list(self.handles)
+        states = self.executor.poll([self.handles[name] for name in names], 0.0 if due else POLL_SECONDS)
+        for name, state in zip(names, states, strict=True):
+            if state.state == "running":
+                self.started.setdefault(name, time.monotonic())
+                if state.phase:
+                    self.progress.update(self.work[name].job, state)
+            elif state.state in ("ended", "lost"):
+                del self.handles[name]
+                self._settle(name, state)
+
+    def _settle(self, name: str, state: JobState) -> None:
+        """A job has ended: what the store has is done, what it has not has failed."""
+        job = self.work[name].job
+        seconds = time.monotonic() - self.started.pop(name, time.monotonic())
+        if self._is_done(name):
+            end = "found" if state.detail == "found" else "done"
+            self.schedule.finish(name)
+            if job.kind == "resource":
+                self.outcome.built.append(name)
+            elif end == "done":
+                self.outcome.computed.append(name)
+            else:
+                self.outcome.present += 1
+        elif state.detail in ("busy", "found"):  # found by its name, without the iterates that are wanted
+            end = "busy"
+            self.busy.append((time.monotonic() + BUSY_SECONDS, name))
+            self.schedule.running.discard(name)
+        else:
+            end = "failed"
+            self._fail(job, self._why(job, state))
+        if end != "busy" and name in self.written:
+            self.store.forget_job(name)
+            self.written.discard(name)
+        self.progress.finish(job, end, seconds)
+
+    def _is_done(self, name: str) -> bool:
+        file = self.work[name].file
+        if not self.store.is_done(name):
+            return False
+        try:
+            return not file.iterates or set(file.iterates) <= self.store.iterates(file.plan.key).keys()
+        except BenchError:  # damaged, as its worker has said
+            return False
+
+    def _why(self, job: Job, state: JobState) -> str:
+        """What the worker has recorded, or, where it could not, what is known of its end; that is then recorded here."""
+        failures = self.store.failures(job.name)
+        if len(failures) > self.attempts[job.name]:
+            try:
+                return self.store.read_failure(failures[-1]).error
+            except BenchError as damaged:
+                return f"{job.title}: it failed, and why cannot be read: {damaged}"
+        if state.state == "ended":
+            return state.detail if state.detail not in ("", "done", "failed") else f"{job.title}: it ended without a result."
+        error = f"{job.title}: {state.detail or 'it was lost'}. Give the same command again to go on from its checkpoint."
+        return self._record(job, error, "")
+
+    def _record(self, job: Job, error: str, details: str) -> str:
+        try:
+            self.store.fail(job.name, job.title, error, details, None)
+        except (OSError, BenchError) as failure:
+            return f"{error} (Nor could this be recorded: {failure}.)"
+        return error
+
+    def _fail(self, job: Job, error: str) -> None:
+        self.outcome.failed[job.name] = error
+        for other in self.schedule.fail(job.name):
+            self.outcome.failed[other.name] = error
 
 
-def run_suite(
-    suite: Suite, plans: Sequence[Plan], store: Store, identities: Identities, progress: Progress, devices: Sequence[str],
-    checkpoint_seconds: float = CHECKPOINT_SECONDS, cells: bool = True,
-) -> Outcome:  # fmt: skip
-    """Run a suite's cells with a worker for each of `devices` (of `devices_of`); without `cells`, build their resources only."""
-    store.add_suite(suite)
-    return Runner(suite, plans, store, identities, progress, checkpoint_seconds).run(devices, cells)
+@dataclass(frozen=True)
+class Options:
+    """How a run is done."""
+
+    suite: str  # its name, for records
+    request: Request
+    executor: ExecutorConfig
+    executor_name: str = "local"
+    judgements: bool = True  # False: sets only
+    resources_only: bool = False
+    parts: int = 1  # into how many blocks a network's repeats are cut
+    choose: Callable[[Work], bool] | None = None  # which of the jobs are done by this run: --job, --shard
+
+
+def list_jobs(planned: Planned, store: Store, contents: Contents, options: Options) -> Todo:
+    """The jobs of a run."""
+    todo = Lister(planned, store, contents, options.suite, options.parts).todo(options.judgements)
+    if options.resources_only:
+        work = tuple(work for work in todo.work if work.job.kind == "resource")
+        return Todo(work, 0, len(work))
+    if options.choose is None:
+        return todo
+    chosen = {work.job.name for work in todo.work if options.choose(work)}
+    needs = {work.job.name: work.job.needs for work in todo.work}
+    wanted, found = list(chosen), set(chosen)
+    while wanted:
+        more = set(needs.get(wanted.pop(), ())) - found
+        wanted, found = [*wanted, *more], found | more
+    keep = tuple(work for work in todo.work if work.job.name in found)
+    return Todo(keep, 0, sum(work.job.kind != "resource" for work in keep))
+
+
+def run(planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
+    """Compute what a store lacks of some cells. Failures are recorded, and the rest goes on."""
+    todo = list_jobs(planned, store, contents, options)
+    outcome = Outcome(todo.total, todo.present)
+    if todo.work:
+        executor = options.executor.open(options.request)
+        try:
+            outcome = Runner(todo, store, executor, options.executor_name, progress).run()
+        finally:
+            executor.close()
+    else:
+        progress.start(todo.total, todo.present)
+    for cell, error in planned.broken.values():
+        name = set_job(cell.set.key)
+        sentence = sentence_of(error, cell.name, store.root)
+        outcome.failed[name] = sentence
+        store.fail(name, cell.name, sentence, details_of(error), None)
+    return outcome
+
+
+def request_of(
+    store: Store, devices: Sequence[str], threads: int, data_root: Path | None, checkpoint_seconds: float = 20.0
+) -> Request:
+    """What jobs run with; paths are made absolute, whatever folder a plugin changes to."""
+    root = Path(os.path.abspath(data_root)) if data_root else None  # noqa: PTH100 - resolve() would follow links
+    return Request(store.root, tuple(devices), threads, root, checkpoint_seconds)

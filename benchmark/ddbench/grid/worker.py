@@ -1,126 +1,142 @@
-"""A worker process: takes jobs from its parent over a pipe, one at a time, and reports what became of them.
+"""A worker process of the local executor: does jobs of a store, one after the other, in its own process.
 
-Cells run in processes of their own so that the number of threads is theirs, a plugin that kills its process breaks only its
-cell, and the machine's cores or devices are used side by side.
+Jobs run in processes of their own so that the number of threads is theirs, a plugin that kills its process breaks only its
+job, and the machine's cores or devices are used side by side. The parent writes JSON lines to the standard input: first what
+the worker is for, then a job's name a line. The worker answers with JSON lines on a pipe that is its own: what plugins print
+goes to the standard error, and they read nothing. When the input ends, the parent is gone, and so is the worker.
 """
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
+import json
 import os
+import queue
 import signal
+import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, TextIO
 
-from filelock import Timeout
-
-from ddbench.data.subsets import Identity
-from ddbench.errors import BenchError
-from ddbench.plan import Plan
+from ddbench.errors import BenchError, DataError
 
 REPORT_SECONDS = 0.2  # at most so often, progress goes to the parent
 
 
-@dataclass(frozen=True)
-class Job:
-    """A cell, or a resource that cells wait for (`resource`: its key)."""
-
-    plan: Plan
-    suite: str
-    identity: Identity
-    resource: str | None = None
-
-
-@dataclass(frozen=True)
-class Message:
-    """What a worker says: kind is progress, done, found (another run had computed it), busy or failed."""
-
-    kind: str
-    phase: str = ""
-    fraction: float = 0.0
-    error: str = ""
-    details: str = ""
-
-
-def sentence_of(error: BaseException, plan: Plan, store: Path) -> str:
-    """One sentence for whatever stopped a cell."""
+def sentence_of(error: BaseException, title: str, store: Path) -> str:
+    """One sentence for whatever stopped a job, whatever its exception does when it is asked for its text."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "its message cannot be printed"
     if isinstance(error, BenchError):
-        return str(error) if str(error).startswith(plan.name) else f"{plan.name}: {error}"
+        return text if text.startswith(title) else f"{title}: {text}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disc that holds {store} is full. Free some space, then give the same command again; finished cells are kept."
+        return f"the disc that holds {store} is full. Free some space, then give the same command again; finished work is kept."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    text = " ".join(str(error).split())[:300].rstrip(".")
+    text = text[:300].rstrip(".")
     what = f"{type(error).__name__}{where}{': ' if text else ''}{text}"
-    return f"{plan.name}: {what}. The traceback is in the failure record; mend the plugin or the plan."
+    return f"{title}: {what}. The traceback is in the failure record; mend the plugin or the plan."
 
 
-def work(pipe: Connection, store_root: Path, device_name: str, data_root: Path | None, checkpoint_seconds: float) -> None:
-    """The worker's main function: answers each Job with Messages until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # the parent blocked it while this process began
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    from ddbench.compute.run import select_device
-    from ddbench.grid.cell import Desk
-    from ddbench.results.store import Store
+def details_of(error: BaseException) -> str:
+    """The traceback, as far as it can be printed."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:
+        return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: its message cannot be printed\n"
 
-    desk = Desk(Store(store_root), select_device(device_name), data_root, checkpoint_seconds)
-    while True:
+
+class Reporter:
+    """Tells the parent how far a job is, not too often."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.last, self.phase = out, 0.0, ""
+
+    def send(self, **message: Any) -> None:
+        """One line. Without a parent there is nothing more to do, and nothing of the job has failed."""
         try:
-            job: Job = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_answer(job, desk, _Reporter(pipe)))
-
-
-def _die_with_parent() -> None:
-    """A killed parent cannot stop its workers, so they watch it: two runs must not compute side by side unseen."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
-
-
-class _Reporter:
-    """Sends progress, not too often."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.last, self.phase = pipe, 0.0, ""
+            self.out.write(json.dumps(message) + "\n")
+            self.out.flush()
+        except OSError:
+            os._exit(1)
 
     def __call__(self, phase: str, fraction: float) -> None:
+        """Progress of the running job."""
         now = time.monotonic()
         if phase != self.phase or now - self.last >= REPORT_SECONDS:
-            self.pipe.send(Message("progress", phase, fraction))
+            self.send(phase=phase, fraction=fraction)
             self.last, self.phase = now, phase
 
 
-def _answer(job: Job, desk, report: _Reporter) -> Message:  # type: ignore[no-untyped-def]  # Desk: imported late, it needs torch
-    from ddbench.compute.run import be_deterministic
-    from ddbench.grid.cell import run_cell
-    from ddbench.grid.planning import needs_of_plan
+def _own_channel() -> TextIO:
+    """The pipe to the parent, out of plugins' reach: whatever prints to the standard output prints to the standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return channel
 
+
+def _listen(source: TextIO, lines: queue.Queue[str]) -> None:
+    """Hand on the parent's lines; a parent that is gone must not leave a worker that computes unseen."""
+    for line in source:
+        lines.put(line)
+    os._exit(1)
+
+
+def main(source: TextIO) -> None:
+    """Do the parent's jobs, a line of `source` each, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
+    reporter = Reporter(_own_channel())
+    lines: queue.Queue[str] = queue.Queue()
+    about = json.loads(source.readline())
+    threading.Thread(target=_listen, args=(source, lines), daemon=True).start()
+    from ddbench.compute.run import select_device
+    from ddbench.grid.do import Workplace
+    from ddbench.results.store import Store
+
+    device = select_device(about["device"])
+    root = Path(about["data_root"]) if about["data_root"] else None
+    place = Workplace(Store(Path(about["store"])), device, root, about["checkpoint_seconds"])
+    reporter.send(ready=True)
+    while True:
+        name = json.loads(lines.get())["job"]
+        end = _do(name, place, reporter)
+        reporter.send(ended=end, stained=place.is_stained)
+
+
+def _do(name: str, place: Any, reporter: Reporter) -> str:
+    """done, found (another process had done it), busy (another is at it) or failed."""
+    from ddbench.grid.do import do_job
+
+    title = name
     try:
-        if job.resource:
-            be_deterministic(job.plan.threads, job.plan.protocol.tf32)
-            (need,) = (need for need in needs_of_plan(job.plan, desk.device) if need.key == job.resource)
-            report("resources", 0.0)
-            desk.store.resources.build(need, desk.training_data(job.plan), desk.device, desk.data_root)
-            return Message("done")
-        lock = desk.store.lock(job.plan.key)
+        file = _read_job(name, place)
+        if file is None:  # another run has done it, or will have it written anew
+            return "found" if place.store.is_done(name) else "busy"
+        title = place.title_of(file)
+        end = do_job(file, place, reporter)
+        for mark in place.found:
+            print(f"ddbench: {title}: {mark} Its record says so.", file=sys.stderr)
+        return end
+    except BaseException as error:  # a plugin's sys.exit too
+        place.marks()
+        sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            return Message("busy")
-        with held:
-            if desk.store.is_done(job.plan.key):
-                return Message("found")
-            run_cell(job.plan, job.suite, job.identity, desk, report)
-        return Message("done")
-    except Exception as error:
-        return Message("failed", error=sentence_of(error, job.plan, desk.store.root), details=traceback.format_exc())
+            place.fail(name, title, sentence, details)
+        except Exception as again:
+            reporter.send(unrecorded=f"{sentence} (Nor could this be recorded: {again}.)")
+        return "failed"
+
+
+def _read_job(name: str, place: Any) -> Any:
+    """All that doing a job needs; None where another run that wanted the job too has removed its file."""
+    try:
+        return place.store.read_job(name)
+    except DataError:
+        if place.store.job(name).is_file():
+            raise
+        return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from ddbench.leaderboard.cells import COSTS, Cell
-from ddbench.leaderboard.rows import Section
+from ddbench.leaderboard.join import Result, machine
+from ddbench.leaderboard.sections import Section
 from ddbench.leaderboard.tables import frame
+from ddbench.schema import JudgementMeasured
+
+RATES = ("images_per_second", "flops_per_image", "peak_share")
 
 
 @dataclass(frozen=True)
@@ -21,35 +24,54 @@ class Cost:
 
     network: str
     machine: str
-    numbers: dict[str, float]  # COSTS: the largest peak of memory, else the mean over cells
+    numbers: dict[str, float]  # seconds and RATES: means over sets; the largest peak of memory
     way: str
-    num_cells: int
+    num_sets: int
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"network": self.network, "hardware": self.machine, **self.numbers, "way": self.way, "cells": self.num_cells}
+        return {"network": self.network, "hardware": self.machine, **self.numbers, "way": self.way, "sets": self.num_sets}
 
 
-def costs(cells: Iterable[Cell]) -> list[Cost]:
-    """By network and machine: seconds of different hardware have no mean. Cells that were not measured do not count."""
-    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        for network in cell.costs.keys() & cell.accuracies.keys():
-            groups[network, cell.machine].append(cell)
+def costs(results: Iterable[Result]) -> list[Cost]:
+    """By network and machine: seconds of different hardware have no mean."""
+    groups: dict[tuple[str, str], list[list[JudgementMeasured]]] = defaultdict(list)
+    for result in results:
+        blocks: dict[tuple[str, str], list[JudgementMeasured]] = defaultdict(list)
+        for label, records in result.judgements.items():
+            for record in records:
+                blocks[label, machine(record.place)].append(record.measured)
+        for place, measured in blocks.items():
+            groups[place].append(measured)
     made = []
-    for (network, machine), group in sorted(groups.items()):
-        found = [cell.costs[network] for cell in group]
-        numbers = {name: statistics.fmean(cost[name] for cost in found) for name in COSTS}
+    for (network, where), sets in sorted(groups.items()):
+        found = [_of_one(blocks) for blocks in sets]
+        numbers = {name: statistics.fmean(cost[name] for cost in found) for name in found[0]}
         numbers["peak_memory_bytes"] = max(cost["peak_memory_bytes"] for cost in found)
-        ways = " or ".join(sorted({cost["way"] for cost in found}))
-        made.append(Cost(network, machine, numbers, ways, len(group)))
+        ways = " or ".join(sorted({_way(measured) for blocks in sets for measured in blocks}))
+        made.append(Cost(network, where, numbers, ways, len(sets)))
     return made
 
 
+def _of_one(blocks: Sequence[JudgementMeasured]) -> dict[str, float]:
+    """Of all repeats of a network on one set, which several jobs may have trained: rates are means, weighted by time."""
+    train = sum(block.seconds_train for block in blocks)
+    shares = [block.seconds_train / train if train else 1 / len(blocks) for block in blocks]
+    rates = {
+        name: sum(share * getattr(block, name) for share, block in zip(shares, blocks, strict=True)) for name in RATES
+    }
+    sums = {"seconds_train": train, "seconds_test": sum(block.seconds_test for block in blocks)}
+    return sums | rates | {"peak_memory_bytes": float(max(block.peak_memory_bytes for block in blocks))}
+
+
+def _way(measured: JudgementMeasured) -> str:
+    return measured.way + (f", {measured.processes} processes" if measured.processes > 1 else "")
+
+
 def of_section(section: Section) -> list[Cost]:
-    """Of its distilled sets, the baseline `random` among them. Full data, of another size, count only where they are alone."""
+    """Of its distilled sets, baselines among them. Full data, of another size, count only where they are alone."""
     rows = [row for row in section.rows if not row.is_full_data] or section.rows
-    return costs(cell for row in rows for cell in row.cells)
+    return costs({id(result): result for row in rows for result in row.results}.values())  # a row may stand there twice
 
 
 def cost_table(found: list[Cost]) -> pd.DataFrame:
@@ -65,6 +87,6 @@ def cost_table(found: list[Cost]) -> pd.DataFrame:
         line["GFLOP per image"] = f"{number['flops_per_image'] / 1e9:.3g}"
         line["% of peak"] = f"{100 * number['peak_share']:.1f}"
         line["peak MiB"] = f"{number['peak_memory_bytes'] / 2**20:,.0f}"
-        line |= {"way": cost.way, "cells": str(cost.num_cells)}
+        line |= {"way": cost.way, "sets": str(cost.num_sets)}
         lines.append(line)
     return frame(lines)

@@ -1,8 +1,8 @@
 """The regression gate: has an accuracy fallen by more than noise can explain since a baseline was written?
 
 Compared are rows (plans without seed, plugin versions and threads), network by network, on the baseline's own
-seeds: S of them, with R networks each. A seed mean is the mean accuracy of the R networks that judged one distilled
-set. Then
+seeds: S of them, with the baseline's R networks each; further ones of the store do not count. A seed mean is the mean
+accuracy of the R networks that judged one distilled set. Then
 
     change                   = mean over seeds of (seed mean now - seed mean in the baseline)
     smallest detectable drop = t(1 - alpha', df) * sqrt(2 v / S)                 fallen: change < -drop
@@ -23,7 +23,7 @@ set. Then
   "networks"); where no seed has two networks either, it is the binomial one with the normal quantile ("test set").
   Neither knows how much distillation itself varies.
 
-Cells under protocols that are not ranked (habits of published code) are neither compared nor written to a baseline.
+Sets that repeat a habit of published code are neither compared nor written to a baseline.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddbench.leaderboard.baseline import Entry, entries
-from ddbench.leaderboard.cells import Cell
+from ddbench.leaderboard.baseline import BaselineRow, entries
+from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.statistics import pooled_variance, t_quantile
 
 ALPHA = 0.01  # one-sided, for a whole check
@@ -45,8 +45,8 @@ ALPHA = 0.01  # one-sided, for a whole check
 class Comparison:
     """What became of an entry of the baseline."""
 
-    before: Entry
-    now: Entry
+    before: BaselineRow
+    now: BaselineRow
     detectable: float  # the smallest drop that is not taken for noise
     basis: str  # what the noise was estimated from: seeds, networks or test set
     df: float
@@ -69,7 +69,7 @@ class Comparison:
             "protocol": self.now.protocol,
             "data": self.now.data,
             "seeds": list(self.now.seeds),
-            "cells": list(self.now.keys),
+            "sets": list(self.now.keys),
             "baseline": self.before.mean,
             "now": self.now.mean,
             "change": self.change,
@@ -87,7 +87,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     faults: tuple[str, ...]
     num_new: int  # entries of the store that the baseline does not know
-    num_unranked: int  # cells of the store under protocols that are not ranked; none of them is compared
+    num_unranked: int  # judged sets of the store that repeat a habit of published code; none of them is compared
 
     @property
     def fallen(self) -> tuple[Comparison, ...]:
@@ -95,30 +95,30 @@ class Report:
         return tuple(each for each in self.comparisons if each.fell)
 
 
-def compare(baseline: Sequence[Entry], cells: Sequence[Cell], alpha: float = ALPHA) -> Report:
+def compare(baseline: Sequence[BaselineRow], results: Sequence[Result], alpha: float = ALPHA) -> Report:
     """Hold a store against a baseline. A row that is in the store under several versions is compared under each."""
-    store = entries(cells)
+    store = entries(results)
     pairs, faults = [], []
     for before in baseline:
         found = [entry for entry in store if entry.identity == before.identity]
         faults += [] if found else [_why_missing(before, store)]
         for now in found:
             lacking = [str(seed) for seed in before.seeds if seed not in now.seeds]
-            if lacking or now.num_repeats != before.num_repeats:
+            if lacking or now.only(before.seeds, before.num_repeats).num_repeats < before.num_repeats:
                 what = f"seed {', '.join(lacking)}" if lacking else f"the {before.num_repeats} repeats"
                 faults.append(f"{_place(now)}: the store lacks {what} of the baseline. Run the suite to its end.")
             else:
-                pairs.append((before, now.only(before.seeds)))
+                pairs.append((before.only(before.seeds, before.num_repeats), now.only(before.seeds, before.num_repeats)))
     known = {before.identity for before in baseline}
     num_new = sum(entry.identity not in known for entry in store)
-    return Report(judge(pairs, alpha), tuple(faults), num_new, sum(not cell.is_ranked for cell in cells))
+    return Report(judge(pairs, alpha), tuple(faults), num_new, sum(not result.is_ranked for result in results))
 
 
-def _place(entry: Entry) -> str:
+def _place(entry: BaselineRow) -> str:
     return f"'{entry.name}' on {entry.network}"
 
 
-def _why_missing(before: Entry, store: Sequence[Entry]) -> str:
+def _why_missing(before: BaselineRow, store: Sequence[BaselineRow]) -> str:
     """A sentence: the row is there with other data or by another protocol, or not at all."""
     for entry in store:
         if (entry.group, entry.network) == (before.group, before.network):
@@ -130,9 +130,9 @@ def _why_missing(before: Entry, store: Sequence[Entry]) -> str:
     return f"{_place(before)} is in the baseline and not in the store. Run its suite, or write the baseline anew."
 
 
-def judge(pairs: Sequence[tuple[Entry, Entry]], alpha: float) -> tuple[Comparison, ...]:
+def judge(pairs: Sequence[tuple[BaselineRow, BaselineRow]], alpha: float) -> tuple[Comparison, ...]:
     """Compare entries of the baseline with those of the store, seed for seed the same."""
-    pools: dict[tuple[str, ...], list[tuple[Entry, Entry]]] = {}
+    pools: dict[tuple[str, ...], list[tuple[BaselineRow, BaselineRow]]] = {}
     for pair in pairs:
         pools.setdefault(pair[0].pool, []).append(pair)
     estimates = {}
@@ -149,7 +149,7 @@ def judge(pairs: Sequence[tuple[Entry, Entry]], alpha: float) -> tuple[Compariso
     return tuple(made)
 
 
-def noise(sample: Sequence[Entry]) -> tuple[float, float, str]:
+def noise(sample: Sequence[BaselineRow]) -> tuple[float, float, str]:
     """The variance of a seed mean, pooled over the entries of a pool; its degrees of freedom; what it comes from."""
     variance, df = pooled_variance([entry.means for entry in sample])
     if df:

@@ -10,12 +10,17 @@ LEGEND = """\
 - **hard labels** are classes, **learned labels** probabilities that were distilled with the images, **stored soft
   labels** probabilities that a teacher, a network trained on the real training images, gave the finished images once.
   **Soft labels (teacher)**: the protocol's own teacher labels every augmented batch, and the set's labels do not count.
-  Such accuracies compare with none of another kind of labels.
+  Such accuracies compare with none of another kind of labels. **soft labels of a file** came with an imported set.
+- A **set** is what was distilled, selected, sampled or imported; a **judgement** is one network trained on it under one
+  protocol, some times over. A row joins the sets of one plan, one a seed, with their judgements.
 - **Accuracy** is the share of the official test images that a network classifies rightly after training from
   scratch on the distilled set, in percent. It is read once, after the last epoch; no checkpoint is picked by it. Where
   published code does otherwise, a section that is not ranked measures what that is worth.
 - **same arch.** is the network that also distilled (the backbone). **cross-arch. mean** is the unweighted mean over
-  all other networks, the backbone excluded.
+  all other networks, the backbone excluded. Baselines and imported sets have no backbone: they are read by that of the
+  distilled rows beside them, once for each where there are several; where there is none, **mean over networks** is over all.
+- **(2 of 4 networks)** stands behind a mean that is taken over fewer networks than others of its table, **(1 of 2 seeds)**
+  behind the accuracy on a network that has not judged every seed yet.
 - **61.2 ± 0.8** is the mean over distillation seeds, after the networks of each seed have been averaged, and the
   standard deviation of the seeds' means (ddof 1).
 - **{one_seed}** marks rows of one distillation seed (full-data distils nothing and always has one). There the ± is
@@ -27,40 +32,45 @@ LEGEND = """\
   the same test images; neither more seeds nor more networks shrink it.
 - **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
   a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
-  computed the cell, Python and torch included; on a GPU, what was allocated there.
+  made the set, Python and torch included; on a GPU, what was allocated there.
 - **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
   shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what
   judging took.
 - **/ {reference}** divides **distill + rank s** by that of the space `{reference}` with the same loss in the same
-  table, only where all cells of both rows ran on equal hardware. Look at the steps too: they are part of the price.
-- **Cost of judging** is what one distilled set took to be judged, a mean over the cells of a section that ran on equal
-  hardware, full-data apart. **s to train** and **s to test** are of all repeats of a network together. **images/s** are
+  table, only where all sets of both rows were made on equal hardware. Look at the steps too: they are part of the price.
+- **Cost of judging** is what one distilled set took to be judged, a mean over the sets of a section that were judged
+  on equal hardware, full-data apart. **s to train** and **s to test** are of all repeats of a network together. **images/s** are
   training images, counted once an epoch. **GFLOP per image** are the operations of convolutions and matrix products in
   one training step on one image, forward and backward. **% of peak** is the product of these two over the peak: the best
   float32 matrix product, measured on that device with that number of threads. **peak MiB** is the largest. **way**:
   serial trains the repeats one after the other, stacked all at once.
-- **{mixed}** marks rows whose cells ran on different hardware or under different Pythons; a line below the table
-  says which.
-- **random** trains on real images drawn at random, IPC of each class; **full-data** on all real training images.
-- Rows of equal name differ in the settings in square brackets. The linked plan of a cell holds every setting.
+- **{mixed}** marks rows that mix circumstances: seeds made on, or networks judged on, different hardware (the model of the
+  processor and the instruction set that torch uses count), different Pythons, or different sources of one plugin, by the
+  first digits of their hashes. A line below the table says which. **{marked}** marks rows with something else that a reader
+  must know; the line below the table says it.
+- **[protocol X]** behind full-data says that it was asked for under X, whose recipe for distilled sets differs in epochs alone.
+- **[draw 5]** marks rows whose judgements drew other random numbers than those of the other rows of that seed.
+- **random** trains on real images drawn at random, IPC of each class; **full-data** on all real training images;
+  **imported** sets came from a file, which the digits behind the word name by its SHA-256.
+- Rows of equal name differ in the settings in square brackets. The linked plan of a set holds every setting.
 """
 
 HABITS = """\
 ## Habits of published code (not ranked)
 
-What published code does and this benchmark does not, each habit under a protocol of its own, so that its effect can be
-seen. The numbers below are no results: none stands in a table above, and `ddbench check` leaves them out.
+What published code does and this benchmark does not, asked for by protocols of its own, so that the effect can be seen. The
+numbers below are no results: no accuracy that a habit has changed stands in a table above, and `ddbench check` leaves them out.
 """
 
 CHOICE = """\
-**final set** is what a ranked table shows. **Best of test** chooses among the final set and the iterates by their
-accuracy on the test images, each seed for itself: **one iterate**, the best in the mean over all networks (backbone
+**final set** is the finished set, as a ranked table shows it. **Best of test** chooses among the finished set and the iterates
+by their accuracy on the test images, each seed for itself: **one iterate**, the best in the mean over all networks (backbone
 included), serves every network; or **each network by itself** takes the iterate that is best on it, as in GLaD's code.
 So no gain of a network by itself is below 0, and with one iterate the mean over all networks does not fall. The ± of a
-gain is the standard deviation of the gain itself.
+gain is the standard deviation of the gain itself. Networks that have not judged every iterate are left out.
 """
 
 DIFFERENCE = """\
-The accuracy here less that under the protocol named in **against**, which lacks this habit and is the same in all else: the
-same plans, seeds and networks. The habit touches the images of generators alone: sets made without one do not differ.
+The accuracy here less that of the same plan without this habit, under the protocol named in **against**, which judges alike:
+the same seeds and networks. The habit touches the images of generators alone: sets made without one are the sets above.
 """

@@ -9,15 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from ddbench.leaderboard.cells import HARDWARE, Cell
-from ddbench.leaderboard.rows import PHASES, Row, Section
+from ddbench.leaderboard.join import CORE, HARDWARE, Result
+from ddbench.leaderboard.rows import PHASES, Row
+from ddbench.leaderboard.sections import Section
 from ddbench.leaderboard.statistics import Accuracy, Mean
+from ddbench.schema import Place
 
 REFERENCE = "glad"  # the space that others' seconds are divided by, where the caller names no other
 NOTHING = "–"
 ONE_SEED = "†"
 MIXED = "‡"
+MARKED = "§"
 CROSS = "cross-arch. mean"
+ALL = "mean over networks"  # where no row has a backbone
 
 
 def escape(text: str) -> str:
@@ -55,25 +59,45 @@ def _error(value: Mean) -> str:
 
 
 def fewer(row: Row, section: Section) -> str:
-    """What stands behind the cross-architecture mean of a row judged by fewer networks than others of its table."""
-    missing = [name for name in section.networks if name not in (*row.networks, row.backbone)]
+    """What stands behind the cross-architecture mean of a row that it takes over fewer networks than others of its table."""
+    missing = [name for name in section.networks if name not in (*row.others, row.backbone)]
     return f" ({len(row.others)} of {len(row.others) + len(missing)} networks)" if missing and row.others else ""
 
 
-def _networks(section: Section) -> tuple[str, ...]:
-    """Those with a column of their own: a backbone that all rows share has the column of the same architecture."""
-    return tuple(name for name in section.networks if section.backbones != (name,))
-
-
-def _same(section: Section) -> str:
-    return "same arch." + (f" ({section.backbones[0]})" if len(section.backbones) == 1 else "")
+def on_network(row: Row, name: str) -> str:
+    """A row's accuracy on one network; over how many of its seeds, where that has not judged all."""
+    num = len(row.judged_by(name))
+    seeds = f" ({num} of {len(row.results)} seeds)" if 0 < num < len(row.results) else ""
+    return with_error(row.accuracies.get(name)) + seeds
 
 
 def columns(row: Row, section: Section) -> dict[str, tuple[str, ...]]:
-    """The columns of accuracies, and for each the row's networks that its number is the mean over: none, no number."""
-    own = (row.backbone,) if row.backbone in row.networks else ()
-    alone = {name: (name,) if name in row.networks else () for name in _networks(section)}
-    return {_same(section): own, CROSS: row.others} | alone
+    """The columns of accuracies, and for each the row's networks that its number is the mean over: none, no number.
+
+    A backbone that all rows share has the column of the same architecture, and none of its own.
+    """
+    made: dict[str, tuple[str, ...]] = {}
+    if section.backbones:
+        made[same_column(section)] = (row.backbone,) if row.backbone in row.networks else ()
+    made[CROSS if section.backbones else ALL] = row.others
+    names = (name for name in section.networks if section.backbones != (name,))
+    return made | {name: (name,) if name in row.networks else () for name in names}
+
+
+def same_column(section: Section) -> str:
+    """Its heading."""
+    return "same arch." + (f" ({section.backbones[0]})" if len(section.backbones) == 1 else "")
+
+
+def _accuracies(row: Row, section: Section) -> dict[str, str]:
+    """A row's cells in the columns of accuracies."""
+    cells = {}
+    for column, networks in columns(row, section).items():
+        if column in (CROSS, ALL):
+            cells[column] = with_error(row.cross) + fewer(row, section)
+        else:
+            cells[column] = on_network(row, networks[0]) if networks else NOTHING
+    return cells
 
 
 def frame(rows: list[dict[str, str]]) -> pd.DataFrame:
@@ -85,14 +109,13 @@ def accuracy_table(section: Section) -> pd.DataFrame:
     """A line a row: accuracies by network, and what they were bought with."""
     lines = []
     for row in section.rows:
-        name = row.name + (f" {MIXED}" if row.is_mixed else "")
-        line = {"method": name, _same(section): with_error(row.same), CROSS: with_error(row.cross) + fewer(row, section)}
-        line |= {name: with_error(row.accuracies.get(name)) for name in _networks(section)}
-        repeats = sorted({len(values) for cell in row.cells for values in cell.accuracies.values()})
-        line["seeds"] = NOTHING if row.is_full_data else str(len(row.cells))
+        line = {"method": " ".join([row.name, *([MIXED] if row.mixed else []), *([MARKED] if row.marks else [])])}
+        line |= _accuracies(row, section)
+        repeats = sorted({len(values) for result in row.results for values in result.accuracies.values()})
+        line["seeds"] = NOTHING if row.is_full_data else str(len(row.results))
         line["networks per seed"] = "–".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
-        line["KiB"] = f"{max(cell.num_bytes for cell in row.cells) / 1024:,.1f}"
-        line["s to distil"] = NOTHING if row.plan["baseline"] else seconds(row, "distill", "rank")
+        line["KiB"] = f"{max(result.num_bytes for result in row.results) / 1024:,.1f}"
+        line["s to distil"] = seconds(row, "distill", "rank") if row.is_distilled else NOTHING
         lines.append(line)
     return frame(lines)
 
@@ -105,60 +128,76 @@ def spread_table(section: Section) -> pd.DataFrame:
             return NOTHING
         return " / ".join(map(percent, (value.half_width, value.std_networks, value.test_error)))
 
-    return frame(
-        [
-            {"method": row.name, _same(section): parts(row.same), CROSS: parts(row.cross)}
-            | {name: parts(row.accuracies.get(name)) for name in _networks(section)}
-            for row in section.rows
-        ]
-    )
+    lines = []
+    for row in section.rows:
+        line = {"method": row.name}
+        for column, networks in columns(row, section).items():
+            one = row.accuracies.get(networks[0]) if networks else None
+            line[column] = parts(row.cross if column in (CROSS, ALL) else one)
+        lines.append(line)
+    return frame(lines)
 
 
 def seconds(row: Row, *phases: str) -> str:
-    """The mean over seeds; marked where the seeds ran on different hardware."""
-    return f"{row.seconds(*phases):,.1f}" + (f" {MIXED}" if len(row.machines) > 1 else "")
+    """The mean over seeds; marked where they ran on different hardware."""
+    machines = row.judges if "evaluate" in phases else row.makers
+    return f"{row.seconds(*phases):,.1f}" + (f" {MIXED}" if len(machines) > 1 else "")
 
 
 def ratio(row: Row, section: Section, reference: str = REFERENCE) -> float | str:
     """Seconds to distil over those of the reference space with the same loss in this table, or why there is none."""
-    rows = [other for other in section.rows if not other.plan["baseline"] and other.label("loss") == row.label("loss")]
-    found = [other for other in rows if other.plan["space"]["name"] == reference]
-    if row in found:
+    found = section.distilled.get((row.label("loss"), reference), [])
+    if row.plan.space and row.plan.space.name == reference:
         found = [row]
     elif len(found) > 1:
-        found = [other for other in found if other.cells[0].versions == row.cells[0].versions] or found
+        found = [other for other in found if _made_with(other) == _made_with(row)] or found
     if len(found) != 1:
         return f"n/a: {'several' if found else 'no'} {reference} {'rows' if found else 'row'}"
-    if len({*row.machines, *found[0].machines}) > 1:
+    if len({*row.makers, *found[0].makers}) > 1:
         return "n/a: hardware differs"
     below = found[0].seconds("distill", "rank")
     return row.seconds("distill", "rank") / below if below > 0 else f"n/a: {reference} took no time"
+
+
+def _made_with(row: Row) -> dict[str, str]:
+    return dict(row.results[0].record.place.versions)
 
 
 def timing_table(section: Section, reference: str = REFERENCE) -> pd.DataFrame:
     """A line for each distilled row: where the seconds went, and how they compare with the reference space."""
     lines = []
     for row in section.rows:
-        if row.plan["baseline"]:
+        if not row.is_distilled:
             continue
         line = {"method": row.name} | {f"{phase} s": seconds(row, phase) for phase in PHASES}
         line["distill + rank s"] = seconds(row, "distill", "rank")
         value = ratio(row, section, reference)
         line[f"/ {reference}"] = value if isinstance(value, str) else f"{value:.2f}"
-        line["steps"] = " or ".join(map(str, sorted({cell.steps for cell in row.cells})))
-        line["peak MiB"] = f"{max(cell.peak_bytes for cell in row.cells) / 2**20:,.0f}"
-        line[_same(section)] = with_error(row.same)
+        line["steps"] = " or ".join(map(str, sorted({result.record.steps for result in row.results})))
+        line["peak MiB"] = f"{max(result.record.measured.peak_memory_bytes for result in row.results) / 2**20:,.0f}"
+        line[same_column(section)] = on_network(row, row.backbone) if row.same and row.backbone else NOTHING
         lines.append(line)
     return frame(lines)
 
 
-def machines_table(cells: Sequence[Cell]) -> pd.DataFrame:
-    """A line for each combination of hardware and versions, with its number of cells."""
-    versions = ("python", "torch", "numpy", "ddbench")
-    places = ([*map(cell.hardware.get, HARDWARE), *map(cell.versions.get, versions)] for cell in cells)
-    count = Counter(tuple(map(str, place)) for place in places)
-    names = (*HARDWARE, *versions)
-    return frame([dict(zip(names, key, strict=True)) | {"cells": str(num)} for key, num in sorted(count.items())])
+def machines_table(results: Sequence[Result]) -> pd.DataFrame:
+    """A line for each combination of hardware and versions, with its number of sets and of judgements."""
+    sets = {result.key: result.record.place for result in results}
+    judgements = [record.place for result in results for record in (*result.judged, *result.looks)]
+    count = {"sets": Counter(map(_line, sets.values())), "judgements": Counter(map(_line, judgements))}
+    names = (*HARDWARE, "python", *CORE, "other versions")
+    lines = []
+    for line in sorted(count["sets"].keys() | count["judgements"].keys()):
+        lines.append(dict(zip(names, line, strict=True)) | {what: str(num[line]) for what, num in count.items()})
+    made = frame(lines)
+    return made if (made["other versions"] != NOTHING).any() else made.drop(columns="other versions")
+
+
+def _line(place: Place) -> tuple[str, ...]:
+    hardware = [str(getattr(place.hardware, name)) or NOTHING for name in HARDWARE]
+    versions = [place.versions.get(name, NOTHING) for name in ("python", *CORE)]
+    others = (f"{name} {version}" for name, version in sorted(place.versions.items()) if name not in ("python", *CORE))
+    return (*hardware, *versions, ", ".join(others) or NOTHING)
 
 
 def plain(value: Mean | None) -> dict[str, Any] | None:
@@ -169,29 +208,35 @@ def plain(value: Mean | None) -> dict[str, Any] | None:
 def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str, Any]:
     """A row as plain values; accuracies are fractions."""
     return {
-        "protocol": section.protocol["id"],
-        "data": section.data["label"],
-        "data_hash": section.data["hash"],
+        "protocol": section.protocol,
+        "protocols": list(section.protocols),
+        "data": section.test.label,
+        "train_hash": section.train.hash,
+        "test_hash": section.test.hash,
         "ipc": section.ipc,
         "labels": section.labels,
         "method": row.name,
-        "baseline": row.plan["baseline"],
+        "baseline": row.label("baseline"),
+        "imported": row.plan.imported.sha256 if row.plan.imported else None,
         "loss": row.label("loss"),
         "space": row.label("space"),
         "generator": row.label("generator"),
         "backbone": row.backbone,
-        "seeds": [cell.seed for cell in row.cells],
-        "cells": [cell.key for cell in row.cells],
+        "seeds": [result.seed for result in row.results],
+        "sets": [result.key for result in row.results],
         "same_architecture": plain(row.same),
         "cross_architecture": plain(row.cross),
         "networks": {name: plain(value) for name, value in row.accuracies.items()},
-        "bytes": max(cell.num_bytes for cell in row.cells),
-        "steps": max(cell.steps for cell in row.cells),
+        "bytes": max(result.num_bytes for result in row.results),
+        "steps": max(result.record.steps for result in row.results),
         "seconds": {phase: row.seconds(phase) for phase in PHASES},
         "seconds_distil": row.seconds("distill", "rank"),
         "reference_space": reference,
-        "seconds_ratio": None if row.plan["baseline"] else ratio(row, section, reference),
-        "peak_bytes": max(cell.peak_bytes for cell in row.cells),
-        "hardware": list(row.machines),
-        "versions": dict(row.cells[0].versions),
+        "seconds_ratio": ratio(row, section, reference) if row.is_distilled else None,
+        "peak_bytes": max(result.record.measured.peak_memory_bytes for result in row.results),
+        "made_on": list(row.makers),
+        "judged_on": list(row.judges),
+        "versions": row.results[0].software,
+        "mixed": list(row.mixed),
+        "marks": list(row.marks),
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ddbench.errors import DataError
+from ddbench.errors import ConfigError, DataError
 
 PREFIXES = ("", "module.", "model.")  # that wrappers put before every name
 
@@ -38,6 +38,24 @@ def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[
     if extra is not None:
         raise DataError(f"{what} do not fit the network: it has no '{extra}'. Name the network that they are of.")
     return fitted
+
+
+def parameters_under(
+    prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, what: str, remedy: str
+) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the parameters' names behind it. `what` begins each message, `remedy` ends
+    it. Raises ConfigError where these are not just the parameters of such a network."""
+    wanted = {prefix + name: parameter for name, parameter in network.named_parameters()}
+    found = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    odd = next((key for key in (*wanted, *found) if key not in wanted or key not in found), None)
+    if odd is not None:
+        where = "the network" if odd in wanted else "the trajectory"
+        raise ConfigError(f"{what}, does not fit the network: only {where} has '{odd}'. {remedy}")
+    for key, parameter in wanted.items():
+        if found[key].shape != parameter.shape:
+            shapes = f"{list(found[key].shape)} and {list(parameter.shape)}"
+            raise ConfigError(f"{what}, does not fit the network: the shapes of '{key}' are {shapes}. {remedy}")
+    return {key.removeprefix(prefix): found[key] for key in wanted}
 
 
 def _renamed(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -119,6 +119,12 @@ def student_mode(network: nn.Module) -> nn.Module:
     return network
 
 
+def within(batches: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The images [B] that mini-batches hold together, sorted and each once, and the batches by their places among these."""
+    held = torch.cat(list(batches)).unique()
+    return held, [torch.searchsorted(held, batch) for batch in batches]
+
+
 def mini_batches(num: int, size: int, num_steps: int, rng: torch.Generator) -> list[Tensor]:
     """The images of each step: a random permutation of `num` is cut into chunks of `size`, which are used up from the last,
     the rest of the division, to the first; then another permutation is drawn. int64 [size or less] each, on the CPU."""

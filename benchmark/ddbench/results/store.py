@@ -1,207 +1,289 @@
-"""Where results live: one folder a cell, written whole, never rewritten.
-
-    STORE/store.json                     {"schema": 1}
-    STORE/suites/<name>-<hash8>.toml     every suite that was run here
-    STORE/resources/<key16>/             shared things (ddbench.compute.resources)
-    STORE/cells/<key16>/                 a finished cell: plan.json record.json distilled.safetensors images.png
-    STORE/failed/<key16>/<n>.json        the n-th failed attempt: plan, error, traceback
-    STORE/work/<key16>/                  a running cell's checkpoint, finished evaluations, and the place it runs at
-    STORE/leaderboard/                   the page that `ddbench run` renders at its end
-    STORE/locks/<key16>.lock             held while a cell runs
-
-A record (`record.json`, schema 1) is
-
-    schema      1
-    key         64 hex digits: the SHA-256 of the plan's canonical JSON and ddbench's version
-    suite       the name of the suite that asked first
-    data        label (a copy's name differs from the original's), hash, original, train_counts, test_counts
-    plan        ddbench.plan.Plan as JSON: dataset, protocol, networks, backbone, ipc, seed, baseline, loss, space, ...;
-                a plugin is {kind, name, settings, distribution, version, label}
-    distilled   num_images, bytes_stored, bytes_images, steps, stages [{tensors, chosen_step, step_score, stage_score}],
-                chosen_stage, learned, sha256 (of distilled.safetensors; null for full-data, which stores no copy)
-    evaluations one entry a network and repeat: network (label), repeat, accuracy (fraction), num_test,
-                correct (base64 of a bitmap, one bit a test image in its order, most significant bit first), train_loss
-    resources   one entry each: key, describe, sha256
-    versions    python, torch, numpy, ddbench
-    snapshots   only under protocols that ask for it and are not ranked: [{step, evaluations}], one entry an iterate
-    measured    what is not the same when run again: seconds {resources, distill, rank, evaluate}, peak_memory_bytes,
-                networks (by label: seconds_train, seconds_test, images_per_second, flops_per_image, peak_share,
-                peak_memory_bytes, way, processes), hardware {device, kind, cores, threads, memory_bytes}, commit,
-                finished (UTC)
-"""
+"""The store: a folder of sets and judgements, each written whole and never rewritten. `layout` says where everything lies,
+`ddbench.schema` what stands in it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
+from torch import Tensor
 
-from ddbench.compute.resources import ResourceStore
+from ddbench import schema
 from ddbench.errors import BenchError, DataError
-from ddbench.files import REMEDY_FOLDER, publish, read_json, write_bytes, write_json
-from ddbench.plan import Plan
-from ddbench.suite.reader import Suite
+from ddbench.files import publish, read_tensors, write_bytes
+from ddbench.plan import SetPlan, short
+from ddbench.results import folders, tidying
+from ddbench.results.layout import (
+    ITERATES,
+    PLAN,
+    RECORD,
+    TENSORS,
+    Layout,
+    block_name,
+    entries,
+    is_job,
+    job_of,
+    judgement_job,
+    leftovers,
+    parts_of_job,
+    set_job,
+)
+from ddbench.results.locks import Locks
+from ddbench.results.marker import open_root
+from ddbench.results.resources import ResourceStore
+from ddbench.schema import FailureRecord, IterateRecord, JobFile, JudgementRecord, Place, SetPlanFile, SetRecord
 
-STORE_SCHEMA = 1
-RECORD_SCHEMA = 1
-_RECORD_KEYS = {"schema", "key", "suite", "data", "plan", "distilled", "evaluations", "resources", "versions", "measured"}
+SHARED = "store"  # the lock of what belongs to no job
+REMEDY_JOB = "Give the command again that it was made for."
 
 
-def short(key: str) -> str:
-    """The part of a key that names folders."""
-    return key[:16]
+class Store(Layout):
+    """A folder of results. Opening it makes it, unless `create` is False. Keys may be given in their short form.
 
-
-class Store:
-    """A folder of results. Opening it makes it, unless `create` is False. Raises DataError for a newer schema or no folder."""
+    Raises DataError for another schema, for a folder of other things, and for none where `create` is False.
+    """
 
     def __init__(self, root: Path, create: bool = True) -> None:
-        self.root = root
-        self.resources = ResourceStore(root / "resources")
-        marker = root / "store.json"
-        if marker.is_file():
-            schema = read_json(marker, "store marker", 'Write {"schema": 1} into it.').get("schema")
-            if not isinstance(schema, int) or schema > STORE_SCHEMA:
-                told = f"store {root} has schema {schema}, this ddbench knows {STORE_SCHEMA}"
-                raise DataError(f"{told}. Update ddbench, or name another store.")
-        elif not create:
-            raise DataError(f"there is no store at {root}. Make one with: ddbench run SUITE --store {root}")
-        elif root.exists() and (not root.is_dir() or any(not _is_begun(path) for path in root.iterdir())):
-            raise DataError(f"{root} holds other things and no store.json: name an empty or new folder with --store.")
-        else:
-            write_json(marker, {"schema": STORE_SCHEMA})
+        super().__init__(root.absolute())
+        open_root(self.root, create)
+        self.resources = ResourceStore(self.root / "resources")
+        self.locks = Locks(self.root / "locks")
 
-    def cell(self, key: str) -> Path:
-        """The folder of a finished cell."""
-        return self.root / "cells" / short(key)
+    def lock(self, job: str) -> BaseFileLock:
+        """Held by the one process that does a job; the system frees it when that process dies. Raises DataError where the file
+        system gives no locks."""
+        return self.locks.lock(job)
 
-    def work(self, key: str) -> Path:
-        """The folder of a running cell."""
-        return self.root / "work" / short(key)
+    def is_done(self, job: str) -> bool:
+        """Whether the store has what a job makes, as far as names tell. Raises ValueError for what names no job."""
+        kind, key16, block = parts_of_job(job)
+        if kind == "resource":
+            return self.resources.is_built(key16)
+        if block is None:
+            return self.has_set(key16)
+        return set(range(block.first, block.last + 1)) <= self.repeats(key16, block.key16)
 
-    def lock(self, key: str) -> FileLock:
-        """Held by the one process that computes a cell; the system frees it when that process dies."""
-        path = self.root / "locks" / f"{short(key)}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+    # ------------------------------------------------------------ sets
 
-    def is_done(self, key: str) -> bool:
-        """Whether a cell's folder is there; it appears whole."""
-        return self.cell(key).is_dir()
+    def has_set(self, key: str) -> bool:
+        """Whether a set's folder is there; it appears whole."""
+        return self.folder(key).is_dir()
 
-    def failures(self, key: str) -> list[Path]:
-        """The records of a cell's failed attempts, oldest first."""
-        paths = (self.root / "failed" / short(key)).glob("*.json")
-        return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem))
+    def read_plan(self, key: str) -> SetPlan:
+        """A set's plan. Raises DataError where it is damaged or another's."""
+        return folders.read_plan(self.folder(key))
 
-    def failed(self) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-        """(folder name, last failure) of each cell that failed and was not finished since; a sentence for each unreadable one."""
+    def read_record(self, key: str) -> SetRecord:
+        """A set's record. Raises DataError where it is damaged or another's."""
+        return folders.read_record(self.folder(key))
+
+    def read_set(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors, and what is said of them, after their bytes are compared with the record. Raises DataError where they
+        are damaged, and for all real training images, of which there is no copy."""
+        folder, record = self.folder(key), self.read_record(key)
+        if TENSORS not in record.files:
+            raise DataError(f"set {folder} is all real training images: no copy of them is stored.")
+        folders.check_files(folder, record, hash_bytes=True)
+        return read_tensors(folder / TENSORS, "set", schema.REMEDY_FOLDER)
+
+    def publish_set(self, plan: SetPlan, record: SetRecord, contents: Mapping[str, bytes]) -> None:
+        """Write a finished set aside, then put it in its place in one step; its working folder goes. The caller holds its lock.
+
+        `contents`: the files that the record names; and, for each iterate that is kept, `iterates/<step>.safetensors` and
+        `iterates/<step>.json`. Raises ValueError where plan, record and contents do not fit, or do not survive writing.
+        """
+        plain = {name: content for name, content in contents.items() if not name.startswith(f"{ITERATES}/")}
+        wrong = folders.contradiction(plan, record)
+        if wrong or record.files != {name: hashlib.sha256(content).hexdigest() for name, content in plain.items()}:
+            raise ValueError(f"set {plan.name}: {wrong or 'its record does not name the files as they are'}")
+        made = {PLAN: schema.to_bytes(SetPlanFile(plan=plan)), RECORD: schema.to_bytes(record)}
+        if schema.parse(made[PLAN], SetPlanFile, PLAN).plan.key != plan.key:
+            raise ValueError(f"set {plan.name}: its plan has another key when it is read back")
+        job = set_job(plan.key)
+        remove(self._asides(job))
+        aside = self.aside(job)
+        try:
+            for name, content in {**contents, **made}.items():
+                write_bytes(aside / name, content)
+            publish(aside, self.folder(plan.key))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        remove([self.work(job)])
+
+    def drop_set(self, key: str) -> list[str]:
+        """Take a set away with its judgements and what is under way for both, for `--redo`; gives a line for each thing.
+
+        The judgements go first, so that none is ever there without its set. Raises DataError while another process makes it.
+        """
+        job = set_job(key)
+        with self.taken(job):
+            dropped = self._drop_judgements(key, "")
+            if self.has_set(key):
+                dropped.append(f"set {short(key)}")
+                aside = self.aside(job)
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                self.folder(key).rename(aside)
+            remove([*self._asides(job), self.work(job)])
+        return dropped
+
+    def drop_judgement(self, set_key: str, judging_key: str) -> list[str]:
+        """Take away all repeats of a judgement and what is under way for it; gives a line for each file."""
+        return self._drop_judgements(set_key, short(judging_key))
+
+    def _drop_judgements(self, set_key: str, begins: str) -> list[str]:
+        dropped = []
+        for path in entries(self.judgements(set_key)):
+            if path.name.startswith(begins) and block_name(path.stem):
+                path.unlink()
+                dropped.append(f"judgement {path.stem} of set {short(set_key)}")
+        with suppress(OSError):
+            self.judgements(set_key).rmdir()
+        remove((self.root / "work").glob(f"judgement-{short(set_key)}-{begins}*"))
+        return dropped
+
+    # ------------------------------------------------------------ iterates
+
+    def iterates(self, key: str) -> dict[int, IterateRecord]:
+        """The iterates of a set by step. Raises DataError where one is damaged or another's; tensors are checked when read."""
+        sound, faults = folders.read_iterates(self.folder(key), self.read_record(key), hash_bytes=False)
+        if faults:
+            raise DataError(faults[0].sentence)
+        return sound
+
+    def read_iterate(self, key: str, step: int) -> tuple[Tensor, Tensor, str]:
+        """Images, labels, and the SHA-256 of their file, compared with its record. Raises DataError where it is damaged."""
+        path = self.folder(key) / ITERATES / f"{step}.json"
+        iterate = folders.read_iterate(path, self.read_record(key))
+        tensors, _ = read_tensors(path.with_suffix(".safetensors"), "iterate", folders.REMEDY_ITERATE)
+        return tensors["images"], tensors["labels"], iterate.sha256
+
+    def add_iterates(self, key: str, set_sha256: str, contents: Mapping[int, bytes]) -> None:
+        """Keep iterates of a distillation that ran again and ended in a set of that SHA-256; its working folder goes. The caller
+        holds the set's lock. Raises DataError where the set that is kept has other bytes, or an iterate of that step has."""
+        folder, record = self.folder(key), self.read_record(key)
+        if record.set_sha256 != set_sha256:
+            what = f"set {folder} has other bytes than the same distillation gives here"
+            raise DataError(f"{what}: another machine made it. Add its iterates there, or make it anew with --redo.")
+        for step, content in contents.items():
+            path, sha256 = folder / ITERATES / f"{step}.json", hashlib.sha256(content).hexdigest()
+            if path.is_file():
+                if folders.read_iterate(path, record).sha256 != sha256:
+                    raise DataError(f"iterate {path} has other bytes than the same distillation gives here: the first is kept.")
+                continue
+            iterate = IterateRecord(key=record.key, set_sha256=set_sha256, step=step, sha256=sha256)
+            write_bytes(path.with_suffix(".safetensors"), content)
+            schema.write(path, iterate)  # last: with it the iterate is there
+        remove([self.work(set_job(key))])
+
+    # ------------------------------------------------------------ judgements
+
+    def repeats(self, set_key: str, judging_key: str) -> set[int]:
+        """The repeats of a judgement that are there, as far as names tell."""
+        names = (block_name(path.stem) for path in self.judgements(set_key).glob(f"{short(judging_key)}.*.json"))
+        return {repeat for name in names if name for repeat in range(name.first, name.last + 1)}
+
+    def publish_judgement(self, record: JudgementRecord) -> None:
+        """Write a judgement, unless it is there; its working folder goes. The caller holds its lock. Raises ValueError where its
+        parts contradict one another or do not survive writing."""
+        schema.check_judgement(record)
+        path = self.judgement(record.set_key, record.key, record.first, record.last)
+        if not path.exists():
+            schema.write(path, record)
+        remove([self.work(judgement_job(record.set_key, record.key, record.first, record.last))])
+
+    # ------------------------------------------------------------ jobs
+
+    def write_job(self, job: JobFile) -> None:
+        """Put down all that doing a job needs. Raises ValueError where its name is not the one that its content gives it."""
+        content, path = schema.to_bytes(job), self.job(job.name)
+        if job_of(schema.parse(content, JobFile, job.name)) != job.name:
+            raise ValueError(f"the job '{job.name}' has another name when it is read back")
+        if not path.is_file() or path.read_bytes() != content:
+            with self.lock(SHARED):
+                write_bytes(path, content)
+
+    def read_job(self, name: str) -> JobFile:
+        """What doing a job needs. Raises DataError where its file is missing, damaged or another's: that of a job that is done
+        may have gone, so take its lock and ask `is_done` first."""
+        job = schema.read(self.job(name), JobFile, "job", REMEDY_JOB)
+        if job.name != name or job_of(job) != name:
+            raise DataError(f"job {self.job(name)} is another one ({job.name}), put into its place. {REMEDY_JOB}")
+        return job
+
+    def forget_job(self, name: str) -> None:
+        """Remove the file of a job that has ended."""
+        self.job(name).unlink(missing_ok=True)
+
+    def begun(self) -> list[str]:
+        """The names of jobs that are under way, or were when a run was stopped: not done, and with a file or a folder of work."""
+        names = {path.stem for path in entries(self.root / "work" / "jobs")}
+        names |= {path.name for path in entries(self.root / "work")} - {"jobs"}
+        return sorted(name for name in names if is_job(name) and not self.is_done(name))
+
+    @contextmanager
+    def taken(self, job: str) -> Iterator[None]:
+        """Hold a job's lock. Raises DataError where another process does."""
+        try:
+            with self.lock(job).acquire(timeout=0):
+                yield
+        except Timeout as error:
+            what = f"{job} in {self.root} is being computed by another process"
+            raise DataError(f"{what}: give the command again when that has ended.") from error
+
+    def failures(self, job: str) -> list[Path]:
+        """The records of a job's failed attempts, oldest first."""
+        paths = [path for path in entries(self.attempts(job)) if path.suffix == ".json" and path.stem.isdecimal()]
+        return sorted(paths, key=lambda path: int(path.stem))
+
+    def failed(self) -> tuple[list[tuple[str, FailureRecord]], list[str]]:
+        """(job, last failure) of each that failed and was not done since; a sentence for each unreadable one."""
         good, bad = [], []
-        folder = self.root / "failed"
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            attempts = [path for path in entry.glob("*.json") if path.stem.isdecimal()]
-            if attempts and not (self.root / "cells" / entry.name).is_dir():
+        for folder in entries(self.root / "failed"):
+            attempts = self.failures(folder.name) if is_job(folder.name) else []
+            if attempts and not self.is_done(folder.name):
                 try:
-                    good.append((entry.name, read_json(max(attempts, key=lambda path: int(path.stem)), "failure record")))
+                    good.append((folder.name, self.read_failure(attempts[-1])))
                 except BenchError as error:
                     bad.append(str(error))
         return good, bad
 
-    def fail(self, plan: Plan, error: str, details: str) -> None:
-        """Record a failed attempt; the next run tries the cell again."""
-        number = max((int(path.stem) + 1 for path in self.failures(plan.key)), default=0)
-        path = self.root / "failed" / short(plan.key) / f"{number}.json"
-        write_json(path, {"schema": RECORD_SCHEMA, "key": plan.key, "plan": plan.to_json(), "error": error, "details": details})
+    def read_failure(self, path: Path) -> FailureRecord:
+        """One of `failures`. Raises DataError where it is damaged."""
+        return schema.read(path, FailureRecord, "failure record", "Remove it.")
 
-    def publish(self, plan: Plan, record: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-        """Write a finished cell aside, then put it in its place in one step; its working folder goes.
+    def fail(self, job: str, title: str, error: str, details: str, place: Place | None) -> None:
+        """Record a failed attempt; the next run tries again."""
+        record = FailureRecord(job=job, title=title, error=error, details=details, place=place)
+        with self.lock(SHARED):
+            number = max((int(path.stem) + 1 for path in self.failures(job)), default=0)
+            schema.write(self.attempts(job) / f"{number}.json", record)
 
-        The caller holds the cell's lock.
-        """
-        self._remove_asides(plan.key)
-        aside = self.root / "work" / f".{short(plan.key)}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-        try:
-            for name, content in contents.items():
-                write_bytes(aside / name, content)
-            write_json(aside / "plan.json", plan.to_json())
-            write_json(aside / "record.json", record)
-            publish(aside, self.cell(plan.key))
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(self.work(plan.key), ignore_errors=True)
+    # ------------------------------------------------------------ the rest
 
-    def tidy(self, key: str) -> None:
-        """Remove what a process that was killed just after it had published a cell left behind."""
-        if self.is_done(key) and (self.work(key).exists() or self._asides(key)):
-            with suppress(Timeout), self.lock(key).acquire(timeout=0):
-                self._remove_asides(key)
-                shutil.rmtree(self.work(key), ignore_errors=True)
-
-    def _asides(self, key: str) -> list[Path]:
-        return list((self.root / "work").glob(f".{short(key)}.*"))
-
-    def _remove_asides(self, key: str) -> None:
-        """Whoever holds the lock knows that these are a dead process's."""
-        for path in self._asides(key):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def add_suite(self, suite: Suite) -> None:
-        """Keep the suite's text beside its results."""
-        content = suite.text.encode()
-        path = self.root / "suites" / f"{suite.name}-{hashlib.sha256(content).hexdigest()[:8]}.toml"
+    def add_suite(self, name: str, text: str) -> None:
+        """Keep a suite's text beside its results."""
+        content = text.encode()
+        path = self.root / "suites" / f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.toml"
         if not path.is_file():
-            write_bytes(path, content)
+            with self.lock(SHARED):
+                write_bytes(path, content)
 
-    def record(self, key: str) -> dict[str, Any]:
-        """A finished cell's record, checked. Raises DataError where it is damaged or newer."""
-        return read_record(self.cell(key) / "record.json")
+    def tidy(self) -> None:
+        """Remove what killed processes left behind, and what jobs that are done no longer need. What another process computes now
+        stays."""
+        tidying.tidy(self)
 
-    def records(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """Every readable record, in the order of their keys, and a sentence for each that is not."""
-        good, bad = [], []
-        for path in self._record_paths():
-            try:
-                good.append(read_record(path))
-            except BenchError as error:
-                bad.append(str(error))
-        return good, bad
-
-    def _record_paths(self) -> Iterator[Path]:
-        folder = self.root / "cells"
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if entry.is_dir() and not entry.name.startswith("."):
-                yield entry / "record.json"
+    def _asides(self, job: str) -> list[Path]:
+        """Whoever holds the job's lock knows that these are a dead process's."""
+        return [path for path in leftovers(self.root / "work") if path.name.startswith(f".{job}.")]
 
 
-def _is_begun(path: Path) -> bool:
-    """Whether a file is a store's marker that another process is about to write, or was when it was killed."""
-    return path.name.startswith(".store.json.")
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A record from a file. Raises DataError where it is cut short, of a newer schema, or lacks something."""
-    record = read_json(path, "record", REMEDY_FOLDER)
-    schema = record.get("schema")
-    if not isinstance(schema, int) or schema > RECORD_SCHEMA:
-        raise DataError(f"record {path} has schema {schema}, this ddbench knows {RECORD_SCHEMA}. Update ddbench.")
-    missing = sorted(_RECORD_KEYS - record.keys())
-    if missing:
-        raise DataError(f"record {path} lacks {', '.join(missing)}. {REMEDY_FOLDER}")
-    return record
-
-
-def stable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without what differs when the same plan is run again on the same machine."""
-    return {name: value for name, value in record.items() if name != "measured"}
-
-
-def group_key(plan: Mapping[str, Any], without: Sequence[str] = ("seed",)) -> dict[str, Any]:
-    """A plan's JSON without its seed: what the cells of one row of a table share."""
-    return {name: value for name, value in plan.items() if name not in without}
+def remove(paths: Iterable[Path]) -> None:
+    """Take away folders, whatever is in them."""
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

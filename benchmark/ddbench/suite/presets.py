@@ -73,7 +73,7 @@ def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[st
 
 
 @dataclass(frozen=True)
-class Entry:
+class Preset:
     """Settings for some places of a grid."""
 
     family: str
@@ -100,7 +100,7 @@ class Family:
 
     name: str
     description: str
-    entries: tuple[Entry, ...]
+    entries: tuple[Preset, ...]
 
 
 def load(name: str) -> Family:
@@ -114,7 +114,7 @@ def load(name: str) -> Family:
 
 def read(label: str, name: str, text: str) -> Family:
     """A family from its TOML; `label` begins the message. Raises PluginError with every fault of it."""
-    raw, faults, entries = _parsed(label, text), list[str](), list[Entry]()
+    raw, faults, entries = _parsed(label, text), list[str](), list[Preset]()
     faults += [f"it has no key '{key}'.{did_you_mean(key, _TOP)} It takes: {', '.join(_TOP)}." for key in raw if key not in _TOP]
     if type(raw.get("schema")) is not int or raw["schema"] != PRESET_SCHEMA:
         faults.append(f"it must say schema = {PRESET_SCHEMA}; got {raw.get('schema')!r}. Update ddbench if it is newer.")
@@ -144,12 +144,12 @@ def _parsed(label: str, text: Any) -> dict[str, Any]:
         raise PluginError(f"{label} is not valid TOML: {' '.join(str(error).split())}.") from error
 
 
-def _entry(family: str, number: int, raw: Mapping[str, Any]) -> Entry:
+def _entry(family: str, number: int, raw: Mapping[str, Any]) -> Preset:
     where = {key: value if isinstance(value, list) else [value] for key, value in raw["where"].items()}
     values: dict[str, Any] = {}
     merge(values, raw["set"], "")
     rest = {key: raw[key] for key in ("unknown", "protocol", "note") if key in raw}
-    return Entry(family, number, {key: tuple(map(str, these)) for key, these in where.items()}, values, raw["source"], **rest)
+    return Preset(family, number, {key: tuple(map(str, these)) for key, these in where.items()}, values, raw["source"], **rest)
 
 
 def _faults_of(entry: Any) -> Iterator[str]:
@@ -202,7 +202,7 @@ def _faults_of_unknown(unknown: Mapping[str, Any], values: Mapping[str, Any]) ->
             yield f"'unknown': '{path}' must say why, got {why!r}."
 
 
-def _overlaps(entries: Sequence[Entry]) -> Iterator[str]:
+def _overlaps(entries: Sequence[Preset]) -> Iterator[str]:
     """Two entries for the same place."""
     for one, other in combinations(entries, 2):
         shared = one.where.keys() & other.where.keys()
@@ -219,7 +219,7 @@ def told(where: Mapping[str, str | Sequence[str]]) -> str:
     return ", ".join(f"{key} {' or '.join(values[key])}" for key in PLACES if values.get(key)) or "everything"
 
 
-def choose(families: Sequence[Family], place: Mapping[str, str]) -> Entry:
+def choose(families: Sequence[Family], place: Mapping[str, str]) -> Preset:
     """The one entry for a place. Raises ConfigError, with the nearest places, where there is none, or one of each of two."""
     entries = [entry for family in families for entry in family.entries]
     found = [entry for entry in entries if not entry.misses(place)]
@@ -269,7 +269,7 @@ def _has(values: Mapping[str, Any], path: str) -> bool:
     return name in _table(values.get(table)) if dot else table in values
 
 
-def _question(entry: Entry, path: str, place: Mapping[str, str]) -> str:
+def _question(entry: Preset, path: str, place: Mapping[str, str]) -> str:
     """What a suite is told that must give a value."""
     table, dot, name = path.partition(".")
     example = f"{table} = {{ {name} = ... }}" if dot else f"{table} = ..."
@@ -279,7 +279,7 @@ def _question(entry: Entry, path: str, place: Mapping[str, str]) -> str:
     return f"{told_why}: {entry.unknown[path].rstrip('.')}. Give it yourself, as in set = {{ {example} }}."
 
 
-def _check_plugin(entry: Entry, kind: str, listed: Any, own: Mapping[str, Any]) -> None:
+def _check_plugin(entry: Preset, kind: str, listed: Any, own: Mapping[str, Any]) -> None:
     """Raise PluginError where the plugin takes what the suite says of it, but not what the preset says."""
     table = {"name": listed} if isinstance(listed, str) else _table(listed)
     name, settings = table.get("name"), {key: value for key, value in table.items() if key != "name"}

@@ -18,11 +18,14 @@ from typing import Any
 from ddbench.api import PLUGIN_TYPES
 from ddbench.compute.run import DistillRun
 from ddbench.testing.architectures import architecture_checks
+from ddbench.testing.baselines import baseline_checks
 from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks
+from ddbench.testing.executors import executor_checks
 from ddbench.testing.generators import generator_checks
 from ddbench.testing.losses import loss_checks
 from ddbench.testing.presets import preset_checks
+from ddbench.testing.protocols import protocol_checks
 from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
@@ -39,14 +42,37 @@ from ddbench.testing.toys import (
 )
 
 __all__ = [
-    "CHECKS", "TOY_ARCH", "TOY_NORMED_ARCH", "Check", "Given", "Outcome", "Skipped", "ToyGenerator", "architecture_checks",
-    "dataset_checks", "generator_checks", "in_double", "loss_checks", "prepared", "preset_checks", "run_checks", "space_checks",
-    "stages", "toy_data", "toy_network", "toy_plan", "toy_run", "toy_spec",
+    "CHECKS",
+    "TOY_ARCH",
+    "TOY_NORMED_ARCH",
+    "Check",
+    "ContractReport",
+    "Given",
+    "Skipped",
+    "ToyGenerator",
+    "architecture_checks",
+    "baseline_checks",
+    "dataset_checks",
+    "executor_checks",
+    "generator_checks",
+    "in_double",
+    "loss_checks",
+    "prepared",
+    "preset_checks",
+    "protocol_checks",
+    "run_checks",
+    "space_checks",
+    "stages",
+    "toy_data",
+    "toy_network",
+    "toy_plan",
+    "toy_run",
+    "toy_spec",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ContractReport:
     """What became of a plugin's checks."""
 
     met: tuple[str, ...]
@@ -59,12 +85,15 @@ CHECKS: dict[str, list[Check]] = {
     "generators": generator_checks,
     "architectures": architecture_checks,
     "datasets": dataset_checks,
+    "baselines": baseline_checks,
     "presets": preset_checks,
+    "protocols": protocol_checks,
+    "executors": executor_checks,
 }
 """The checks of every kind."""
 
 
-def run_checks(kind: str, plugin: Any, run: DistillRun) -> Outcome:
+def run_checks(kind: str, plugin: Any, run: DistillRun) -> ContractReport:
     """Every check of a kind ("losses", "spaces", ...). Raises AssertionError at the first that is not met."""
     met, skipped = [], {}
     assert isinstance(plugin, PLUGIN_TYPES[kind]), (
@@ -76,4 +105,4 @@ def run_checks(kind: str, plugin: Any, run: DistillRun) -> Outcome:
             met.append(check.__name__)
         except Skipped as reason:
             skipped[check.__name__] = str(reason)
-    return Outcome(tuple(met), skipped)
+    return ContractReport(tuple(met), skipped)

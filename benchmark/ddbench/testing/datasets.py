@@ -74,9 +74,21 @@ def dataset_loads_the_same_every_time(dataset: Dataset, run: DistillRun) -> None
     assert isinstance(dataset.is_original(default_root()), bool), "is_original must say True or False."
 
 
+def dataset_names_its_files(dataset: Dataset, run: DistillRun) -> None:
+    """What `files` names is there, each once; nothing but a change of these would be noticed."""
+    _load(dataset, "train")
+    files = dataset.files(default_root())
+    if not files:
+        raise Skipped("the data set names no files, so it is decoded at every command")
+    missing = [str(path) for path in files if not path.is_file()]
+    assert not missing, f"files names what is no file: {', '.join(missing)}."
+    assert len(set(files)) == len(files), "files names a file twice."
+
+
 dataset_checks: list[Check] = [
     dataset_spec_is_sound,
     dataset_fits_its_spec,
     dataset_covers_its_classes,
     dataset_loads_the_same_every_time,
+    dataset_names_its_files,
 ]

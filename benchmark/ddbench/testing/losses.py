@@ -13,7 +13,9 @@ from ddbench.api import (
     Loss,
     Memory,
 )
+from ddbench.compute.decoding import picked_index
 from ddbench.compute.run import DistillRun
+from ddbench.errors import PluginError
 from ddbench.seeds import stream
 from ddbench.testing.checks import STEP, TOLERANCE, Check, Skipped, assert_close
 from ddbench.testing.toys import (
@@ -180,6 +182,31 @@ def loss_teacher_gives_labels(loss: Loss, run: DistillRun) -> None:
     assert torch.equal(labels, again), "relabel gives other labels the second time."
 
 
+def loss_picks_what_it_needs(loss: Loss, run: DistillRun) -> None:
+    """Where `picks` names images, these alone give the value and the gradients that the whole set gives, and the others none."""
+    syn, memory, run = _fresh(loss, run)
+    num = len(syn.classes)
+    try:
+        index = picked_index(loss, num, run)
+    except PluginError as error:
+        raise AssertionError(str(error)) from error
+    if index is None:
+        return
+    again = loss.picks(num, run)
+    assert again is not None and torch.equal(index, again), "picks names other images the second time."
+    value = loss.backward(syn, memory, run)
+    images, labels = (tensor.detach()[index].requires_grad_() for tensor in (syn.images, syn.labels))
+    own = loss.init(run)
+    alone = loss.backward(Batch(images, labels, syn.classes[index], num), own, run)
+    assert_close(alone, value, "the images that picks names give another value than the whole set.")
+    whole = {"images": syn.images, "labels": syn.labels, **loss.params(memory)}
+    for name, tensor in {"images": images, "labels": labels, **loss.params(own)}.items():
+        wanted, got = (torch.zeros_like(one) if one.grad is None else one.grad for one in (whole[name], tensor))
+        if name in ("images", "labels"):
+            got = torch.zeros_like(wanted).index_copy(0, index, got)
+        assert_close(got, wanted, f"the gradient of the {name} is another for the images that picks names.")
+
+
 loss_checks: list[Check] = [
     loss_gradient_is_the_slope,
     loss_gives_a_detached_number,
@@ -189,4 +216,5 @@ loss_checks: list[Check] = [
     loss_memory_is_tensors,
     loss_goes_on_from_a_checkpoint,
     loss_teacher_gives_labels,
+    loss_picks_what_it_needs,
 ]

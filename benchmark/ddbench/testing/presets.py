@@ -8,7 +8,7 @@ from ddbench import protocols, registry
 from ddbench.api import Presets
 from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, PluginError
-from ddbench.suite.presets import ROLES, Entry, Family, read
+from ddbench.suite.presets import ROLES, Family, Preset, read
 from ddbench.testing.checks import Check
 
 
@@ -38,7 +38,7 @@ def preset_names_a_known_protocol(family: Presets, run: DistillRun) -> None:
         assert entry.protocol in known, f"entry {entry.number}: unknown protocol '{entry.protocol}'; leave it out, or name one."
 
 
-def _misfits(entry: Entry) -> Iterator[str]:
+def _misfits(entry: Preset) -> Iterator[str]:
     tensors = set()
     for role, kind in ROLES.items():
         asked = [name for table, _, name in (path.partition(".") for path in entry.unknown) if table == role]

@@ -71,7 +71,7 @@ def space_names_its_tensors(space: Space, run: DistillRun) -> None:
         assert state.params, f"stage {state.stage} has no parameters: nothing could be optimised."
         extra = sorted(state.params.keys() - set(space.tensors))
         assert not extra, (
-            f"stage {state.stage} has parameters that the class variable `tensors` does not name: {', '.join(extra)}."
+            f"stage {state.stage} has parameters that the space's `tensors` does not name: {', '.join(extra)}."
         )
         for name, tensor in state.params.items():
             assert tensor.is_floating_point(), (

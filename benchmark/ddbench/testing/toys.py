@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
-from ddbench import protocols
 from ddbench.api import (
     Arch,
     Generator,
@@ -26,12 +26,13 @@ from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError
 from ddbench.ops.layers import Network
-from ddbench.plan import Plan, PluginRef
+from ddbench.plan import SetPlan
+from ddbench.protocols import Numbers
+from ddbench.refs import PluginRef
 from ddbench.seeds import stream
 
 
-@dataclass(frozen=True, eq=False)
-class Given(PluginRef):
+class Given(PluginRef, frozen=True, eq=False, kw_only=True, dict=True):
     """A reference to a plugin that is at hand, where a plan names an installed one."""
 
     plugin: Any = None
@@ -39,11 +40,18 @@ class Given(PluginRef):
     @classmethod
     def of(cls, kind: str, plugin: Any, label: str = "toy") -> Given:
         """Without looking at any entry point."""
-        return cls(kind, label, {}, "toy", "0", label, plugin)
+        about: dict[str, Any] = {"name": label, "distribution": "toy", "version": "0", "label": label, "distributions": ("toy",)}
+        return cls(kind=kind, settings={}, what={"plugin": label, "from": "toy"}, resolved={}, plugin=plugin, **about)
 
     def make(self) -> Any:
         """The plugin itself."""
         return self.plugin
+
+
+TOY_RECIPE = Numbers(
+    epochs=4, optimizer="sgd", schedule="cosine", warmup_epochs=2, lr=0.0, lr_factor=10.0, learned_rate=False, batch=256,
+    momentum=0.9, weight_decay=5e-4, ema=0.995, augment="siamese", test_batch=128, channels_last=False, tf32=False,
+)  # fmt: skip
 
 
 def toy_spec(num_classes: int = 3, channels: int = 1, side: int = 8) -> Spec:
@@ -53,7 +61,7 @@ def toy_spec(num_classes: int = 3, channels: int = 1, side: int = 8) -> Spec:
 
 
 def toy_data(spec: Spec, per_class: int = 12, validation: int = 4) -> TrainingData:
-    """A pattern for each class with noise on it: normalised, sorted by class."""
+    """A pattern for each class with noise on it, sorted by class."""
     rng = stream("toy data", *spec.shape)
     num, sides = spec.num_classes, spec.shape
     patterns = 0.2 + 0.6 * torch.rand(num, *sides, generator=rng)
@@ -61,7 +69,7 @@ def toy_data(spec: Spec, per_class: int = 12, validation: int = 4) -> TrainingDa
     def draw(each: int) -> tuple[Tensor, Tensor]:
         labels = torch.arange(num).repeat_interleave(each)
         noise = 0.2 * (torch.rand(len(labels), *sides, generator=rng) - 0.5)
-        return spec.normalise((patterns[labels] + noise).clamp(0, 1)), labels
+        return ((patterns[labels] + noise).clamp(0, 1) * 255).round().to(torch.uint8), labels
 
     images, labels = draw(per_class)
     starts = tuple(range(0, per_class * num + 1, per_class))
@@ -139,7 +147,7 @@ def toy_run(
 
 def in_double(run: DistillRun) -> DistillRun:
     """The same run with images and networks in float64; its generator stays as it is."""
-    data = replace(run.data, images=run.data.images.double(), validation_images=run.data.validation_images.double())
+    data = replace(run.data, dtype=torch.float64)
     if run.backbone is None:
         return replace(run, data=data)
     arch: Arch = run.backbone.make()
@@ -158,14 +166,14 @@ def prepared(plugin: Any, run: DistillRun) -> DistillRun:
     return replace(run, resources={**run.resources, **built})
 
 
-def toy_plan(loss: Loss, space: Space, **changes: Any) -> Plan:
+def toy_plan(loss: Loss, space: Space, **changes: Any) -> SetPlan:
     """A small plan of plugins at hand: 2 steps a stage, a rate for every tensor."""
-    protocol = replace(protocols.load("quick-1"), epochs=4, warmup_epochs=2, repeats=1)
     backbone = Given.of("architectures", TOY_ARCH)
     rates = dict.fromkeys((*space.tensors, "labels"), 0.01) | {name: loss.rates.get(name, 0.01) for name in loss.learned}
-    plan = Plan(
-        Given.of("datasets", None), "0" * 64, protocol, (backbone,), backbone, ipc=2, seed=0,
+    plan = SetPlan(
+        dataset=Given.of("datasets", None), train_hash="0" * 64, ipc=2, seed=0, held_out=0.1, backbone=backbone,
         loss=Given.of("losses", loss, "toy loss"), space=Given.of("spaces", space, "toy space"), proxy=backbone,
         steps=2, rates=rates, rank_epochs=4, proxy_epochs=1, chunk=100,
+        ranking=TOY_RECIPE,
     )  # fmt: skip
-    return replace(plan, **changes)
+    return replace_plan(plan, **changes)

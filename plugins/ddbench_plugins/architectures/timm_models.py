@@ -41,7 +41,8 @@ def timm_model(model: str, lr: float = 0.001, min_size: int = 32, double_backwar
     if not lr > 0:
         raise ConfigError(f"architecture 'timm' needs a learning rate lr above 0, got {lr}.")
     _check_name(model)
-    return Arch(partial(_build, model=model, min_size=min_size), lr, min_size, double_backward)
+    software = (f"timm {_timm().__version__}",)  # defines the network: another version may be another one
+    return Arch(partial(_build, model=model, min_size=min_size), lr, min_size, double_backward, software=software)
 
 
 def _timm() -> ModuleType:

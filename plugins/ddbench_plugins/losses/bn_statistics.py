@@ -41,7 +41,7 @@ class Squeezed(Resource):
 
     def effort(self, run: Run) -> Effort:
         """All training images in every epoch."""
-        values = sum(tensor.numel() for tensor in run.network("teacher").state_dict().values())
+        values = sum(tensor.numel() for tensor in run.skeleton("teacher").state_dict().values())
         return Effort(self.epochs * sum(run.class_counts), values * 4)
 
     def build(self, run: Run) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ class Pretrained(Resource):
     def build(self, run: Run) -> dict[str, Tensor]:
         """Its weights and stored statistics, by the backbone's names."""
         tensors = run.weights(self.file, self.sha256)
-        return fit_state(run.network("teacher"), tensors, self.classes, f"the weights '{self.file}'")
+        return fit_state(run.skeleton("teacher"), tensors, self.classes, f"the weights '{self.file}'")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class BatchNormStatistics(Loss):
 
     def check(self, num_images: int, run: Run) -> None:
         """Whether the teacher would have statistics, and whether a file holds such a network."""
-        if not batch_norms(run.network("teacher")):
+        if not batch_norms(run.skeleton("teacher")):
             told = "compares with the statistics that BatchNorm layers store, and the backbone has none"
             raise ConfigError(f"{told}: name another, such as resnet18-bn or convnet with norm batch.")
         teacher = self._teacher()
@@ -173,7 +173,7 @@ class BatchNormStatistics(Loss):
         return self._loaded(run, images.dtype)(images).softmax(1)
 
     def _loaded(self, run: Run, dtype: torch.dtype) -> nn.Module:
-        teacher = run.network("teacher")
+        teacher = run.skeleton("teacher")
         teacher.load_state_dict(run.resource(self._teacher()))
         return teacher.to(dtype).eval().requires_grad_(False)
 

@@ -110,7 +110,8 @@ class GradientMatching(Loss):
         """A fresh network, or last step's, trained on the set as it is now; its weights live in `memory`."""
         outer_loop, inner_loop = self._loops(run)
         iteration, turn = divmod(run.step, outer_loop)
-        network = run.network("dc", iteration).to(syn.images.dtype)
+        draw = run.skeleton if turn else run.network
+        network = draw("dc", iteration).to(syn.images.dtype)
         if turn:
             network.load_state_dict({name.removeprefix("net."): tensor for name, tensor in memory.items()})
             self._inner_(network, syn, run, inner_loop)

@@ -91,11 +91,11 @@ class FeatureRegression(Loss):
             return run.network("krr", run.step)
         turn, slot = divmod(run.step, self.pool)
         life, age = divmod(turn + slot * self.max_steps // self.pool, self.max_steps)  # the first lives end one by one
-        network = run.network("krr", slot, life)
-        if turn and age:
-            prefix = f"net{slot}."
-            held = {name.removeprefix(prefix): tensor for name, tensor in memory.items() if name.startswith(prefix)}
-            network.load_state_dict(held)
+        if not (turn and age):
+            return run.network("krr", slot, life)
+        network, prefix = run.skeleton("krr", slot, life), f"net{slot}."
+        held = {name.removeprefix(prefix): tensor for name, tensor in memory.items() if name.startswith(prefix)}
+        network.load_state_dict(held)
         return network
 
     def _train_(self, network: nn.Module, syn: Batch, memory: Memory, run: Run) -> None:

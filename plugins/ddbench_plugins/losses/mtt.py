@@ -1,4 +1,4 @@
-"""MTT, TESLA and DATM: trajectory matching."""
+"""MTT, TESLA and DATM: trajectory matching; long because the three share experts, student and checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run
 from ddbench.errors import ConfigError
-from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward
+from ddbench.ops.checkpoints import parameters_under
+from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward, within
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExpertTrajectory(Resource):
 
     def effort(self, run: Run) -> Effort:
         """All training images in every epoch; a snapshot before and after each."""
-        values = sum(parameter.numel() for parameter in run.network("expert").parameters())
+        values = sum(parameter.numel() for parameter in run.skeleton("expert").parameters())
         return Effort(self.epochs * sum(run.class_counts), (self.epochs + 1) * values * 4)
 
     def build(self, run: Run) -> dict[str, Tensor]:
@@ -60,20 +61,7 @@ class ExpertTrajectory(Resource):
 
     def read(self, held: Mapping[str, Tensor], epoch: int, network: nn.Module) -> dict[str, Tensor]:
         """The snapshot of an epoch, by parameter. Raises ConfigError where it is not one of such a network."""
-        wanted = {f"{epoch}/{name}": parameter for name, parameter in network.named_parameters()}
-        found = {key: tensor for key, tensor in held.items() if key.startswith(f"{epoch}/")}
-        odd = next((key for key in (*wanted, *found) if key not in wanted or key not in found), None)
-        if odd is not None:
-            where = "the network" if odd in wanted else "the trajectory"
-            raise ConfigError(f"{self.describe()}, does not fit the network: only {where} has '{odd}'. {_REMEDY}")
-        for key, parameter in wanted.items():
-            if found[key].shape != parameter.shape:
-                shapes = f"{list(found[key].shape)} and {list(parameter.shape)}"
-                raise ConfigError(f"{self.describe()}, does not fit the network: the shapes of '{key}' are {shapes}. {_REMEDY}")
-        return {key.partition("/")[2]: found[key] for key in wanted}
-
-
-_REMEDY = "Use experts trained with this very backbone."
+        return parameters_under(f"{epoch}/", held, network, self.describe(), "Use experts trained with this very backbone.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class StudentMatching(Loss):
     max_start_epoch: int = 5  # the student starts at an epoch below
     first_max_start_epoch: int | None = None  # of step 0, where `expanding_steps` is set
     expanding_steps: int = 0  # over which it grows to max_start_epoch; 0: it is that from the start
-    batch_syn: int | None = None  # images of a student's step; None: the whole set
+    batch_syn: int | None = None  # images of a student's step, all that is decoded; None: the whole set
     student_lr: float = 0.01  # where the learned rate starts
     augment: Literal["dsa", "none"] = "dsa"
     num_experts: int = 100
@@ -159,7 +147,7 @@ class StudentMatching(Loss):
     def init(self, run: Run) -> Memory:
         """The student's rate, once every snapshot that may be read has been seen to fit the backbone. It is float64: a
         step of 1e-6 times a small gradient would be lost in float32."""
-        network = run.network("student")
+        network = run.skeleton("student")
         for index in range(self.num_experts):
             expert = self._expert(index)
             for epoch in range(self.min_start_epoch, self._last_epoch + 1):
@@ -186,10 +174,16 @@ class StudentMatching(Loss):
         grown = (self.max_start_epoch - self.first_max_start_epoch) * min(step, self.expanding_steps)
         return self.first_max_start_epoch + grown // self.expanding_steps
 
+    def picks(self, num_images: int, run: Run) -> Tensor | None:
+        """The images of this step's mini-batches, sorted."""
+        if self.batch_syn is None:
+            return None
+        index, _ = within(self._chunks(num_images, run))
+        return None if len(index) == num_images else index
+
     def unroll(self, syn: Batch, memory: Memory, run: Run) -> Unroll:
         """This step's student."""
-        num, dtype = len(syn.images), syn.images.dtype
-        parts = self._parts(num, run)
+        dtype, parts = syn.images.dtype, self._parts(syn, run)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             images, labels = syn.images[parts[step]], syn.labels[parts[step]]
@@ -197,7 +191,7 @@ class StudentMatching(Loss):
                 images = run.augment.draw(run.rng("student-augment", run.step, step), len(images))(images)
             return images, labels
 
-        network, (index, epoch) = student_mode(run.network("student")).to(dtype), self.choose(run)
+        network, (index, epoch) = student_mode(run.skeleton("student")).to(dtype), self.choose(run)
         expert = self._expert(index)
         start, target = (
             {name: tensor.to(dtype) for name, tensor in expert.read(run.resource(expert), at, network).items()}
@@ -208,17 +202,24 @@ class StudentMatching(Loss):
     def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
         """This step's target expert is the teacher: softmax of its logits. As TESLA assigns soft labels (section "soft label
         assignment" of its paper); MTT has none."""
-        network, (index, epoch) = student_mode(run.network("student")).to(images.dtype), self.choose(run)
+        network, (index, epoch) = student_mode(run.skeleton("student")).to(images.dtype), self.choose(run)
         expert = self._expert(index)
         target = expert.read(run.resource(expert), epoch + self.expert_epochs, network)
         return functional_call(network, {name: tensor.to(images.dtype) for name, tensor in target.items()}, (images,)).softmax(1)
 
-    def _parts(self, num: int, run: Run) -> list[slice] | list[Tensor]:
-        """The images of every step of the student."""
+    def _parts(self, syn: Batch, run: Run) -> list[slice] | list[Tensor]:
+        """Where the images of every step of the student are in the batch, which holds the whole set or what `picks` names."""
         if self.batch_syn is None:
             return [slice(None)] * self.syn_steps
-        chunks = mini_batches(num, self.batch_syn, self.syn_steps, run.rng("student-order", run.step))
+        chunks = self._chunks(syn.num_images, run)
+        if len(syn.classes) < syn.num_images:
+            _, chunks = within(chunks)
         return [chunk.to(run.device, non_blocking=True) for chunk in chunks]
+
+    def _chunks(self, num_images: int, run: Run) -> list[Tensor]:
+        """The images of every step of the student, by their places in the whole set."""
+        assert self.batch_syn is not None
+        return mini_batches(num_images, self.batch_syn, self.syn_steps, run.rng("student-order", run.step))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"""From a file of others to a set of the store, whose origin is the SHA-256 of that file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ddbench.api import Spec
+from ddbench.compute import hardware
+from ddbench.compute.distilled import DistilledSet, set_files
+from ddbench.data.subsets import Identity
+from ddbench.evaluate.sets import ImportedSet
+from ddbench.files import sha256_file
+from ddbench.plan import Imported, SetPlan
+from ddbench.protocols import Making, synthetic_spec
+from ddbench.refs import PluginRef
+from ddbench.schema import Data, Place, SetMeasured, SetRecord
+
+
+@dataclass(frozen=True)
+class NewSet:
+    """A set as the store takes it."""
+
+    plan: SetPlan
+    record: SetRecord
+    contents: dict[str, bytes]  # set.safetensors and images.png
+
+
+def import_set(path: Path, given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making, place: Place) -> NewSet:
+    """The set that was read from a file, for `Store.publish_set`.
+
+    Under a protocol whose `making` has constants of its own for generated images, the set's images count as such and are
+    normalised by them. `identity` is the data set's, `place` where this runs.
+    """
+    spec: Spec = dataset.make().spec()
+    plan = SetPlan(
+        dataset=dataset,
+        train_hash=identity.train_hash,
+        ipc=len(given.images) // spec.num_classes,
+        seed=0,
+        held_out=0.0,
+        imported=Imported(sha256_file(path), given.values, given.label_values, *given.constants, given.learned_rate),
+        labels="hard" if given.kind == "hard" else "learned",
+        synthetic_mean=making.synthetic_mean,
+        synthetic_std=making.synthetic_std,
+    )
+    made = _made(given, spec, plan)
+    whitening = given.whitening
+    transform = {"zca_mean": whitening.mean, "zca_matrix": whitening.matrix} if whitening else None
+    contents = set_files(plan, made, spec, transform)
+    return NewSet(plan, _record(plan, made, given, identity, place, contents), contents)
+
+
+def _made(given: ImportedSet, spec: Spec, plan: SetPlan) -> DistilledSet:
+    """The file's images as networks are to see them, and no more than the file says."""
+    images, synthetic = given.images, synthetic_spec(spec, plan.synthetic_mean, plan.synthetic_std)
+    if synthetic != spec:
+        images = synthetic.normalise(spec.denormalise(images))
+    learned = {} if given.learned_rate is None else {"student_rate": given.learned_rate}
+    return DistilledSet(images, given.labels, given.labels.argmax(1), 0, images.nbytes, learned=learned)
+
+
+def _record(
+    plan: SetPlan, made: DistilledSet, given: ImportedSet, identity: Identity, place: Place, contents: dict[str, bytes]
+) -> SetRecord:
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return SetRecord(
+        key=plan.key,
+        suite="",
+        data=Data(
+            label=identity.label(plan.dataset.label),
+            hash=identity.train_hash,
+            original=identity.original,
+            counts=identity.train_counts,
+        ),
+        num_images=len(made.images),
+        bytes_stored=made.bytes_stored,
+        bytes_images=made.bytes_images,
+        steps=0,
+        stages=(),
+        chosen_stage=0,
+        learned=made.learned,
+        files=files,
+        set_sha256=files["set.safetensors"],
+        resources=(),
+        place=place,
+        marks=given.warnings,
+        measured=SetMeasured(
+            seconds={},
+            peak_memory_bytes=0,
+            commit=hardware.commit(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )

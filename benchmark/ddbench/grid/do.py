@@ -1,0 +1,205 @@
+"""Doing one job of a store: building a resource, making a set, judging a block of repeats; each can be stopped and resumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from filelock import Timeout
+from torch import Tensor
+
+from ddbench import schema
+from ddbench.api import Generator, Resource
+from ddbench.compute import hardware
+from ddbench.compute.clock import reset_peak_memory
+from ddbench.compute.flags import Flags, changed_flags, read_flags
+from ddbench.compute.run import be_deterministic
+from ddbench.data.sealed import TestData, open_test
+from ddbench.data.subsets import Identity, TrainingCache, TrainingData, identify
+from ddbench.errors import DataError, PluginError
+from ddbench.evaluate.cost import peak_flops
+from ddbench.grid.planning import judging_needs, set_needs
+from ddbench.plan import SetPlan
+from ddbench.refs import PluginRef
+from ddbench.results.store import Store
+from ddbench.schema import JobFile, Place, UsedResource
+
+Report = Callable[[str, float], None]
+"""(phase, fraction of the job done)."""
+End = Literal["done", "found", "busy"]
+
+
+@dataclass
+class Workplace:
+    """What a process keeps between jobs: the store, its device, and data that several jobs share, loaded once."""
+
+    store: Store
+    device: torch.device
+    data_root: Path | None
+    checkpoint_seconds: float = 20.0
+    training: TrainingCache = field(default_factory=TrainingCache)
+    generators: dict[str, Generator] = field(default_factory=dict)  # loaded
+    tests: dict[str, TestData] = field(default_factory=dict)
+    identities: dict[str, Identity] = field(default_factory=dict)
+    flags: Flags | None = None  # at the start of the running job
+    given: list[tuple[TrainingData, tuple[Any, ...]]] = field(default_factory=list)  # to the running job, and as they were then
+    found: tuple[str, ...] = ()  # the running job's marks
+    is_stained: bool = False  # a job has changed global flags: this process must do no other
+    peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
+
+    def begin(self, threads: int, tf32: bool) -> None:
+        """Fix what numbers depend on beside the seeds, and remember the global flags."""
+        be_deterministic(threads, tf32)
+        reset_peak_memory(self.device)
+        self.flags, self.found, self.given = read_flags(), (), []
+
+    def marks(self) -> tuple[str, ...]:
+        """Sentences on the global flags of torch and Python, and the shared data, that the running job's plugins have changed;
+        the process is then of no further use."""
+        try:
+            changed = changed_flags(self.flags) if self.flags else []
+            changed += ["the data that jobs share"] * any(_state(data) != before for data, before in self.given)
+        except Exception as error:  # whatever is left of torch
+            changed = [f"torch or the data so that they cannot be read any more ({type(error).__name__})"]
+        self.is_stained |= bool(changed)
+        self.found = tuple(f"A plugin of this job changed {name} while it ran." for name in changed)
+        return self.found
+
+    def identity(self, ref: PluginRef) -> Identity:
+        """Of a data set."""
+        if ref.label not in self.identities:
+            self.identities[ref.label] = identify(ref, self.data_root)
+        return self.identities[ref.label]
+
+    def training_data(self, ref: PluginRef, train_hash: str, held_out: float) -> TrainingData:
+        """The training side of a subset."""
+        data = self.training.load(ref, self.data_root, train_hash, held_out, self.device)
+        self.given.append((data, _state(data)))
+        return data
+
+    def test_data(self, ref: PluginRef, test_hash: str) -> TestData:
+        """The sealed split, opened when a finished set is judged."""
+        if test_hash not in self.tests:
+            self.tests[test_hash] = open_test(ref, self.data_root, self.device)
+        return self.tests[test_hash]
+
+    def peak_flops(self, threads: int) -> float:
+        """What the device reaches, measured once a process."""
+        if threads not in self.peaks:
+            self.peaks[threads] = peak_flops(self.device)
+        return self.peaks[threads]
+
+    def place(self, threads: int, refs: tuple[PluginRef, ...]) -> Place:
+        """Where and with what a job is done."""
+        return hardware.place(self.device, threads, refs)
+
+    def title_of(self, file: JobFile) -> str:
+        """A job's name for people."""
+        if file.judging is not None and file.kind == "judgement":
+            return f"{file.judging.network.label} on {file.plan.name}"
+        return f"resource {file.resource[:8]} of '{file.plan.dataset.label}'" if file.kind == "resource" else file.plan.name
+
+    def fail(self, name: str, title: str, error: str, details: str) -> None:
+        """Record a failed attempt; the next run tries the job again."""
+        self.store.fail(name, title, error, details, None)
+
+
+def _state(data: TrainingData) -> tuple[Any, ...]:
+    """What changes when somebody writes into training data, or into what they are."""
+    images = (data.images, data.validation_images)
+    return (repr(asdict(data.spec)), data.starts, *((id(part), part._version) for part in images))
+
+
+def do_job(file: JobFile, here: Workplace, report: Report) -> End:
+    """Do it and publish it. Raises whatever a plugin raises."""
+    from ddbench.grid.do_judgement import judge_block
+    from ddbench.grid.do_set import make_set
+
+    lock = here.store.lock(file.name)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        return "busy"
+    if file.kind == "resource":  # whose building takes the lock itself
+        held.lock.release()
+        return _build(file, here, report)
+    with held:
+        if file.kind == "set":
+            return make_set(file, here, report)
+        return judge_block(file, here, report)
+
+
+def _build(file: JobFile, here: Workplace, report: Report) -> End:
+    from ddbench.compute.resources import build
+
+    if here.store.resources.is_built(file.resource):
+        return "found"
+    threads = file.judging.threads if file.judging else file.plan.threads
+    here.begin(threads, file.judging.numbers.tf32 if file.judging else file.plan.tf32)
+    needs = judging_needs(file.plan, file.judging) if file.judging else set_needs(file.plan)
+    need = next((need for need in needs if need.key == file.resource), None)
+    if need is None:
+        raise PluginError("its plugin does not ask for it any more: give the command again.")
+    report(need.resource.describe(), 0.0)
+    held_out = file.judging.held_out if file.judging else file.plan.held_out
+    data = here.training_data(file.plan.dataset, file.plan.train_hash, held_out)
+    refs = file.judging.refs if file.judging else file.plan.refs
+    build(here.store.resources, need, data, here.device, here.place(threads, refs), here.data_root)
+    here.marks()
+    return "done"
+
+
+@dataclass(frozen=True)
+class Used:
+    """A resource that a job used, and what building it took."""
+
+    resource: UsedResource
+    seconds: float
+
+
+def load_resources(
+    file: JobFile, here: Workplace, keys: tuple[str, ...]
+) -> tuple[dict[Resource, dict[str, Tensor]], tuple[Used, ...]]:
+    """The tensors of what a job needs, by resource, and what records say of it. They must be built."""
+    if not keys:
+        return {}, ()
+    needs = judging_needs(file.plan, file.judging) if file.judging else set_needs(file.plan)
+    found: dict[Resource, dict[str, Tensor]] = {}
+    used = []
+    for need in needs:
+        found[need.resource], record = here.store.resources.load(need.key, here.device)
+        used.append(Used(UsedResource(key=need.key, describe=record.describe, sha256=record.sha256), record.measured.seconds))
+    return found, tuple(used)
+
+
+def data_of(label: str, hash: str, identity: Identity, counts: tuple[int, ...]) -> schema.Data:
+    """What records say of a split."""
+    return schema.Data(label=identity.label(label), hash=hash, original=identity.original, counts=counts)
+
+
+class Clock:
+    """Whether it is time for another checkpoint."""
+
+    def __init__(self, every: float) -> None:
+        self.every, self.last = every, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last one is old enough."""
+        return time.monotonic() - self.last >= self.every
+
+    def tick(self) -> None:
+        """One was made."""
+        self.last = time.monotonic()
+
+
+def plan_data(plan: SetPlan, here: Workplace) -> TrainingData:
+    """The training side of a set's subset. Raises DataError where the files are not those of the plan."""
+    identity = here.identity(plan.dataset)
+    if identity.train_hash != plan.train_hash:
+        what = f"the training images of '{plan.dataset.label}' are not those of the plan"
+        raise DataError(f"{what} ({identity.train_hash[:8]} here, {plan.train_hash[:8]} there): use the data it was made for.")
+    return here.training_data(plan.dataset, plan.train_hash, plan.held_out)

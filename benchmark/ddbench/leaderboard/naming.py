@@ -1,0 +1,72 @@
+"""Rows' names: the method, and behind it what tells rows of one method apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ddbench.files import canonical
+from ddbench.leaderboard.join import Result
+from ddbench.plan import Judging, SetPlan, short
+from ddbench.refs import PluginRef
+
+UNTOLD = ("seed", "dataset", "train_hash", "imported", "network", "test_hash", "draw", "iterate", "protocol")
+"""Fields that the table, the rest of the name or the seed tells already."""
+
+
+def suffixes(results: Sequence[Result]) -> list[str]:
+    """For each result, of a row of its own, ` [steps=20]`: what is not the same in all; its key too where these look alike."""
+    if len(results) == 1:
+        return [""]
+    facts = [_facts(result) for result in results]
+    names = _differing(facts)
+    texts = [", ".join(f"{name}={each.get(name, 'unset')}" for name in names) for each in facts]
+    if len(set(texts)) < len(texts):
+        texts = [f"{text}; {short(result.key)}".removeprefix("; ") for text, result in zip(texts, results, strict=True)]
+    return [f" [{text}]" for text in texts]
+
+
+def _differing(facts: Sequence[dict[str, str]]) -> list[str]:
+    """The names of facts that differ: of a plugin its label, else the settings it resolves to; what judging has in common with
+    the making of a set, once."""
+    names = {name for name in set().union(*facts) if len({each.get(name) for each in facts}) > 1}
+
+    def is_told(name: str) -> bool:
+        above, _, below = name.partition(".")
+        same = above == "judging" and all(each.get(name) == each.get(below) for each in facts)
+        return same or (above != "judging" and bool(below) and above in names)
+
+    return sorted(name for name in names if not is_told(name))
+
+
+def _facts(result: Result) -> dict[str, str]:
+    """(name, text) of every setting and version."""
+    made = dict(_flatten(result.plan)) | result.software
+    made |= {f"judging.{name}": text for name, text in _flatten(result.judging)}
+    return made | ({"iterates": "/".join(map(str, result.iterates))} if result.iterates else {})
+
+
+def _flatten(plan: SetPlan | Judging) -> Iterator[tuple[str, str]]:
+    """A plugin is its label and what it resolves to; numbers stand one by one."""
+    for field in plan.__struct_fields__:
+        value = getattr(plan, field)
+        if field in UNTOLD or value is None:
+            continue
+        if isinstance(value, PluginRef):
+            yield field, value.label
+            parts = value.resolved | {"numerics": value.what.get("numerics")}
+            yield from ((f"{field}.{name}", canonical(part)) for name, part in parts.items())
+        elif field == "numbers":
+            yield from ((name, _text(part)) for name, part in msgspec.to_builtins(value).items())
+        elif field == "resources":
+            yield field, ", ".join(map(short, value))
+        elif isinstance(value, dict | msgspec.Struct):
+            yield from ((f"{field}.{name}", _text(part)) for name, part in msgspec.to_builtins(value).items())
+        else:
+            yield field, _text(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(msgspec.to_builtins(value))

@@ -1,0 +1,184 @@
+"""Distilled sets of a grid: the plan of a place, checked before any step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from msgspec.structs import replace
+
+from ddbench.errors import BenchError, ConfigError, PluginError, did_you_mean
+from ddbench.plan import SetPlan
+from ddbench.protocols import Protocol
+from ddbench.refs import PluginRef
+from ddbench.suite.findings import Findings
+from ddbench.suite.places import Places
+from ddbench.suite.stages import PlanningRun, iterate_steps
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all distilled sets of a suite share."""
+
+    protocol: Protocol
+    backbone: PluginRef
+    threads: int
+
+
+class Distilled:
+    """Makes the plans of distilled sets; those of one place differ in their seed alone, and are checked once."""
+
+    def __init__(self, raw: Mapping[str, Any], places: Places, common: Common, findings: Findings) -> None:
+        """`raw` is the suite's TOML."""
+        self.raw, self.places, self.common, self.findings = raw, places, common, findings
+        self._plans: dict[tuple[Any, ...], tuple[SetPlan, tuple[int, ...]] | None] = {}
+        self._fits: dict[tuple[PluginRef, ...], bool] = {}
+        self._tensors: set[str] = set()  # that the grid's spaces and losses have
+        self._rated: dict[str, None] = {}  # names that rates are given for, in the order of the file
+        self._unknown = False  # whether the tensors of a place are
+
+    def plan(
+        self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, seed: int
+    ) -> tuple[SetPlan, tuple[int, ...]] | None:
+        """The plan of a place, and the steps of its iterates that the protocol asks for; None where something is wrong.
+
+        `numbers`: of the loss and the space in the suite's lists.
+        """
+        place = {
+            "loss": loss.get("name") if isinstance(loss, dict) else loss,
+            "space": space.get("name") if isinstance(space, dict) else space,
+            "subset": dataset.written, "ipc": str(ipc), "seed": str(seed),
+        }  # fmt: skip
+        fitting = self.places.fitting(place)
+        key = (numbers, dataset, ipc, fitting)
+        if key not in self._plans:
+            values = self.places.values(place, fitting, loss, space, dataset)
+            plan = self._plan(values, loss, space, dataset, train_hash, ipc) if values else None
+            self._unknown |= values is None
+            self._plans[key] = (plan, self._iterates(plan)) if plan else None
+        made = self._plans[key]
+        return made and (replace(made[0], seed=seed), made[1])
+
+    def _plan(
+        self, values: dict[str, Any], loss_entry: Any, space_entry: Any, dataset: PluginRef, train_hash: str, ipc: int
+    ) -> SetPlan | None:
+        """The plan of seed 0. Goes on after a fault, so that all are found."""
+        settings, given, labels = values.pop("generator"), values.pop("rates"), values.get("labels", "hard")
+        loss = self.findings.plugin("losses", loss_entry, values.pop("loss"))
+        space = self.findings.plugin("spaces", space_entry, values.pop("space"))
+        proxy = self.findings.plugin("architectures", self.raw.get("proxy", self.raw.get("backbone", "convnet")))
+        rates = self._rates(loss, space, given, labels) if loss and space else None
+        if loss is None or space is None or rates is None:
+            self._unknown = True
+            return None
+        self._check_loss(loss, labels)
+        needs_generator = self.findings.answer("needs_generator", space, lambda plugin: bool(plugin.needs_generator))
+        generator = self._generator(space, settings, dataset) if needs_generator else None
+        if needs_generator is None or (needs_generator and generator is None) or proxy is None:
+            return None
+        protocol, making = self.common.protocol, self.common.protocol.set
+        plan = SetPlan(
+            dataset=dataset, train_hash=train_hash, ipc=ipc, seed=0, held_out=making.held_out, backbone=self.common.backbone,
+            loss=loss, space=space, generator=generator, rates=rates, ranking=replace(protocol.judging, teacher=None),
+            proxy=proxy, synthetic_mean=making.synthetic_mean, synthetic_std=making.synthetic_std, tf32=protocol.judging.tf32,
+            threads=self.common.threads, **values,
+        ).without_idle_settings()  # fmt: skip
+        for sentence in plan.check():
+            self.findings.fault(sentence)
+        return plan
+
+    def _generator(self, space: PluginRef, settings: Mapping[str, Any], dataset: PluginRef) -> PluginRef | None:
+        """The suite's generator, where it can make such images and the space live in it."""
+        if "generator" not in self.raw:
+            self.findings.fault(f"space '{space.name}' needs a generator: add generator = \"cvae\", or another, to the suite.")
+            return None
+        generator = self.findings.plugin("generators", self.raw["generator"], settings)
+        if generator is None:
+            return None
+        key = (space, generator, dataset)
+        if key not in self._fits:
+            self._fits[key] = self._fit(space, generator, dataset)
+        return generator if self._fits[key] else None
+
+    def _fit(self, space: PluginRef, generator: PluginRef, dataset: PluginRef) -> bool:
+        """Whether the generator can make such images, the space live in it, and the protocol's constants normalise them."""
+        try:
+            depth = self._depth(generator, dataset)
+            space.ask(lambda plugin: plugin.check(depth))
+        except PluginError as error:
+            self.findings.broke(error)
+            return False
+        except BenchError as error:
+            self.findings.fault(f"space '{space.label}' with generator '{generator.label}' on '{dataset.label}': {error}")
+            return False
+        try:
+            self.common.protocol.check_constants(dataset.make().spec())
+        except ConfigError as error:
+            self.findings.fault(error)
+        return True
+
+    @staticmethod
+    def _depth(generator: PluginRef, dataset: PluginRef) -> int:
+        return generator.ask(lambda plugin: plugin.depth(dataset.make().spec()))
+
+    def _check_loss(self, loss: PluginRef, labels: str) -> None:
+        """Whether the backbone and the labels suit it."""
+        backbone = self.common.backbone
+        order = self.findings.answer("order", loss, lambda plugin: int(plugin.order))
+        twice_too = self.findings.answer("double_backward", backbone, lambda plugin: bool(plugin.double_backward))
+        if order is not None and order > 1 and not twice_too:
+            twice = f"loss '{loss.name}' differentiates the backbone twice"
+            self.findings.fault(f"{twice}, and '{backbone.label}' cannot be: name another backbone.")
+        if labels == "teacher" and self.findings.answer("relabels", loss, lambda plugin: str(plugin.relabels)) == "never":
+            self.findings.fault(f"loss '{loss.name}' has no teacher to give labels: set labels to hard or learned.")
+
+    def _rates(self, loss: PluginRef, space: PluginRef, given: Mapping[str, Any], labels: str) -> dict[str, float] | None:
+        """The learning rate of every tensor that the space, the loss or learned labels may optimise; None: one is broken."""
+        ask = self.findings.answer
+        defaults = ask("rates", loss, lambda plugin: {name: float(rate) for name, rate in plugin.rates.items()})
+        learned = ask("learned", loss, lambda plugin: set(plugin.learned))
+        tensors = ask("tensors", space, lambda plugin: set(plugin.tensors))
+        if defaults is None or learned is None or tensors is None:
+            return None
+        names = tensors | learned | ({"labels"} if labels == "learned" else set())
+        self._tensors |= {*defaults, *names}
+        rates = {name: rate for name, rate in defaults.items() if name in names}
+        for name, rate in given.items():
+            self._rated[name] = None
+            if type(rate) not in (int, float):
+                self.findings.fault(f"rate '{name}' must be a number, got {rate!r}.")
+            elif not 0 < rate < inf:
+                self.findings.fault(f"rate '{name}' must be a number above 0, got {float(rate)}.")
+            elif name in names:
+                rates[name] = float(rate)
+        for name in sorted(names - rates.keys() - given.keys()):
+            needs = f"loss '{loss.name}' in space '{space.name}' needs a rate for '{name}'"
+            self.findings.fault(f"{needs}: add rates = {{ {name} = ... }}.")
+        return rates
+
+    def check_rated(self) -> None:
+        """Whether some space or loss of the grid has each tensor that a rate is given for: one table serves all cells, and a cell
+        ignores what it lacks. Where the tensors of a place are unknown, nobody can say."""
+        for name in self._rated:
+            if name not in self._tensors and not self._unknown:
+                near = did_you_mean(name, self._tensors)
+                known = ", ".join(sorted(self._tensors))
+                self.findings.fault(f"there is no tensor '{name}' to give a rate.{near} Known: {known}.")
+
+    def _iterates(self, plan: SetPlan) -> tuple[int, ...]:
+        """The steps whose iterates the protocol asks for."""
+        num, space = self.common.protocol.set.iterates, plan.space
+        if not num or space is None:
+            return ()
+        depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
+        run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
+        try:
+            return iterate_steps(num, plan.steps * space.ask(lambda plugin: plugin.num_stages(run)))
+        except PluginError as error:
+            self.findings.broke(error)
+        except BenchError as error:
+            asked = f"protocol '{self.common.protocol.id}' judges iterates"
+            self.findings.fault(f"{asked}, and space '{space.label}' cannot say beforehand how many stages it has: {error}")
+        return ()

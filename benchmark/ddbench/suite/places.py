@@ -1,0 +1,96 @@
+"""What a suite says about a place of its grid: the table [distill], then every [[override]] that fits, above a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddbench.errors import BenchError, PluginError, did_you_mean
+from ddbench.refs import PluginRef
+from ddbench.suite import presets
+from ddbench.suite.coordinates import WHERE
+from ddbench.suite.findings import Findings
+
+PLACES = tuple(key for key in WHERE if key != "baseline")  # what `where` of an override takes: baselines have no settings there
+
+
+class Places:
+    """The values of distilled cells by where they lie."""
+
+    def __init__(self, raw: Mapping[str, Any], findings: Findings) -> None:
+        """Reads the tables of the suite; what is wrong with them is a fault, whether or not a cell lies there."""
+        self.findings, self.generator = findings, raw.get("generator")
+        self.families: list[presets.Family] = []
+        self.used: set[int] = set()  # overrides that fit a place
+        self.base: dict[str, Any] = {table: {} for table in presets.TABLES}
+        self._merge(self.base, findings.typed(raw.get("distill", {}), dict, "'distill'", {}), "[distill]")
+        self.overrides = findings.typed(raw.get("override", []), list, "'override'", [])
+        read = [self._override(entry, f"override {number}") for number, entry in enumerate(self.overrides, start=1)]
+        self._where, self._set = [where for where, _ in read], [values for _, values in read]
+
+    def _override(self, entry: Any, name: str) -> tuple[dict[str, str], dict[str, Any]]:
+        """Where it fits, and what it sets."""
+        table = self.findings.typed(entry, dict, name, {})
+        for key in table.keys() - {"where", "set"}:
+            self.findings.fault(f"{name} has no key '{key}'.{did_you_mean(key, ('where', 'set'))} It takes: where, set.")
+        where = self.findings.typed(table.get("where", {}), dict, f"{name}: 'where'", {})
+        for key in where.keys() - set(PLACES):
+            near = did_you_mean(key, PLACES)
+            self.findings.fault(f"{name}: 'where' has no key '{key}'.{near} It takes: {', '.join(PLACES)}.")
+        values = self.findings.typed(table.get("set", {}), dict, f"{name}: 'set'", {})
+        self._merge({}, values, name)
+        return {key: str(value) for key, value in where.items()}, values
+
+    def _merge(self, values: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
+        for sentence in presets.merge(values, new, where):
+            self.findings.fault(sentence)
+
+    def read_families(self, given: Any) -> bool:
+        """The families of presets that the suite names; False: one is broken, and every distilled cell with it."""
+        for name in [given] if isinstance(given, str) else self.findings.typed(given, list, "'preset'", []):
+            try:
+                if isinstance(self.findings.typed(name, str, "an entry of 'preset'", None), str):
+                    self.families.append(presets.load(name))
+            except PluginError as error:
+                self.findings.broke(error)
+                return False
+            except BenchError as error:
+                self.findings.fault(error)
+        return True
+
+    def fitting(self, place: Mapping[str, Any]) -> tuple[int, ...]:
+        """The overrides that fit a place, from 0."""
+        found = tuple(
+            number for number, where in enumerate(self._where) if all(place.get(key) == value for key, value in where.items())
+        )
+        self.used.update(found)
+        return found
+
+    def values(
+        self, place: Mapping[str, Any], fitting: Sequence[int], loss: Any, space: Any, dataset: PluginRef
+    ) -> dict[str, Any] | None:
+        """What a place has: its preset, then [distill], then its overrides, later ones on top; None: the preset is broken."""
+        values = {key: dict(value) if isinstance(value, dict) else value for key, value in self.base.items()}
+        for number in fitting:
+            presets.merge(values, self._set[number], "")  # told already
+        if not self.families:
+            return values
+        side = self.findings.answer("side", dataset, lambda plugin: str(plugin.spec().shape[-1]))
+        where = {**place, "side": side}
+        if not all(isinstance(value, str) for value in where.values()):  # told where it is read
+            return values
+        try:
+            return presets.under(self.families, where, {"loss": loss, "space": space, "generator": self.generator}, values)
+        except PluginError as error:
+            self.findings.broke(error)
+            return None
+        except BenchError as error:
+            self.findings.fault(error)
+        return values
+
+    def check_used(self) -> None:
+        """Every override must fit a place; where a fault or a broken plugin took cells away, nobody knows."""
+        for number, entry in enumerate(self.overrides):
+            if number not in self.used and not self.findings.faults and not self.findings.broken:
+                where = entry.get("where")
+                self.findings.fault(f"override {number + 1} (where = {where}) matches no cell: mend its 'where' or remove it.")

@@ -1,0 +1,57 @@
+"""How many stages a space has, asked before anything is loaded: a run that knows the images' shape and a generator's depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ddbench.api import Spec
+from ddbench.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PlanningGenerator:
+    """Stands for a generator that is not loaded: it knows its depth."""
+
+    depth: int
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises ConfigError for all else."""
+        raise _unanswered(f"run.generator.{name}")
+
+
+@dataclass(frozen=True)
+class PlanningRun:
+    """Stands for a run without images, networks and resources."""
+
+    spec: Spec
+    ipc: int
+    depth: int | None  # of the generator; None: the plan names none
+    step: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU, whatever the set will be made on."""
+        return torch.device("cpu")
+
+    @property
+    def generator(self) -> PlanningGenerator:
+        """Raises ConfigError where the plan names none."""
+        if self.depth is None:
+            raise ConfigError("the plan names no generator.")
+        return PlanningGenerator(self.depth)
+
+    def __getattr__(self, name: str) -> Any:
+        """Raises ConfigError for all else."""
+        raise _unanswered(f"run.{name}")
+
+
+def _unanswered(what: str) -> Exception:
+    return AttributeError(what) if "__" in what else ConfigError(f"it asks for {what}, which is not there yet.")
+
+
+def iterate_steps(num: int, total_steps: int) -> tuple[int, ...]:
+    """The steps before which `num` iterates are kept, evenly spaced from step 0; fewer where there are not so many steps."""
+    return tuple(sorted({total_steps * number // num for number in range(num)})) if total_steps else ()

@@ -1,0 +1,1 @@
+"""Built-in baselines: sets that are made without a matching loss."""

@@ -1,0 +1,48 @@
+"""Real images as they are: some of every class, or all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from ddbench.api import Baseline, Batch, Run
+from ddbench.errors import ConfigError, PluginError
+
+
+@dataclass(frozen=True)
+class RandomReal(Baseline):
+    """random: IPC real training images of every class, drawn without replacement.
+
+    The lower end of every table. Departures: none.
+    Raises: ConfigError where a class has fewer images than IPC.
+    """
+
+    def check(self, run: Run) -> None:
+        """Whether every class has enough."""
+        least = min(run.class_counts)
+        if run.ipc > least:
+            raise ConfigError(f"ipc {run.ipc} is more than the {least} images that a class trains on: lower it.")
+
+    def build(self, run: Run) -> Batch:
+        """Images of class c from the stream ("random", c)."""
+        num_classes = run.spec.num_classes
+        images = torch.cat([run.real(label, run.ipc, run.rng("random", label)) for label in range(num_classes)])
+        classes = torch.arange(num_classes, device=run.device).repeat_interleave(run.ipc)
+        return Batch(images, F.one_hot(classes, num_classes).float(), classes)
+
+
+@dataclass(frozen=True)
+class FullData(Baseline):
+    """full-data: all real training images, the held-out ones among them, for it selects nothing. No copy is stored.
+
+    The upper end of every table: what the same networks reach under the same recipe, over fewer epochs.
+    """
+
+    everything: ClassVar[bool] = True
+
+    def build(self, run: Run) -> Batch:
+        """Never asked: whoever judges it reads the training split."""
+        raise PluginError("the baseline 'full-data' has no images of its own.")
