@@ -17,7 +17,6 @@ from ddbench.errors import DataError
 
 MAX_JSON_BYTES = 256 << 20
 REMEDY = "Remove it, then run again to make it anew."
-REMEDY_FOLDER = "Remove its folder, then run again to make it anew."  # for what appears as a whole folder
 
 
 def canonical(value: Any) -> str:

@@ -22,7 +22,7 @@ from ddbench.plan import Judging, SetPlan
 
 SCHEMA = 2
 REMEDY = "Remove it, then run again to make it anew."
-REMEDY_FOLDER = "Remove its folder, then run again to make it anew."
+REMEDY_FOLDER = "Make it anew with: ddbench run SUITE --redo (or remove its folder first)."
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]

@@ -109,7 +109,7 @@ def test_plan_shows_the_cells_and_writes_nothing(capsys: Capture, suite: Path) -
     assert shown["shared"] == []
     assert main(["plan", str(suite)]) == 0
     out = capsys.readouterr().out
-    assert "1 sets, 0 there, 1 missing.\n1 judgements, 0 there, 1 missing. 0 things shared, 0 built." in out
+    assert "Sets: 1 in all, 0 there, 1 missing.\nJudgements: 1 in all, 0 there, 1 missing. Shared: 0, 0 built." in out
     assert [path.name for path in suite.parent.iterdir()] == ["tiny.toml"]
 
 
@@ -161,6 +161,10 @@ def test_a_stop_is_a_sentence(capsys: Capture, monkeypatch: pytest.MonkeyPatch, 
 
 def test_what_was_done_in_a_sentence() -> None:
     assert summary_line(Outcome(3, 3), "s") == "Nothing to compute: all 3 sets and judgements are in s."
+    assert summary_line(Outcome(0, 0), "s") == "Nothing to compute: what was asked for is in s."
+    hurt = "2 failed, 2 left out because of damage (--redo makes them anew), in s."
+    failed = {"set-1": "no", "resource-1": "no"}
+    assert summary_line(Outcome(6, 2, computed=["set-2"], failed=failed), "s").endswith(f"2 were there, {hurt}")
     outcome = Outcome(3, 1, computed=["a"], failed={"b": "why"})
     assert summary_line(outcome, "s") == "1 of 3 sets and judgements computed, 1 were there, 1 failed, in s."
 

@@ -274,6 +274,21 @@ def test_a_set_of_the_store_is_judged_where_it_lies(own, judged, tmp_path):
     assert bits(other) == bits(told)
 
 
+def test_a_damaged_set_of_a_store_is_refused_there_and_elsewhere(own, judged, capsys, tmp_path):
+    """Also where all that is asked for was judged before the damage."""
+    (path,) = sets_of(own)
+    judged(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for store in (own.root, tmp_path / "other"):
+        assert main(["evaluate", *SMALL, "--store", str(store), str(path)]) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert f"{path} is damaged" in said.err
+    assert not (tmp_path / "other" / "sets").exists()
+
+
 def test_a_set_of_the_store_that_is_judged_otherwise_is_imported(own, judged, monkeypatch):
     (path,) = sets_of(own)
     load = protocols.load

@@ -78,6 +78,23 @@ def faults(tmp_path: Path, text: str, identify: Any = hash_of) -> list[str]:
     return [fault.removeprefix(start) for fault in caught.value.faults]
 
 
+def test_a_suite_may_say_how_often_a_network_judges(tmp_path: Path) -> None:
+    """No key moves: one more repeat costs itself."""
+    plain, more = load(tmp_path, GOOD), load(tmp_path, changed("repeats", "7"))
+    assert {cell.repeats for cell in plain.cells} == {1}
+    assert {cell.repeats for cell in more.cells} == {7}
+    for one, other in zip(plain.cells, more.cells, strict=True):
+        assert one.set.key == other.set.key
+        assert [judging.key for judging in one.judgings] == [judging.key for judging in other.judgings]
+    assert faults(tmp_path, changed("repeats", "0")) == ["'repeats' must lie in 1..10000, got 0."]
+
+
+def test_a_bad_list_of_numbers_hides_no_fault_of_the_rest(tmp_path: Path) -> None:
+    text = changed("ipc", "[0]", changed("losses", '["dmm"]', changed("spaces", '["pixl"]')))
+    said = faults(tmp_path, text)
+    assert [fault.split("'")[1] for fault in said] == ["ipc", "dmm", "pixl"]
+
+
 def test_a_grid_is_the_product_of_its_lists(tmp_path: Path) -> None:
     suite = load(tmp_path, GOOD)
     assert (suite.name, suite.broken, suite.text) == ("small", (), GOOD)

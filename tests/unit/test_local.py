@@ -258,3 +258,29 @@ def test_a_real_worker_reads_nothing_that_is_not_its_own(tmp_path: Path, opened:
     assert work_off(executor, job(name)) == {name: JobState("ended", detail="busy")}
     (worker,) = [worker for worker in executor.workers if worker]
     assert os.getpgid(worker.process.pid) == worker.process.pid  # Ctrl-C at a terminal does not reach it
+
+
+@pytest.mark.parametrize("where", ["before it is listened to", "while it is stopped"])
+def test_ctrl_c_at_any_moment_leaves_no_worker_and_no_error(
+    log: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It comes between the two lines that begin a worker, or those that end one; the executor is then closed."""
+    executor = opened(2)
+
+    def interrupt(*more: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    if where == "before it is listened to":
+        monkeypatch.setattr(executor.selector, "register", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit([job("1.waits"), job("2.waits")])
+    else:
+        executor.submit([job("1.waits"), job("2.waits")])
+        monkeypatch.setattr(local.Worker, "stop", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            executor.close()
+    processes = [worker.process for worker in executor.workers if worker]
+    assert processes
+    executor.close()
+    assert all(process.returncode is not None for process in processes)

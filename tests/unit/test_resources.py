@@ -217,7 +217,7 @@ def test_a_damaged_resource_is_told(tmp_path: Path, file: str, change: Callable[
     with pytest.raises(DataError) as caught:
         store.load(key, CPU)
     assert str(caught.value).startswith(told.format(store.folder(key)))
-    assert str(caught.value).endswith(" Remove its folder, then run again to make it anew.")
+    assert str(caught.value).endswith(" Make it anew with: ddbench run SUITE --redo (or remove its folder first).")
     assert (store.flaw(key) is None) == (file == "tensors.safetensors" and change is not None)  # seen without its bytes
 
 

@@ -322,7 +322,7 @@ def test_a_network_and_a_baseline_cost_themselves(
     assert before.items() <= contents(store).items()
     assert main(["plan", str(wider), "--store", str(store)]) == 0
     out = capfd.readouterr().out
-    assert "5 sets, 5 there, 0 missing." in out
+    assert "Sets: 5 in all, 5 there, 0 missing." in out
     assert "10 judgements, 7 there, 3 missing." in out
 
 

@@ -178,7 +178,7 @@ def test_an_edited_plugin_is_told_and_redo_computes_it_again(edited: Edited, cap
     code, summary, error = edited.call(capfd, "run", "--redo")
     assert code == 0
     assert len(summary["computed"]) == 2
-    assert "is removed, to be made again." in error
+    assert "is removed, to be made again where it is needed." in error
     again = contents(edited.store)
     changed = {name for name in first if first[name] != again[name]}
     assert {name.rpartition("/")[2] for name in changed if name.startswith("sets")} >= {"set.safetensors", "record.json"}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+REMEDY_FOLDER = "Make it anew, or name another file."
+
 if TYPE_CHECKING:
     import torch
 
@@ -125,6 +127,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"warning: {args.set}: {sentence}", file=sys.stderr)
     store, identity = Store(args.store), identify(asked.dataset, root)
     plan = _set_in(store, args, asked) or _imported(store, args, asked, identity, device)
+    _refuse_damaged(store, plan)
     planned = _planned(args, asked, plan, identity)
     outcome = _run(planned, store, args, root)
     (cell,) = planned.cells
@@ -206,6 +209,18 @@ def _imported(store: Store, args: argparse.Namespace, asked: _Asked, identity: I
         if not store.has_set(new.plan.key):
             store.publish_set(new.plan, new.record, new.contents)
     return new.plan
+
+
+def _refuse_damaged(store: Store, plan: SetPlan) -> None:
+    """Raise DataError where the store has the set, and not as its record says."""
+    from ddbench.errors import DataError
+    from ddbench.results.contents import read_contents
+
+    contents = read_contents(store)
+    if plan.key not in contents.sets:
+        folder = store.folder(plan.key)
+        why = [fault.sentence for fault in contents.faults if fault.path == folder or folder in fault.path.parents]
+        raise DataError(" ".join(why) or f"set {folder} is damaged. {REMEDY_FOLDER}")
 
 
 def _planned(args: argparse.Namespace, asked: _Asked, plan: SetPlan, identity: Identity) -> Planned:

@@ -6,6 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddbench.results.store import Store
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,9 +35,23 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.results.store import Store
 
     store = Store(args.store, create=False)
+    _check_reference(args.reference, store)
     written = write(store, args.out or args.store / "leaderboard", args.reference)
     for sentence in (*written.unreadable, *written.notes):
         print(f"warning: {sentence}", file=sys.stderr)
     rows = {"ranked": written.ranked, "not_ranked": written.not_ranked}
     print(json.dumps(rows, indent=2, allow_nan=False) if args.json else written.path)
     return 1 if written.unreadable else 0
+
+
+def _check_reference(name: str, store: Store) -> None:
+    """Raise ConfigError for a space that is neither installed nor in the store."""
+    from ddbench import registry
+    from ddbench.errors import ConfigError, did_you_mean
+    from ddbench.results.contents import read_contents
+
+    known = set(registry.spaces.names())
+    if name not in known:
+        known |= {one.plan.space.name for one in read_contents(store, hash_bytes=False).sets.values() if one.plan.space}
+    if name not in known:
+        raise ConfigError(f"--reference: unknown space '{name}'.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")

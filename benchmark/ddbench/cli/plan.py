@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddbench.results.contents import Contents
     from ddbench.results.store import Store
 
+SHOWN = ("shared", "cells", "state", "key")  # of what is shared
 MANY = 5  # of a kind: more are one line of the table
 
 
@@ -91,7 +92,8 @@ def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
             need = loaded.planned.needs[key]
             there = bool(store and store.resources.is_built(key))
             new = {"shared": need.resource.describe(), "cells": 0, "state": "done" if there else "missing", "key": key[:16]}
-            made.setdefault(key, new | {"group": need.resource.group()})["cells"] += 1
+            costly = need.resource.costly and not there
+            made.setdefault(key, new | {"group": need.resource.group(), "costly": costly})["cells"] += 1
     return list(made.values())
 
 
@@ -111,7 +113,7 @@ def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[
 def _print(args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:
     from tabulate import tabulate
 
-    print(f"{loaded.suite.name}: {loaded.suite.description}\n")
+    print(": ".join(filter(None, (loaded.suite.name, loaded.suite.description))) + "\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if shared:
         print("\n" + tabulate(list(_short(shared)), headers="keys", tablefmt="github"))
@@ -119,16 +121,22 @@ def _print(args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]],
     there, wanted = (sum(int(row["judged"].split(" of ")[side]) for row in rows) for side in (0, 1))
     built = sum(entry["state"] == "done" for entry in shared)
     more = ["--only", args.only] * bool(args.only) + ["--store", str(args.store)] * bool(args.store)
-    print(f"\n{len(rows)} sets, {sets} there, {len(rows) - sets} missing.")
-    print(f"{wanted} judgements, {there} there, {wanted - there} missing. {len(shared)} things shared, {built} built.")
-    print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
+    damaged = sum(row["set"] == "damaged" for row in rows)
+    hurt = f", {damaged} damaged" if damaged else ""
+    print(f"\nSets: {len(rows)} in all, {sets} there, {len(rows) - sets - damaged} missing{hurt}.")
+    print(f"Judgements: {wanted} in all, {there} there, {wanted - there} missing. Shared: {len(shared)}, {built} built.")
+    if sets < len(rows) or there < wanted:
+        more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
+        print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
+    else:
+        print("Nothing is missing.")
 
 
 def _short(shared: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """A line for each thing that is shared, or one for all of a kind where there are many."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in shared:
-        groups.setdefault(entry["group"], []).append({name: value for name, value in entry.items() if name != "group"})
+        groups.setdefault(entry["group"], []).append({name: entry[name] for name in SHOWN})
     for name, own in groups.items():
         if len(own) <= MANY:
             yield from own

@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     contents = read_contents(store)
     old = stale.find_stale(planned, contents, store)
     if args.redo:
-        warn([f"{path} is removed, to be made again." for path in stale.drop(old, contents, planned, store)])
+        warn([f"{path} is removed, to be made again where it is needed." for path in stale.drop(old, contents, planned, store)])
         contents = read_contents(store)
         old = stale.find_stale(planned, contents, store)
     warn([*stale.told(old), *faults_of(contents, store)])
@@ -167,10 +167,15 @@ def _resources(work: Work) -> tuple[str, ...]:
 
 def summary_line(outcome: Outcome, root: str) -> str:
     """What was done, in a sentence."""
+    if not outcome.total and not outcome.failed:
+        return f"Nothing to compute: what was asked for is in {root}."
     if outcome.present == outcome.total and not outcome.failed:
         return f"Nothing to compute: all {outcome.total} sets and judgements are in {root}."
     parts = f"{len(outcome.computed)} of {outcome.total} sets and judgements computed, {outcome.present} were there"
-    return f"{parts}, {len(outcome.failed)} failed, in {root}."
+    failed = sum(not name.startswith("resource-") for name in outcome.failed)
+    left = outcome.total - len(outcome.computed) - outcome.present - failed
+    more = f", {left} left out because of damage (--redo makes them anew)" if left > 0 else ""
+    return f"{parts}, {len(outcome.failed)} failed{more}, in {root}."
 
 
 class _Bar:

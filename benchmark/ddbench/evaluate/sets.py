@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddbench.api import Spec
 from ddbench.errors import ConfigError, DataError
-from ddbench.files import read_tensors
+from ddbench.files import read_json, read_tensors, sha256_file
 
 MAX_SET_BYTES = 8 << 30
 Values = Literal["normalised", "pixels", "whitened"]
@@ -153,6 +153,7 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any], Mapping[str, A
     if path.stat().st_size > MAX_SET_BYTES:
         raise DataError(f"{path} is larger than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
     if path.suffix == ".safetensors":
+        _check_beside(path)
         tensors, meta = read_tensors(path, "distilled set", remedy="Name another file.")
         _check_meta(path, meta)
     elif path.suffix in (".pt", ".pth"):
@@ -167,6 +168,16 @@ def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any], Mapping[str, A
     assert isinstance(images, Tensor)
     assert isinstance(labels, Tensor)
     return images.detach().cpu(), labels.detach().cpu(), meta, tensors
+
+
+def _check_beside(path: Path) -> None:
+    """Raise DataError where the file lies in a store, and its record there names other bytes."""
+    record = path.parent / "record.json"
+    if path.name == "set.safetensors" and record.is_file():
+        files = read_json(record, "record", "Name another file.").get("files")
+        wanted = files.get(path.name) if isinstance(files, dict) else None
+        if isinstance(wanted, str) and sha256_file(path) != wanted:
+            raise DataError(f"{path} is damaged: its bytes are not those that {record} names. Name another file.")
 
 
 def _check_meta(path: Path, meta: Any) -> None:

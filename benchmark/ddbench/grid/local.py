@@ -219,6 +219,8 @@ class LocalExecutor(Executor):
             self.states[handle] = JobState("lost", detail=fate)
 
     def _drop(self, worker: Worker) -> None:
-        self.selector.unregister(worker)
+        """Stop it. Ctrl-C may have come between any two lines here or where it began, so this can be done twice, or half."""
+        with suppress(KeyError):
+            self.selector.unregister(worker)
         worker.stop()
         self.workers[worker.slot] = None

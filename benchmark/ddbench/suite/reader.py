@@ -22,13 +22,14 @@ from ddbench.suite.findings import Findings
 from ddbench.suite.places import Places
 
 MAX_CELLS = 100_000
+MAX_REPEATS = 10_000  # of a network on a set
 SUITE_SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 BASELINES = ("random", "full-data")  # unless told otherwise
 
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
-    "backbone", "networks", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override",
+    "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override",
 )  # fmt: skip
 
 
@@ -102,6 +103,9 @@ class SuiteReader:
             self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
         self.protocol = self._protocol()
         self.threads = self._value("threads", int, 1)
+        self.repeats = self._value("repeats", int, self.protocol.repeats)
+        if not 1 <= self.repeats <= MAX_REPEATS:
+            self.fault(f"'repeats' must lie in 1..{MAX_REPEATS}, got {self.repeats}.")
         cells = tuple(self._cells())
         self.places.check_used()
         if not self.findings.faults:
@@ -134,7 +138,8 @@ class SuiteReader:
                 self.fault(f"'{key}' holds {value!r}; each entry must be a whole number of at least {least}.")
         if len(set(map(str, values))) < len(values):
             self.fault(f"'{key}' names a value twice: {values}.")
-        return tuple(value for value in values if type(value) is int and value >= least)
+        good = tuple(value for value in values if type(value) is int and value >= least)
+        return good or (() if not values else tuple(default))  # read on, for the faults of the rest
 
     def _plugins(self, kind: str, entries: list[Any]) -> tuple[PluginRef, ...]:
         """Those that can be made."""
@@ -246,7 +251,7 @@ class SuiteReader:
         return self._judgings[key]
 
     def _cell(self, plan: SetPlan, judgings: tuple[Judging, ...], iterates: tuple[int, ...] = ()) -> Cell:
-        return Cell(plan, judgings, self.protocol.repeats, self.protocol.id, iterates)
+        return Cell(plan, judgings, self.repeats, self.protocol.id, iterates)
 
     def _check_once(self, cells: tuple[Cell, ...]) -> None:
         """No set may stand in the grid twice, however it is written, to be judged the same way."""

@@ -18,6 +18,8 @@ def select(cells: tuple[Cell, ...], only: str | None) -> tuple[Cell, ...]:
     where: dict[str, str] = {}
     for part in _parts(only):
         key, equals, value = part.partition("=")
+        if not equals and key in WHERE:
+            raise ConfigError(f"--only: '{part}' lacks a value. Write it as in {key}=VALUE.")
         if not equals or key not in WHERE:
             raise ConfigError(f"--only takes key=value,... with keys {', '.join(WHERE)}; got '{part}'.{did_you_mean(key, WHERE)}")
         if key in where:
