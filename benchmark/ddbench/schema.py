@@ -193,6 +193,7 @@ class ResourceRecord(_Record, frozen=True, kw_only=True):
     sha256: Sha256  # of tensors.safetensors
     bytes: Count
     place: Place
+    marks: tuple[str, ...] = ()  # as of a set; sets and judgements that use it take them over
     measured: ResourceMeasured
     checksum: str = ""
 

@@ -182,6 +182,19 @@ def test_what_is_built_is_loaded_and_built_once(tmp_path: Path) -> None:
     assert store.leftovers() == []
 
 
+def test_what_a_reader_must_know_of_its_building_is_kept(tmp_path: Path) -> None:
+    """And asked for once it is built."""
+    store, need, told = ResourceStore(tmp_path), need_of(Noise(), None, make_plan()), list[bool]()
+
+    def marks() -> tuple[str, ...]:
+        told.append(store.is_built(need.key))
+        return ("A plugin of this job changed grad mode while it ran.",)
+
+    build(store, need, data(), CPU, PLACE, None, marks)
+    assert store.record(need.key).marks == ("A plugin of this job changed grad mode while it ran.",)
+    assert told == [False]
+
+
 def test_equal_needs_give_equal_bytes(tmp_path: Path) -> None:
     paths = []
     for name in ("a", "b"):

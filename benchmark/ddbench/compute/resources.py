@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,13 @@ def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[N
 
 
 def build(
-    store: ResourceStore, need: Need, data: TrainingData, device: torch.device, place: Place, folder: Path | None = None
+    store: ResourceStore, need: Need, data: TrainingData, device: torch.device, place: Place, folder: Path | None = None,
+    marks: Callable[[], Sequence[str]] = tuple,
 ) -> None:  # fmt: skip
     """Build it if it is missing; whoever else builds it meanwhile is waited for, so the caller does not hold its lock.
 
-    Streams are named by `Need.stream`; `folder` is the user's data folder.
+    Streams are named by `Need.stream`; `folder` is the user's data folder; `marks` says, once it is built, what a reader must
+    know of that.
     """
     with store.lock(need.key):
         if store.is_built(need.key):
@@ -91,4 +93,5 @@ def build(
         started = time.perf_counter()
         run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {}, folder=folder)
         tensors = need.resource.build(run)
-        store.publish(need.identity, tensors, need.resource.describe(), place, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        store.publish(need.identity, tensors, need.resource.describe(), place, seconds, marks())

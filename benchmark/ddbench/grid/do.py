@@ -148,8 +148,7 @@ def _build(file: JobFile, here: Workplace, report: Report) -> End:
     held_out = file.judging.held_out if file.judging else file.plan.held_out
     data = here.training_data(file.plan.dataset, file.plan.train_hash, held_out)
     refs = file.judging.refs if file.judging else file.plan.refs
-    build(here.store.resources, need, data, here.device, here.place(threads, refs), here.data_root)
-    here.marks()
+    build(here.store.resources, need, data, here.device, here.place(threads, refs), here.data_root, here.marks)
     return "done"
 
 
@@ -159,6 +158,7 @@ class Used:
 
     resource: UsedResource
     seconds: float
+    marks: tuple[str, ...]
 
 
 def load_resources(
@@ -172,7 +172,9 @@ def load_resources(
     used = []
     for need in needs:
         found[need.resource], record = here.store.resources.load(need.key, here.device)
-        used.append(Used(UsedResource(key=need.key, describe=record.describe, sha256=record.sha256), record.measured.seconds))
+        marks = tuple(f"Of its {record.describe}: {mark}" for mark in record.marks)
+        resource = UsedResource(key=need.key, describe=record.describe, sha256=record.sha256)
+        used.append(Used(resource, record.measured.seconds, marks))
     return found, tuple(used)
 
 

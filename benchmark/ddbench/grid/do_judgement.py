@@ -56,8 +56,8 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     data = data_of(judging.dataset.label, judging.test_hash, identity, tuple(identity.test_counts))
     block = Block(plan, judging, file.first, file.last)
     peak = here.peak_flops(judging.threads)
-    resources = [one.resource for one in used]
-    record = record_of(block, evaluator, finished, file.suite, data, resources, place, peak, here.marks())
+    resources, marks = [one.resource for one in used], (*here.marks(), *(mark for one in used for mark in one.marks))
+    record = record_of(block, evaluator, finished, file.suite, data, resources, place, peak, marks)
     seconds = {one.resource.key: one.seconds for one in used}
     _publish(replace(record, measured=replace(record.measured, resources=seconds)), store)
     shutil.rmtree(work, ignore_errors=True)

@@ -24,6 +24,7 @@ from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, foreign
+from ddbench.results.layout import ASKED
 from ddbench.schema import JobFile, Place, SetRecord
 
 
@@ -124,7 +125,7 @@ def go_on_only_where_it_began(work: Path, place: Place) -> None:
 
 def _go_on_only_with_iterates(work: Path, iterates: list[int]) -> None:
     """Drop a checkpoint that lies behind an iterate that was not asked for when it passed."""
-    asked = work / "asked.json"
+    asked = work / ASKED
     content = msgspec.json.encode(sorted(iterates))
     if asked.is_file() and asked.read_bytes() != content:
         (work / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -167,7 +168,7 @@ def _publish(
         set_sha256=sha256,
         resources=tuple(one.resource for one in used),
         place=place,
-        marks=here.marks(),
+        marks=(*here.marks(), *(mark for one in used for mark in one.marks)),
         measured=schema.SetMeasured(
             seconds=seconds,
             resources={one.resource.key: one.seconds for one in used},

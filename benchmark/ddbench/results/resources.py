@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,14 @@ class ResourceStore:
         return {name: tensor.to(device) for name, tensor in tensors.items()}, record
 
     def publish(
-        self, identity: Mapping[str, Any], tensors: Mapping[str, Tensor], describe: str, place: Place, seconds: float
+        self, identity: Mapping[str, Any], tensors: Mapping[str, Tensor], describe: str, place: Place, seconds: float,
+        marks: Sequence[str] = (),
     ) -> ResourceRecord:  # fmt: skip
         """Write it whole; its key is the digest of its identity. The caller holds its lock."""
         content = tensors_to_bytes(tensors)
         record = ResourceRecord(
             key=digest(identity), describe=describe, identity=dict(identity), sha256=hashlib.sha256(content).hexdigest(),
-            bytes=len(content), place=place, measured=ResourceMeasured(seconds=seconds),
+            bytes=len(content), place=place, marks=tuple(marks), measured=ResourceMeasured(seconds=seconds),
         )  # fmt: skip
         self.put(record, content)
         return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from ddbench.results.layout import ITERATES, block_name, entries, is_job, job_of_aside, judgement_job, leftovers, set_job
+from ddbench.results.layout import ASKED, ITERATES, block_name, entries, is_job, job_of_aside, judgement_job, leftovers, set_job
 
 if TYPE_CHECKING:
     from ddbench.results.store import Store
@@ -52,5 +53,19 @@ def _outlived(store: Store) -> Iterator[tuple[str, Path]]:
     """(job, path) of what jobs that are done no longer need: their folders of work and their files."""
     for path in [*entries(store.root / "work"), *entries(store.root / "work" / "jobs")]:
         job = path.stem if path.suffix == ".json" else path.name
-        if is_job(job) and store.is_done(job):
+        if is_job(job) and store.is_done(job) and not _lacks_iterates(store, path):
             yield job, path
+
+
+def _lacks_iterates(store: Store, path: Path) -> bool:
+    """Whether it is the work on a set that is there, for iterates that were asked for later and are not."""
+    asked = path / ASKED
+    if not asked.is_file():
+        return False
+    try:
+        steps = json.loads(asked.read_bytes())
+        folder = store.folder(path.name.partition("-")[2]) / ITERATES
+        there = {int(kept.stem) for kept in entries(folder) if kept.suffix == ".json"}
+    except ValueError:
+        return False
+    return isinstance(steps, list) and not set(steps) <= there
