@@ -332,7 +332,7 @@ def test_only_selects(tmp_path: Path) -> None:
     assert len(select(cells, "ipc=10")) == 10
     for only, told in (
         ("los=dm", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?"),
-        ("loss", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'loss'."),
+        ("loss", "--only: 'loss' lacks a value. Write it as in loss=VALUE."),
         (
             "loss=dmm,ipc=10",
             "--only loss=dmm,ipc=10 matches none of the 21 cells. There is no loss 'dmm'. Did you mean 'dm'? It has: ",

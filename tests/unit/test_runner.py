@@ -323,7 +323,7 @@ def test_a_network_and_a_baseline_cost_themselves(
     assert main(["plan", str(wider), "--store", str(store)]) == 0
     out = capfd.readouterr().out
     assert "Sets: 5 in all, 5 there, 0 missing." in out
-    assert "10 judgements, 7 there, 3 missing." in out
+    assert "Judgements: 10 in all, 7 there, 3 missing." in out
 
 
 def test_iterates_asked_for_later_come_from_the_same_distillation(
