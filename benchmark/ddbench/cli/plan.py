@@ -50,7 +50,8 @@ def main(args: argparse.Namespace) -> int:
         about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
-        print("\n".join(job["name"] + "  " + job["title"] for job in _jobs(loaded, store, contents)))
+        for job in _jobs(loaded, store, contents):
+            print(f"{job['name']}  {job['title']}")
     else:
         _print(args, loaded, rows, shared)
     return 1 if broken or contents.faults else 0
