@@ -12,10 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from stores import set_contents, set_record
 
 from ddbench.api import Job, JobState
 from ddbench.cli import main
 from ddbench.cli.bar import Bar
+from ddbench.cli.common import load_suite
 from ddbench.cli.run import summary_line
 from ddbench.errors import ConfigError
 from ddbench.grid.runner import Outcome
@@ -66,6 +69,23 @@ def test_ipc_zero(capsys: Capture, suite: Path) -> None:
     suite.write_text(TINY + "ipc = [0]\n")
     assert mistake(capsys, "run", suite) == (f"suite '{suite}': 'ipc' holds 0; each entry must be a whole number of at least 1.")
     assert not (suite.parent / "runs").exists()  # nothing is made for a mistake
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_store_made_with_another_default(capsys: Capture, suite: Path, verb: str) -> None:
+    """The key counts only settings that are told, so a default that changes without `numerics` must not pass for the same."""
+    plan = load_suite(str(suite), []).planned.cells[0].set
+    assert plan.loss is not None
+    before = replace(plan, loss=replace(plan.loss, resolved=plan.loss.resolved | {"momentum": 0.25}))
+    store = Store(suite.parent / "runs/tiny")
+    assert before.key == plan.key
+    store.publish_set(before, set_record(before), set_contents(before))
+    assert main([verb, str(suite)]) == 2
+    out, error = capsys.readouterr()
+    said = error.splitlines()[-1]
+    assert out == ""
+    assert f"'{plan.name}' ({plan.key[:16]}) with other settings: dm.momentum (0.25 then, None now)." in said
+    assert said.endswith("Name another store, or raise `numerics` of the plugin whose default has changed.")
 
 
 def test_a_missing_data_set(capsys: Capture, suite: Path) -> None:
