@@ -91,4 +91,5 @@ def warn(sentences: list[str] | tuple[str, ...]) -> None:
 def faults_of(contents: Contents, store: Store) -> list[str]:
     """A sentence for each damaged thing of a store, and what to do about them."""
     found = [fault.sentence for fault in contents.faults]
-    return found + ([f"{store.root} holds {len(found)} damaged things; they are left out."] if found else [])
+    what = "1 damaged thing; it is" if len(found) == 1 else f"{len(found)} damaged things; they are"
+    return found + ([f"{store.root} holds {what} left out."] if found else [])
