@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -36,6 +37,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores if work == "max" else max(1, min(cores, int(work) // int(period)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Processes of pytest-xdist begin with the environment that is left here: they are told of the real data by word."""
+    node.workerinput["user_data"] = DATA
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_terminal() -> Iterator[None]:
     """What a terminal, or a service that colours its logs, says of itself changes no output."""
@@ -54,11 +61,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def user_data(monkeypatch: pytest.MonkeyPatch) -> Path | None:
+def user_data(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path | None:
     """The folder of real data that DDBENCH_DATA named when the tests began, and names again for this test; else None."""
-    if not DATA:
+    told = getattr(pytestconfig, "workerinput", {"user_data": DATA})["user_data"]
+    if not told:
         return None
-    folder = Path(DATA).absolute()
+    folder = Path(told).absolute()
     monkeypatch.setenv("DDBENCH_DATA", str(folder))
     return folder
 

