@@ -311,10 +311,11 @@ def test_a_job_that_another_run_is_at_is_looked_at_again(empty, monkeypatch, wor
     assert outcome.failed == {}
 
 
-def test_what_another_run_did_meanwhile_counts_as_there(empty):
+@pytest.mark.parametrize("word", ["found", "busy"])  # busy: it was finished between the worker's word and the driver's look
+def test_what_another_run_did_meanwhile_counts_as_there(empty, word):
     def act(name: str) -> JobState:
         publish(empty, name)
-        return JobState("ended", detail="found")
+        return JobState("ended", detail=word)
 
     outcome, told = go(empty, Made(act), cell(PLANS[0]))
     assert (outcome.computed, outcome.present, outcome.total) == ([], 2, 2)

@@ -156,7 +156,7 @@ class Runner:
         job = self.work[name].job
         seconds = time.monotonic() - self.started.pop(name, time.monotonic())
         if self._is_done(name):
-            end = "found" if state.detail == "found" else "done"
+            end = "found" if state.detail in ("found", "busy") else "done"  # another runner has just finished what was busy
             self.schedule.finish(name)
             if job.kind == "resource":
                 self.outcome.built.append(name)
