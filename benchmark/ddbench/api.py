@@ -528,16 +528,24 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What jobs run with."""
+class Site:
+    """Where a run takes place: what all of its jobs have in common."""
 
     store: Path  # absolute
-    devices: tuple[str, ...]  # one entry for each job that may run at the same time: cpu, cuda:0, ...
+    devices: tuple[str, ...]  # of this machine, one entry for each job that may run here at the same time: cpu, cuda:0, ...
     threads: int = 1  # of a job, on a CPU
     data_root: Path | None = None  # absolute; the folder that DDBENCH_DATA names
     checkpoint_seconds: float = 20.0
-    memory_bytes: int | None = None  # of a job, where that is known
-    seconds: float | None = None  # that a job is expected to take, where that is known
+
+
+@dataclass(frozen=True)
+class Request:
+    """What each of some jobs asks for. Memory and seconds are the most that jobs of the same kind have taken before, on whatever
+    machine did them; None where the store has none: ask for what a job of any kind may take."""
+
+    devices: int = 1  # CUDA devices, or processes on a CPU
+    memory_bytes: int | None = None  # of the CUDA device, or resident in the process on a CPU
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -557,8 +565,9 @@ class Executor(ABC):
     survives: bool = False  # whether handles still mean something once the process that submitted them has ended
 
     @abstractmethod
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Begin, or queue; gives a handle for each, a text that a later process can poll too."""
+    def submit(self, jobs: Sequence[Job], request: Request) -> list[str]:
+        """Begin, or queue, jobs of which each asks for as much; gives a handle for each, a text that a later process can poll
+        too. It may be called several times before it is polled, once for each kind of job."""
 
     @abstractmethod
     def poll(self, handles: Sequence[str], seconds: float) -> list[JobState]:
@@ -579,7 +588,7 @@ class ExecutorConfig(ABC):
     plugin_kind: ClassVar[str] = "executors"
 
     @abstractmethod
-    def open(self, request: Request) -> Executor:
+    def open(self, site: Site) -> Executor:
         """Ready for jobs. Raises ConfigError where the place or the settings cannot work."""
 
 

@@ -35,6 +35,7 @@ from ddbench.api import (
     Request,
     Resource,
     Run,
+    Site,
     Space,
     Spec,
     Split,
@@ -756,7 +757,7 @@ class Idle(ExecutorConfig):
 
     fault: str
 
-    def open(self, request: Request) -> Executor:
+    def open(self, site: Site) -> Executor:
         return IdleExecutor(self.fault)
 
 
@@ -764,7 +765,7 @@ class IdleExecutor(Executor):
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
+    def submit(self, jobs: Sequence[Job], request: Request) -> list[str]:
         return ["handle"] if self.fault == "handle" else []
 
     def poll(self, handles: Sequence[str], seconds: float) -> list[JobState]:

@@ -36,8 +36,8 @@ def workplace(store: Store, threads: int = 1, checkpoint_seconds: float = 1e9, d
 
 def run(planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
     """Do what is missing, one job after the other. The signature is that of `ddbench.grid.runner.run`."""
-    todo, request = list_jobs(planned, store, contents, options), options.request
-    outcome, here = Outcome(todo.total, todo.present), workplace(store, request.threads, data_root=request.data_root)
+    todo, site = list_jobs(planned, store, contents, options), options.site
+    outcome, here = Outcome(todo.total, todo.present), workplace(store, site.threads, data_root=site.data_root)
     for work in todo.work:
         try:
             do_job(work.file, here, lambda phase, fraction: None)

@@ -293,6 +293,7 @@ def test_jobs_are_listed_by_name(capsys: Capture, suite: Path) -> None:
     assert main([*words, "--json"]) == 0
     made, judged = json.loads(capsys.readouterr().out)["jobs"]
     assert (made["kind"], judged["kind"], judged["needs"]) == ("set", "judgement", [made["name"]])
+    assert (made["seconds"], made["memory_bytes"]) == (None, None)  # nothing like it has been done here
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"{made['name']}  {made['title']}", f"{judged['name']}  {judged['title']}"]

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
+import torch
+from made_jobs import Config, Made, Noise, cell, go, judged, publish, shared
 from msgspec.structs import replace
-from stores import CONVNET, VIT, judgement, judging_of, plan_of, ref, set_bytes, set_contents, set_record, write_store
+from stores import CONVNET, PLACE, VIT, judgement, judging_of, plan_of, ref, set_bytes, set_contents, set_record, write_store
 
-from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request, Resource, Run
-from ddbench.compute.resources import Need, need_of
+from ddbench.api import Job, JobState, Request, Site
+from ddbench.compute.resources import need_of
 from ddbench.errors import ConfigError
 from ddbench.grid import do_judgement
-from ddbench.grid.do_set import iterate_files
-from ddbench.grid.jobs import Lister, Todo, Work, missing_blocks
+from ddbench.grid.jobs import Lister, Todo, missing_blocks
 from ddbench.grid.planning import Planned, plan_of_need
-from ddbench.grid.runner import Options, Outcome, Progress, devices_of, list_jobs, run
-from ddbench.plan import Cell, SetPlan
+from ddbench.grid.runner import Options, devices_of, list_jobs
+from ddbench.plan import Cell
 from ddbench.results.contents import read_contents
-from ddbench.results.layout import judgement_job, resource_job, set_job
+from ddbench.results.layout import resource_job, set_job
 from ddbench.results.store import Store
-from ddbench.schema import SetRecord
 
 PLANS = (plan_of("dm"), plan_of("dc"), plan_of(baseline="random"))
-
-
-def cell(plan: SetPlan, *networks: Any, repeats: int = 1, iterates: tuple[int, ...] = (), **judging: Any) -> Cell:
-    judgings = tuple(judging_of(network, **judging) for network in networks or (CONVNET,))
-    return Cell(plan, judgings, repeats, "smoke-1", iterates)
 
 
 def todo(store: Store, *cells: Cell, parts: int = 1) -> Todo:
@@ -40,10 +33,6 @@ def todo(store: Store, *cells: Cell, parts: int = 1) -> Todo:
 
 def names(found: Todo) -> list[str]:
     return [work.job.name for work in found.work]
-
-
-def judged(plan: SetPlan, network: Any = CONVNET, first: int = 0, last: int = 0, **judging: Any) -> str:
-    return judgement_job(plan.key, judging_of(network, **judging).key, first, last)
 
 
 @pytest.fixture
@@ -127,21 +116,6 @@ def test_missing_repeats_are_runs(there, parts, blocks):
 # What is shared
 
 
-@dataclass(frozen=True)
-class Noise(Resource):
-    size: int = 3
-
-    def build(self, run: Run) -> dict[str, Any]:
-        raise AssertionError("nobody builds it here")
-
-
-def shared(*cells: Cell, owner: Any = None, resource: Resource | None = None) -> tuple[Planned, Need]:
-    """Cells whose sets need one resource."""
-    need = need_of(resource or Noise(), owner, cells[0].set)
-    made = tuple(Cell(replace(each.set, resources=(need.key,)), each.judgings, each.repeats, each.protocol) for each in cells)
-    return Planned(made, {need.key: need}, {need.key: cells[0].set}), need
-
-
 def test_a_resource_comes_before_its_sets_and_once(tmp_path):
     planned, need = shared(*map(cell, PLANS[:2]))
     store = Store(tmp_path / "store")
@@ -169,76 +143,6 @@ def test_a_resource_is_built_without_the_plugins_that_have_no_part_in_it(tmp_pat
 
 
 # The runner
-
-
-@dataclass
-class Made(Executor):
-    """Does jobs when it is polled: `act(job)` publishes, and gives how the job ended."""
-
-    act: Callable[[str], JobState | None]
-    window: int | None = None
-    survives: bool = False
-    submitted: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    states: dict[str, JobState] = field(default_factory=dict)
-    closed: bool = False
-
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        self.submitted += [job.name for job in jobs]
-        return [f"handle of {job.name}" for job in jobs]
-
-    def poll(self, handles: Sequence[str], seconds: float) -> list[JobState]:
-        return [self.act(handle.removeprefix("handle of ")) or JobState("ended", detail="done") for handle in handles]
-
-    def cancel(self, handles: Sequence[str]) -> None:
-        self.cancelled += handles
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass(frozen=True)
-class Config(ExecutorConfig):
-    executor: Any
-
-    def open(self, request: Request) -> Executor:
-        return self.executor
-
-
-class Told(Progress):
-    def __init__(self) -> None:
-        self.ends: list[tuple[str, str]] = []
-
-    def finish(self, job: Job, end: str, seconds: float) -> None:
-        self.ends.append((job.kind, end))
-
-
-def go(
-    store: Store, executor: Made, *cells: Cell, planned: Planned | None = None, choose: Callable[[Work], bool] | None = None
-) -> tuple[Outcome, Told]:
-    told = Told()
-    options = Options("toy", Request(store.root, ("cpu",)), Config(executor), "made", choose=choose)
-    outcome = run(planned or Planned(cells), store, read_contents(store), options, told)
-    assert executor.closed or not executor.submitted
-    return outcome, told
-
-
-def publish(store: Store, name: str, **record: Any) -> JobState | None:
-    """Do a job as its file in the store says."""
-    file = store.read_job(name)
-    if file.kind == "set":
-        files = {**set_contents(file.plan)}
-        made: SetRecord = set_record(file.plan, **record)
-        if store.has_set(file.plan.key):
-            store.add_iterates(file.plan.key, made.set_sha256, {step: set_bytes(step) for step in file.iterates})
-        else:
-            iterates = {step: set_bytes(step) for step in file.iterates}
-            store.publish_set(file.plan, made, files | iterate_files(file.plan.key, made.set_sha256, iterates))
-    else:
-        assert file.judging
-        num = file.last - file.first + 1
-        store.publish_judgement(judgement(file.plan, file.judging, [0.5] * num, file.first))
-    return None
 
 
 @pytest.fixture
@@ -322,6 +226,20 @@ def test_what_another_run_did_meanwhile_counts_as_there(empty, word):
     assert told.ends == [("set", "found"), ("judgement", "found")]
 
 
+@pytest.mark.parametrize(("word", "num_built"), [("found", 0), ("busy", 0), ("done", 1)])
+def test_a_resource_that_another_run_built_meanwhile_is_not_counted_as_built(empty, word, num_built):
+    planned, need = shared(cell(PLANS[0]))
+
+    def act(name: str) -> JobState | None:
+        if name != resource_job(need.key):
+            return publish(empty, name)
+        empty.resources.publish(need.identity, {"x": torch.zeros(1)}, "Noise", PLACE, seconds=1.0)
+        return JobState("ended", detail=word)
+
+    outcome, _ = go(empty, Made(act), planned=planned)
+    assert (len(outcome.built), len(outcome.computed), outcome.present) == (num_built, 2, 0)
+
+
 def test_a_damaged_iterate_fails_its_job_and_stops_nothing(empty):
     plan = PLANS[0]
     empty.publish_set(plan, set_record(plan), set_contents(plan))
@@ -367,9 +285,9 @@ def test_a_driver_that_is_started_again_takes_over_what_still_runs(empty):
         return publish(empty, name)
 
     class Polled(Made):
-        def submit(self, jobs: Sequence[Job]) -> list[str]:
+        def submit(self, jobs: Sequence[Job], request: Request) -> list[str]:
             first[0] = False
-            return super().submit(jobs)
+            return super().submit(jobs, request)
 
     for plan in PLANS[:1]:  # what the first driver put down for the job that runs
         file = todo(empty, cell(plan)).work[0].file
@@ -391,7 +309,7 @@ def test_one_job_brings_all_that_it_needs_at_any_depth(empty):
     planned, need = shared(*(cell(plan, CONVNET, VIT) for plan in PLANS[:2]))
     plan = planned.cells[1].set
     wanted = judged(plan, VIT)
-    options = Options("toy", Request(empty.root, ("cpu",)), Config(None), choose=lambda work: work.job.name == wanted)
+    options = Options("toy", Site(empty.root, ("cpu",)), Config(None), choose=lambda work: work.job.name == wanted)
     found = list_jobs(planned, empty, read_contents(empty), options)
     assert names(found) == [resource_job(need.key), set_job(plan.key), wanted]
     assert (found.present, found.total) == (0, 2)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from grid_runs import is_alive, until
 
-from ddbench.api import Job, JobState, Request
+from ddbench.api import Job, JobState, Request, Site
 from ddbench.grid import local
 from ddbench.grid.local import Local, LocalExecutor
 
@@ -79,7 +79,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     made: list[LocalExecutor] = []
 
     def make(workers: int) -> LocalExecutor:
-        executor = Local().open(Request(tmp_path, ("cpu",) * workers))
+        executor = Local().open(Site(tmp_path, ("cpu",) * workers))
         made.append(executor)
         return executor
 
@@ -94,7 +94,7 @@ def job(name: str, *distributions: str) -> Job:
 
 def work_off(executor: LocalExecutor, *jobs: Job) -> dict[str, JobState]:
     """Submit, and poll until all have ended."""
-    left = dict(zip(executor.submit(jobs), (each.name for each in jobs), strict=True))
+    left = dict(zip(executor.submit(jobs, Request()), (each.name for each in jobs), strict=True))
     ends: dict[str, JobState] = {}
 
     def done() -> bool:
@@ -148,7 +148,7 @@ def test_a_job_of_others_after_which_nothing_is_right_ends_the_process(log: Path
 
 def test_progress_is_told_and_noise_is_not_heard(log: Path, opened: Open) -> None:
     executor = opened(1)
-    handles = executor.submit([job("a.babbles"), job("b.waits")])
+    handles = executor.submit([job("a.babbles"), job("b.waits")], Request())
     states: list[list[JobState]] = []
 
     def hears() -> bool:
@@ -209,7 +209,7 @@ def test_a_long_search_path_does_not_block_a_worker_that_does_not_read(
 def test_closing_leaves_no_process(log: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "DEATH_SECONDS", 0.5)  # one of them does not listen to SIGTERM
     executor = opened(2)
-    handles = executor.submit([job("a.hangs"), job("b.waits"), job("c")])
+    handles = executor.submit([job("a.hangs"), job("b.waits"), job("c")], Request())
     until(lambda: [state.phase for state in executor.poll(handles, 0.1)] == ["hangs", "waits", ""])
     pids = set(noted(log).values())
     executor.close()
@@ -219,7 +219,7 @@ def test_closing_leaves_no_process(log: Path, opened: Open, monkeypatch: pytest.
 
 def test_a_cancelled_job_goes_with_its_worker_and_a_queued_one_is_never_begun(log: Path, opened: Open) -> None:
     executor = opened(1)
-    running, queued, later = executor.submit([job("a.waits"), job("b"), job("c")])
+    running, queued, later = executor.submit([job("a.waits"), job("b"), job("c")], Request())
     until(lambda: executor.poll([running], 0.1)[0].phase == "waits")
     executor.cancel([running, queued])
     assert {state.state for state in executor.poll([running, queued], 0.0)} == {"ended"}
@@ -274,9 +274,9 @@ def test_ctrl_c_at_any_moment_leaves_no_worker_and_no_error(
     if where == "before it is listened to":
         monkeypatch.setattr(executor.selector, "register", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            executor.submit([job("1.waits"), job("2.waits")])
+            executor.submit([job("1.waits"), job("2.waits")], Request())
     else:
-        executor.submit([job("1.waits"), job("2.waits")])
+        executor.submit([job("1.waits"), job("2.waits")], Request())
         monkeypatch.setattr(local.Worker, "stop", interrupt)
         with pytest.raises(KeyboardInterrupt):
             executor.close()

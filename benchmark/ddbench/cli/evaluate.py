@@ -243,9 +243,9 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     from ddbench.results.contents import read_contents
 
     devices = runner.devices_of(args.device, args.workers, args.threads)
-    request = runner.request_of(store, devices, args.threads, root)
+    site = runner.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
-    options = runner.Options("", request, registry.executors.make("local"), parts=parts)
+    options = runner.Options("", site, registry.executors.make("local"), parts=parts)
     with _bar() as progress:
         return runner.run(planned, store, read_contents(store), options, progress)
 

@@ -100,6 +100,7 @@ def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
 
 def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[str, Any]]:
     """What is missing, as jobs."""
+    from ddbench.grid.estimates import Estimates
     from ddbench.grid.jobs import Lister
 
     if store is None:
@@ -107,8 +108,12 @@ def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[
 
         raise ConfigError("--jobs needs a store that is there: name it with --store, or begin one with `ddbench run`.")
     todo = Lister(loaded.planned, store, contents, loaded.suite.name).todo()
-    jobs = [work.job for work in todo.work]
-    return [{"name": job.name, "kind": job.kind, "title": job.title, "needs": job.needs} for job in jobs]
+    estimates, found = Estimates(loaded.planned, store, contents), []
+    for work in todo.work:
+        job, request = work.job, estimates.request(work.file)
+        told: dict[str, Any] = {"name": job.name, "kind": job.kind, "title": job.title, "needs": job.needs}
+        found.append(told | {"memory_bytes": request.memory_bytes, "seconds": request.seconds})
+    return found
 
 
 def _print(args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench import registry
     from ddbench.cli.bar import Bar
     from ddbench.compute.run import pick_device
-    from ddbench.grid.runner import Options, Outcome, devices_of, request_of, run
+    from ddbench.grid.runner import Options, Outcome, devices_of, run, site_of
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
 
@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
     print(tabulate(shown, headers="keys", tablefmt="github") or f"{suite.name} shares nothing.", file=out)
     outcome = Outcome()
     if missing and not args.estimate:
-        request = request_of(store, devices, threads, suite.data_root)
-        options = Options(suite.name, request, registry.executors.make("local"), resources_only=True)
+        site = site_of(store, devices, threads, suite.data_root)
+        options = Options(suite.name, site, registry.executors.make("local"), resources_only=True)
         progress = Bar("resources")
         try:
             outcome = run(planned, store, contents, options, progress)

@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     """0: every set and judgement is there; 1: some failed or are damaged, the rest is there."""
     from ddbench import registry
     from ddbench.grid import stale
-    from ddbench.grid.runner import Options, devices_of, request_of, run
+    from ddbench.grid.runner import Options, devices_of, run, site_of
     from ddbench.leaderboard.page import write
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
@@ -87,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
         old = stale.find_stale(planned, contents, store)
     warn([*stale.told(old), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
-    request = request_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
-    options = Options(suite.name, request, executor, args.executor, choose=_chooser(args, loaded))
+    site = site_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
+    options = Options(suite.name, site, executor, args.executor, choose=_chooser(args, loaded))
     todo = _prepared_jobs(args, loaded, store, contents, options)
     if args.plan is None:
         store.add_suite(suite.name, suite.text)

@@ -1,4 +1,4 @@
-"""The executor `local`: a pool of worker processes on this machine, one for each entry of `Request.devices`.
+"""The executor `local`: a pool of worker processes on this machine, one for each entry of `Site.devices`.
 
 A process runs the code of one set of distributions alone: jobs with plugins of others share no process with jobs that have none,
 or with jobs of still others. A worker that dies takes its own job with it and is replaced.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request
+from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request, Site
 
 AHEAD = 32  # jobs in the queue: enough to find one for a worker that has run the code of a distribution already
 DEATH_SECONDS = 5.0  # that a worker whose pipe has closed may take to die
@@ -40,25 +40,25 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34), "MALL
 class Local(ExecutorConfig):
     """local: worker processes on this machine, one a device, or as many as cores allow on a CPU."""
 
-    def open(self, request: Request) -> LocalExecutor:
+    def open(self, site: Site) -> LocalExecutor:
         """Processes start with the first jobs."""
-        return LocalExecutor(request)
+        return LocalExecutor(site)
 
 
 class Worker:
     """A process, its pipes, the distributions whose code it has run, and the job it has."""
 
-    def __init__(self, request: Request, slot: int, lane: tuple[str, ...]) -> None:
+    def __init__(self, site: Site, slot: int, lane: tuple[str, ...]) -> None:
         self.slot, self.lane, self.handle = slot, lane, ""
-        environment = os.environ | MALLOC | {"OMP_NUM_THREADS": str(request.threads)}
+        environment = os.environ | MALLOC | {"OMP_NUM_THREADS": str(site.threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOTSTRAP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
             process_group=0,
         )  # fmt: skip
         self.rest = b""
         about = {
-            "store": str(request.store), "device": request.devices[slot], "checkpoint_seconds": request.checkpoint_seconds,
-            "data_root": str(request.data_root) if request.data_root else None,
+            "store": str(site.store), "device": site.devices[slot], "checkpoint_seconds": site.checkpoint_seconds,
+            "data_root": str(site.data_root) if site.data_root else None,
         }  # fmt: skip
         self.send([entry for entry in sys.path if isinstance(entry, str)])
         self.send(about)
@@ -118,17 +118,18 @@ def _message(line: bytes) -> dict[str, object] | None:
 class LocalExecutor(Executor):
     """Queues jobs and gives them to its workers while it is polled."""
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.window = AHEAD + 2 * len(request.devices)
-        self.workers: list[Worker | None] = [None] * len(request.devices)
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.window = AHEAD + 2 * len(site.devices)
+        self.workers: list[Worker | None] = [None] * len(site.devices)
         self.queue: list[tuple[str, Job]] = []
         self.states: dict[str, JobState] = {}
         self.count = 0
         self.selector = selectors.DefaultSelector()
 
-    def submit(self, jobs: Sequence[Job]) -> list[str]:
-        """Handles hold for this process only: its workers end with it."""
+    def submit(self, jobs: Sequence[Job], request: Request) -> list[str]:
+        """Handles hold for this process only: its workers end with it. Every job gets one of the site's devices whole, so that
+        nothing hangs on the request."""
         handles = []
         for job in jobs:
             self.count += 1
@@ -186,7 +187,7 @@ class LocalExecutor(Executor):
                 handle, job = self.queue.pop(0)
                 if old := self.workers[slot]:
                     self._drop(old)
-                worker = self.workers[slot] = Worker(self.request, slot, job.distributions)
+                worker = self.workers[slot] = Worker(self.site, slot, job.distributions)
                 self.selector.register(worker, selectors.EVENT_READ, worker)
                 self._give(worker, handle, job)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request
+from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request, Site
 from ddbench.compute import hardware
 from ddbench.compute.run import pick_device
 from ddbench.errors import BenchError, ConfigError
+from ddbench.grid.estimates import Estimates
 from ddbench.grid.handles import Handles
 from ddbench.grid.jobs import Lister, Todo, Work
 from ddbench.grid.planning import Planned
@@ -69,8 +71,11 @@ def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
 class Runner:
     """Gives jobs to an executor as they become ready, and looks into the store when one has ended."""
 
-    def __init__(self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress) -> None:
+    def __init__(
+        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates
+    ) -> None:  # fmt: skip
         """`name` is the executor's, for the file of handles."""
+        self.estimates = estimates
         self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
         self.store, self.executor, self.progress = store, executor, progress
         self.schedule = Schedule([work.job for work in todo.work])
@@ -121,8 +126,12 @@ class Runner:
         for job in jobs:
             self.store.write_job(self.work[job.name].file)
             self.written.add(job.name)
-        for job, handle in zip(jobs, self.executor.submit(jobs), strict=True):
-            self._note(job, handle)
+        asked = defaultdict[Request, list[Job]](list)
+        for job in jobs:
+            asked[self.estimates.request(self.work[job.name].file)].append(job)
+        for request, alike in asked.items():
+            for job, handle in zip(alike, self.executor.submit(alike, request), strict=True):
+                self._note(job, handle)
         self.driver.remember(self.handles)
 
     def _note(self, job: Job, handle: str) -> None:
@@ -158,12 +167,11 @@ class Runner:
         if self._is_done(name):
             end = "found" if state.detail in ("found", "busy") else "done"  # another runner has just finished what was busy
             self.schedule.finish(name)
-            if job.kind == "resource":
-                self.outcome.built.append(name)
-            elif end == "done":
-                self.outcome.computed.append(name)
+            self.estimates.learn(self.work[name].file)
+            if end == "done":
+                (self.outcome.built if job.kind == "resource" else self.outcome.computed).append(name)
             else:
-                self.outcome.present += 1
+                self.outcome.present += job.kind != "resource"
         elif state.detail in ("busy", "found"):  # found by its name, without the iterates that are wanted
             end = "busy"
             self.busy.append((time.monotonic() + BUSY_SECONDS, name))
@@ -216,7 +224,7 @@ class Options:
     """How a run is done."""
 
     suite: str  # its name, for records
-    request: Request
+    site: Site
     executor: ExecutorConfig
     executor_name: str = "local"
     judgements: bool = True  # False: sets only
@@ -248,9 +256,10 @@ def run(planned: Planned, store: Store, contents: Contents, options: Options, pr
     todo = list_jobs(planned, store, contents, options)
     outcome = Outcome(todo.total, todo.present)
     if todo.work:
-        executor = options.executor.open(options.request)
+        executor = options.executor.open(options.site)
         try:
-            outcome = Runner(todo, store, executor, options.executor_name, progress).run()
+            estimates = Estimates(planned, store, contents)
+            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates).run()
         finally:
             executor.close()
     else:
@@ -263,9 +272,9 @@ def run(planned: Planned, store: Store, contents: Contents, options: Options, pr
     return outcome
 
 
-def request_of(
+def site_of(
     store: Store, devices: Sequence[str], threads: int, data_root: Path | None, checkpoint_seconds: float = 20.0
-) -> Request:
-    """What jobs run with; paths are made absolute, whatever folder a plugin changes to."""
+) -> Site:
+    """Where a run on this machine takes place; paths are made absolute, whatever folder a plugin changes to."""
     root = Path(os.path.abspath(data_root)) if data_root else None  # noqa: PTH100 - resolve() would follow links
-    return Request(store.root, tuple(devices), threads, root, checkpoint_seconds)
+    return Site(store.root, tuple(devices), threads, root, checkpoint_seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddbench.api import Executor, ExecutorConfig, Request
+from ddbench.api import Executor, ExecutorConfig, Request, Site
 from ddbench.compute.run import DistillRun
 from ddbench.testing.checks import Check
 
@@ -15,7 +15,7 @@ from ddbench.testing.checks import Check
 @contextmanager
 def _opened(executor: ExecutorConfig) -> Iterator[Executor]:
     with tempfile.TemporaryDirectory() as folder:
-        made = executor.open(Request(Path(folder), ("cpu",)))
+        made = executor.open(Site(Path(folder), ("cpu",)))
         try:
             yield made
         finally:
@@ -25,7 +25,7 @@ def _opened(executor: ExecutorConfig) -> Iterator[Executor]:
 def executor_takes_no_jobs_too(executor: ExecutorConfig, run: DistillRun) -> None:
     """Nothing submitted, polled or cancelled is no mistake."""
     with _opened(executor) as made:
-        assert made.submit([]) == [], "submit([]) must give no handles."
+        assert made.submit([], Request()) == [], "submit([], request) must give no handles."
         assert made.poll([], 0.0) == [], "poll([]) must give no states."
         made.cancel([])
 
