@@ -181,7 +181,8 @@ class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dataset: PluginRef
     test_hash: str  # of the official evaluation images and what normalises them
     draw: int = 0  # names the random streams: suites set it to the distillation seed, so that methods stay paired
-    iterate: int | None = None  # the step whose iterate is judged, not the finished set
+    iterate: int | None = None  # the step before which the iterate was kept that is judged, not the finished set
+    iterate_seconds: float | None = None  # likewise, the seconds after which
     teacher: PluginRef | None = None  # the network that labels batches, where the protocol has one
     held_out: float = 0.0  # the share of the training images that the teacher does not see; 0 without a teacher
     threads: int = 1
@@ -194,6 +195,18 @@ class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def refs(self) -> tuple[PluginRef, ...]:
         """Its plugins."""
         return tuple(ref for ref in (self.network, self.dataset, self.teacher) if ref)
+
+    @property
+    def is_of_iterate(self) -> bool:
+        """Whether it is of an iterate of the distillation, not of the finished set."""
+        return self.iterate is not None or self.iterate_seconds is not None
+
+    @property
+    def where(self) -> str:
+        """Which iterate it is of, behind a name: ` at step 20`, ` after 10 s`; nothing for the finished set."""
+        if self.iterate_seconds is not None:
+            return f" after {self.iterate_seconds:g} s"
+        return "" if self.iterate is None else f" at step {self.iterate}"
 
     def identity(self) -> dict[str, Any]:
         """What the key is made of."""
@@ -208,7 +221,7 @@ class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def stem(self) -> dict[str, Any]:
         """What judgements share that may stand in one table: all but network, draw and iterate."""
-        apart = ("network", "draw", "iterate", "resources")
+        apart = ("network", "draw", "iterate", "iterate_seconds", "resources")
         return {name: value for name, value in self.identity().items() if name not in apart}
 
     @property
@@ -252,8 +265,7 @@ class Block:
     @property
     def name(self) -> str:
         """For progress bars and messages."""
-        where = "" if self.judging.iterate is None else f" at step {self.judging.iterate}"
-        return f"{self.judging.network.label} on {self.set.name}{where}"
+        return f"{self.judging.network.label} on {self.set.name}{self.judging.where}"
 
 
 @dataclass(frozen=True)
@@ -264,7 +276,8 @@ class Cell:
     judgings: tuple[Judging, ...]  # one a network
     repeats: int
     protocol: str  # its id
-    iterates: tuple[int, ...] = ()  # steps whose iterates are kept and judged too
+    iterates: tuple[int, ...] = ()  # steps before which iterates are kept, and judged too
+    iterate_seconds: tuple[float, ...] = ()  # seconds after which they are
 
     @property
     def name(self) -> str:
@@ -276,6 +289,8 @@ class Cell:
         yield from self.judgings
         for step in self.iterates:
             yield from (replace(judging, iterate=step) for judging in self.judgings)
+        for seconds in self.iterate_seconds:
+            yield from (replace(judging, iterate_seconds=seconds) for judging in self.judgings)
 
 
 def differences(stored: msgspec.Struct, now: msgspec.Struct) -> list[str]:

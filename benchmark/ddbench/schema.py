@@ -99,6 +99,7 @@ class SetMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     peak_memory_bytes: Count
     commit: str | None
     finished: str  # UTC
+    timeline: tuple[tuple[Count, Amount], ...] = ()  # (step, seconds of distilling and ranking that had passed before it)
 
 
 class SetRecord(_Record, frozen=True, kw_only=True):
@@ -217,7 +218,8 @@ class JobFile(_Record, frozen=True, kw_only=True):
     suite: str
     needs: tuple[str, ...] = ()  # names of jobs
     plan: SetPlan  # of the set; of one that asked for the resource
-    iterates: tuple[Count, ...] = ()  # steps at which a set's iterates are kept
+    iterates: tuple[Count, ...] = ()  # steps before which a set's iterates are kept
+    iterate_seconds: tuple[Amount, ...] = ()  # seconds after which they are, as `SetMeasured.timeline` counts them
     resource: str = ""  # the key of the resource
     judging: Judging | None = None
     first: Count = 0
@@ -231,7 +233,7 @@ R = TypeVar("R", bound=msgspec.Struct)
 def sealed(record: R) -> R:
     """The record as it will be read, with its checksum. Raises msgspec.ValidationError for a value that would be refused then."""
     record = msgspec.convert(msgspec.to_builtins(record), type(record))  # whole numbers become fractions where those belong
-    return replace(record, checksum=_checksum(record))
+    return replace(record, checksum=_checksum(msgspec.to_builtins(record)))
 
 
 def sha256_of_everything(train_hash: str) -> str:
@@ -239,9 +241,10 @@ def sha256_of_everything(train_hash: str) -> str:
     return hashlib.sha256(train_hash.encode()).hexdigest()
 
 
-def _checksum(record: msgspec.Struct) -> str:
-    """Of the values, not of the text: a file may be laid out anew. msgspec's own JSON is ten times as fast as the one of keys."""
-    return hashlib.sha256(msgspec.json.encode(replace(record, checksum=""), order="sorted")).hexdigest()
+def _checksum(values: dict[str, Any]) -> str:
+    """Of the values as they stand in the file, not of its text: it may be laid out anew; and not of the fields that this ddbench
+    knows: a later one has more, with defaults. msgspec's own JSON is ten times as fast as the one of keys."""
+    return hashlib.sha256(msgspec.json.encode(values | {"checksum": ""}, order="sorted")).hexdigest()
 
 
 def to_bytes(record: msgspec.Struct) -> bytes:
@@ -280,7 +283,7 @@ def parse(content: bytes, kind: type[R], where: str, remedy: str = REMEDY) -> R:
         raise DataError(f"{where} is damaged ({error}). {remedy}") from error
     if record.schema != SCHEMA:  # type: ignore[attr-defined]
         raise DataError(f"{where} has schema {record.schema}, this ddbench reads {SCHEMA}. Update ddbench.")  # type: ignore[attr-defined]
-    if "checksum" in kind.__struct_fields__ and record.checksum != _checksum(record):  # type: ignore[attr-defined]
+    if "checksum" in kind.__struct_fields__ and record.checksum != _checksum(msgspec.json.decode(content)):  # type: ignore[attr-defined]
         raise DataError(f"{where} was changed after it was written: its checksum is another. {remedy}")
     return record
 

@@ -22,9 +22,12 @@ from ddbench.results.store import Store
 from ddbench.schema import SetRecord
 
 
-def cell(plan: SetPlan, *networks: Any, repeats: int = 1, iterates: tuple[int, ...] = (), **judging: Any) -> Cell:
+def cell(
+    plan: SetPlan, *networks: Any, repeats: int = 1, iterates: tuple[int, ...] = (), iterate_seconds: tuple[float, ...] = (),
+    **judging: Any,
+) -> Cell:  # fmt: skip
     judgings = tuple(judging_of(network, **judging) for network in networks or (CONVNET,))
-    return Cell(plan, judgings, repeats, "smoke-1", iterates)
+    return Cell(plan, judgings, repeats, "smoke-1", iterates, iterate_seconds)
 
 
 def judged(plan: SetPlan, network: Any = CONVNET, first: int = 0, last: int = 0, **judging: Any) -> str:

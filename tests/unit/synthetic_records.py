@@ -122,7 +122,7 @@ def place(hardware: Hardware, versions: Mapping[str, str], *refs: PluginRef | No
 def set_of(
     plan: SetPlan, steps: Iterable[int] = (), *, label: str = "toy", original: bool = True, seconds: float = 10.0,
     hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS, source: str = "a", suite: str = "toy-grid",
-    marks: tuple[str, ...] = (),
+    marks: tuple[str, ...] = (), timeline: tuple[tuple[int, float], ...] = (),
 ) -> StoredSet:  # fmt: skip
     """A finished set, with iterates at these steps."""
     distilled = plan.loss is not None
@@ -139,7 +139,7 @@ def set_of(
         place=place(hardware, versions, *plan.refs, source=source), marks=marks,
         measured=SetMeasured(
             seconds=phases if distilled else {}, resources={"1" * 64: 3.0} if distilled else {},
-            peak_memory_bytes=300 << 20, commit=None, finished=FINISHED,
+            peak_memory_bytes=300 << 20, commit=None, finished=FINISHED, timeline=timeline,
         ),
     )  # fmt: skip
     iterates = {
@@ -151,7 +151,8 @@ def set_of(
 
 def judgement(
     stored: StoredSet, network: PluginRef, values: Iterable[float], *, protocol: Protocol = PROTOCOL, first: int = 0,
-    iterate: int | None = None, teacher: PluginRef | None = None, draw: int | None = None, test_hash: str = "e" * 64,
+    iterate: int | None = None, iterate_seconds: float | None = None, teacher: PluginRef | None = None, draw: int | None = None,
+    test_hash: str = "e" * 64,
     label: str = "toy", original: bool = True, hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS,
     source: str = "a", suite: str = "toy-grid", marks: tuple[str, ...] = (), measured: Mapping[str, Any] | None = None,
     threads: int = 1,
@@ -160,6 +161,7 @@ def judgement(
     judging = Judging(
         network=network, numbers=protocol.numbers(stored.plan.everything), dataset=stored.plan.dataset, test_hash=test_hash,
         draw=stored.plan.seed if draw is None else draw, iterate=iterate, teacher=teacher, protocol=protocol.id, threads=threads,
+        iterate_seconds=iterate_seconds,
     )  # fmt: skip
     counts = [round(value * NUM_TEST) for value in values]
     repeats = [
@@ -168,7 +170,7 @@ def judgement(
     ]
     record = JudgementRecord(
         set_key=stored.plan.key, key=judging.key, first=first, last=first + len(repeats) - 1, suite=suite, judging=judging,
-        set_sha256=stored.record.set_sha256 if iterate is None else stored.iterates[iterate].sha256,
+        set_sha256=stored.sha256(stored.step_of(judging)) or "",
         data=Data(label=label, hash=test_hash, original=original, counts=(NUM_TEST // 10,) * 10), repeats=tuple(repeats),
         resources=(), place=place(hardware, versions, network, stored.plan.dataset, source=source), marks=marks,
         measured=JudgementMeasured(**(cost() | dict(measured or {})), commit=None, finished=FINISHED),

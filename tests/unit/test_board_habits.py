@@ -139,7 +139,7 @@ def test_iterates_that_no_network_has_judged_all_of_are_named() -> None:
     one = judged(chosen(), {"convnet": [0.5]}, iterates={0: {"vit": [0.5]}})
     found, (note,) = results_of(contents_of([one]))
     assert "no network has judged all of its iterates" in note
-    assert [section.kind for section in sections(found)] == ["ranked"]
+    assert [section.kind for section in sections(found)] == ["ranked", "trajectory"]
 
 
 def test_judged_iterates_of_a_set_that_is_not_judged_are_named() -> None:
@@ -216,13 +216,13 @@ def test_habits_stand_after_everything_that_is_ranked() -> None:
     constants = "images of generators are normalised by mean 0.4, 0.4, 0.5 and the data set's own standard deviation"
     assert f"- What it is: {constants}, real images by the data set's own constants." in rest
     assert "- Iterates judged beside the finished set: steps 0, 50." in rest
-    assert "\n## " not in rest.partition("\n## Hardware and versions")[0]
+    assert "\n## " not in rest.partition("\n## On the way (not ranked)")[0]
     assert "Habits of published code" not in page_text(results(records[:1]), Surroundings())
 
 
 def test_a_habit_with_iterates_stands_in_no_ranked_table() -> None:
     habit = shifted(0, LEVELS, iterates={0: LEVELS})
-    assert sorted(section.kind for section in sections(results([habit]))) == ["choice", "constants"]
+    assert sorted(section.kind for section in sections(results([habit]))) == ["choice", "constants", "trajectory"]
 
 
 def test_pixels_have_no_other_constants() -> None:

@@ -213,6 +213,7 @@ def test_the_choice_among_iterates_has_the_command_of_who_asked_for_it() -> None
     assert found == {
         "ranked": ["ddbench run toy-grid --only loss=dm,space=pixel"],
         "choice": ["ddbench run looks --only loss=dm,space=pixel"],
+        "trajectory": ["ddbench run looks --only loss=dm,space=pixel"],
     }
 
 
@@ -304,11 +305,16 @@ def test_json_keeps_habits_apart_and_says_what_they_are_worth(tmp_path: Path, ca
     assert main(["leaderboard", str(tmp_path / "store"), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert [row["protocol"] for row in value["ranked"]] == ["toy-1"]
-    best, other = value["not_ranked"]
+    best, walk, other = value["not_ranked"]
     assert (best["protocol"], other["protocol"]) == ("toy-1-best-of-test", "toy-1-svhn-mean")
     assert best["one_iterate_gain"]["same_architecture"]["mean"] == pytest.approx(0.0)
     assert best["each_network_gain"]["networks"]["convnet"]["by_seed"] == pytest.approx([0.05])
     assert best["each_network"]["cross_architecture"]["mean"] == pytest.approx(0.41)
+    assert [(point["step"], point["seconds"], point["steps"]) for point in walk["trajectory"]] == [
+        (0, None, [0]), (50, None, [50]), (None, None, [None]),
+    ]  # fmt: skip
+    assert walk["trajectory"][1]["networks"]["convnet"]["mean"] == pytest.approx(0.46)
+    assert walk["trajectory"][1]["cross_architecture"]["mean"] == pytest.approx(0.41)
     assert (best["iterates"], best["chosen_steps"]) == ([0, 50], [None])
     assert other["difference"]["same_architecture"]["mean"] == pytest.approx(-0.05)
     assert (other["difference_to"], other["difference_seeds"]) == (["toy-1"], [0])

@@ -199,6 +199,24 @@ CASES = {
     "rate infinite": (GOOD + "rates = { pixels = inf }\n", "rate 'pixels' must be a number above 0, got inf."),
     "rate of another type": (GOOD + "rates = { pixels = true }\n", "rate 'pixels' must be a number, got True."),
     "missing rate": (GOOD + 'labels = "learned"\n', "loss 'dm' in space 'pixel' needs a rate for 'labels': add rates = { labels = ... }."),
+    "iterates no table": (changed("iterates", "10"), "'iterates' must be a table, as in iterates = { steps = [0, 100], seconds = [60] }; got 10."),
+    "iterates key": (changed("iterates", "{ step = [1] }"), "'iterates' has no key 'step'. Did you mean 'steps'? It takes: steps, seconds."),
+    "iterates no list": (changed("iterates", "{ steps = 10 }"), "'iterates.steps' must be a list, got 10"),
+    "iterates of a part": (changed("iterates", "{ steps = [0.5] }"), "'iterates.steps' holds 0.5; each entry must be a whole number of steps, at least 0."),
+    "iterates before": (changed("iterates", "{ seconds = [-1] }"), "'iterates.seconds' holds -1; each entry must be a number, at least 0."),
+    "iterates never": (changed("iterates", "{ seconds = [inf] }"), "'iterates.seconds' holds inf; each entry must be a number, at least 0."),
+    "iterates of a word": (changed("iterates", "{ seconds = [true] }"), "'iterates.seconds' holds True; each entry must be a number, at least 0."),
+    "iterates too late": (
+        changed("iterates", "{ steps = [3, 7] }"),
+        "'iterates.steps' holds 7, and the longest distillation of the grid has 7 steps: name steps below that, from 0 on.",
+    ),
+    "iterates without end": (
+        changed("iterates", f"{{ seconds = {list(range(1001))} }}"), "'iterates.seconds' names 1001 iterates; at most 1000 are kept of a set.",
+    ),
+    "iterates of nothing": (
+        changed("losses", "[]", changed("spaces", "[]", changed("iterates", "{ seconds = [1] }"))),
+        "'iterates' asks for iterates of distillations, and the grid distils nothing: take it out.",
+    ),
     "override of nothing": (
         GOOD + '[[override]]\nwhere = { loss = "mtt" }\nset = { steps = 1 }\n',
         "override 1 (where = {'loss': 'mtt'}) matches no cell: mend its 'where' or remove it.",
@@ -495,6 +513,22 @@ def test_iterates_are_spread_over_the_steps_of_all_stages(tmp_path: Path) -> Non
     assert none["dm / pixel"] == ()
 
 
+def test_a_suite_asks_for_iterates_by_steps_and_by_seconds(tmp_path: Path) -> None:
+    asked = changed("iterates", "{ steps = [20, 5, 5], seconds = [60, 0.5] }", changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]'))
+    found = {cell.set.method: (cell.iterates, cell.iterate_seconds) for cell in load(tmp_path, asked).cells}
+    assert found["dm / pixel"] == ((5,), (0.5, 60.0))  # of 7 steps; those of the longest distillation are enough
+    assert found["dm / hpd(last=6) / cvae"] == ((5, 20), (0.5, 60.0))
+    assert found["random"] == found["full-data"] == ((), ())
+    both = load(tmp_path, changed("protocol", '"quick-1-best-of-test"', asked)).cells
+    assert {cell.set.method: cell.iterates for cell in both}["dm / pixel"] == (0, 1, 2, 4, 5)
+    cell = next(cell for cell in load(tmp_path, asked).cells if cell.set.loss)
+    wanted = [(None, None), (5, None), (None, 0.5), (None, 60.0)]
+    assert [(each.iterate, each.iterate_seconds) for each in cell.all_judgings()] == [pair for pair in wanted for _ in cell.judgings]
+    assert len({judging.key for judging in cell.all_judgings()}) == 4 * len(cell.judgings)
+    plain = load(tmp_path, changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]')).cells
+    assert [each.set.key for each in plain] == [each.set.key for each in load(tmp_path, asked).cells]
+
+
 STAGES = """
 from dataclasses import dataclass
 from ddbench.api import Space
@@ -520,7 +554,10 @@ def test_a_space_that_cannot_count_its_stages_beforehand_has_no_iterates(tmp_pat
         "protocol 'quick-1-best-of-test' judges iterates, and space 'many(what=data)' cannot say beforehand how many stages it has: "
         "it asks for run.class_counts, which is not there yet."
     ]
-    load(tmp_path, changed("protocol", '"quick-1"', text.replace("WHAT", "data")))  # asks for no iterates
+    silent = changed("protocol", '"quick-1"', text.replace("WHAT", "data"))
+    load(tmp_path, silent)  # asks for no iterates
+    load(tmp_path, changed("iterates", "{ seconds = [1] }", silent))  # nor for any whose step must be known
+    assert faults(tmp_path, changed("iterates", "{ steps = [1] }", silent))[0].startswith("'iterates' asks for steps, and space ")
     (said,) = load(tmp_path, text.replace("WHAT", "bug")).broken
     assert said.startswith("space 'many' (from stages-of-tests 1.0) is broken: ZeroDivisionError: ")
 

@@ -13,6 +13,7 @@ from typing import Any
 import grid_runs
 import in_process
 import pytest
+import stores
 import torch
 from in_process import CPU
 from msgspec.structs import replace as replace_plan
@@ -21,8 +22,10 @@ from torch import Tensor
 from ddbench import protocols
 from ddbench.api import Generator, GeneratorConfig, Loss, Run, Space, Spec
 from ddbench.cli import main
+from ddbench.compute import clock
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation, distill
+from ddbench.compute.rank import StageBest
 from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import Identity, TrainingData, identify, load_training
@@ -442,6 +445,176 @@ def test_what_is_not_distilled_has_no_iterates(identity: Identity, opened: Open,
         store = done(set_file(plan, STEPS), opened())
         assert store.has_set(plan.key)
         assert store.iterates(plan.key) == {}
+
+
+# ---------------------------------------------------------------- iterates by seconds
+
+
+class Time:
+    """Stands still but for steps, and for what a test adds."""
+
+    def __init__(self) -> None:
+        self.now, self.step = 0.0, 2.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    made, one_step = Time(), Distillation.one_step
+
+    def timed(loop: Distillation) -> None:
+        one_step(loop)
+        made.now += made.step
+
+    monkeypatch.setattr(clock, "time", made)
+    monkeypatch.setattr(Distillation, "one_step", timed)
+    return made
+
+
+SECONDS = (0.0, 5.0, 6.0, 6.5, 100.0)  # of steps of two seconds: before steps 0, 3, 3 and 4, and never
+
+
+def test_iterates_by_seconds_are_those_of_the_first_step_by_which_they_passed(run: DistillRun, time: Time) -> None:
+    plan, shelf = walk(Pixel()), Shelf()
+
+    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
+        shelf.put_aside(step, images, labels)
+        time.now += 50  # off the clock
+
+    made = distill(plan, run, Stopwatch(run.device), iterates=(7,), put_aside=put_aside, iterate_seconds=SECONDS)
+    assert_same(shelf.found, by_hand(plan, run, (0, 3, 4, 7)))
+    assert made.timeline == tuple((step, 2.0 * step) for step in range(10))
+
+
+@pytest.mark.parametrize(("total", "every"), [(1, 1), (150, 1), (200, 2), (1000, 10)])
+def test_a_timeline_has_about_a_hundred_points(run: DistillRun, total: int, every: int) -> None:
+    loop = Distillation(walk(Pixel()), run, Stopwatch(run.device))
+    loop.total_steps = total
+    for loop.step in range(total):
+        loop.passes(())
+    assert [step for step, _ in loop.timeline] == list(range(0, total, every))
+
+
+def test_ranking_counts_and_stages_follow_one_another(run: DistillRun, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, offer = walk(hpd(first=1, step=2, samples=4), steps=3, rank_steps="loss"), StageBest.offer
+
+    def slow(best: StageBest, *more: Any) -> None:
+        offer(best, *more)
+        time.now += 1
+
+    monkeypatch.setattr(StageBest, "offer", slow)
+    watch = Stopwatch(run.device)
+    made = distill(plan, run, watch)
+    assert watch.seconds()["rank"] == len(made.stages) * (plan.steps + 1)
+    last = plan.steps * plan.space.make().num_stages(run) - 1
+    assert made.timeline[:5] == ((0, 0.0), (1, 3.0), (2, 6.0), (3, 10.0), (4, 13.0))  # a stage's last iterate is offered too
+    assert made.timeline[-1][0] == last
+
+
+def seconds_file(plan: SetPlan, seconds: tuple[float, ...], iterates: tuple[int, ...] = ()) -> JobFile:
+    return replace_plan(set_file(plan, iterates), iterate_seconds=seconds)
+
+
+def test_a_killed_job_keeps_the_iterates_of_the_time_that_counts(
+    identity: Identity, opened: Open, whole: Store, time: Time
+) -> None:
+    """What passed after the last checkpoint is lost, and passes again at another pace."""
+    plan, here = plan_of(identity), opened(0.0)
+    file = seconds_file(plan, (2.0, 8.0, 9.0), (7,))
+    with pytest.raises(Interrupted):  # behind step 5, with a checkpoint of step 4
+        done(file, here, lambda phase, share: phase == "distill" and share >= 0.5)
+    work = here.store.work(file.name) / "iterates"
+    assert sorted(int(path.stem) for path in work.glob("*.safetensors")) == [1, 4]
+    time.step = 3.0
+    store = done(file, opened(0.0, here.store))
+    passed = (0.0, 2.0, 4.0, 6.0, 8.0, 11.0, 14.0, 17.0, 20.0, 23.0)
+    record = store.read_record(plan.key)
+    assert record.measured.timeline == tuple(enumerate(passed))
+    assert record.measured.seconds == {"distill": 26.0, "rank": 0.0}
+    assert list(store.iterates(plan.key)) == [1, 4, 5, 7]
+    assert store.read_iterate(plan.key, 5)[2] == whole.iterates(plan.key)[5].sha256
+    assert store.lacking(plan, file.iterates, file.iterate_seconds) == []
+    assert read_contents(store).faults == ()
+
+
+def test_what_only_the_killed_process_had_passed_in_time_is_no_iterate(identity: Identity, opened: Open, time: Time) -> None:
+    plan, here = plan_of(identity), opened(1e9)
+    file, time.step = seconds_file(plan, (10.0,)), 5.0
+    with pytest.raises(Interrupted):
+        done(file, here, lambda phase, share: phase == "distill" and share >= 0.5)
+    time.step = 1.0
+    store = done(file, opened(1e9, here.store))
+    assert list(store.iterates(plan.key)) == []  # the whole took ten seconds, the last of which ended it
+
+
+def test_iterates_asked_for_later_by_seconds_are_those_of_the_kept_record(
+    identity: Identity, opened: Open, whole: Store, time: Time, stepped: list[int]
+) -> None:
+    plan = plan_of(identity)
+    store = done(set_file(plan), opened())
+    before = grid_runs.times(store.root, "sets")
+    time.step = 100.0
+    done(seconds_file(plan, (4.5, 9.9, 13.5, 1000.0), (0,)), opened(store=store))
+    assert list(store.iterates(plan.key)) == [0, 3, 5, 7]
+    assert store.read_iterate(plan.key, 5)[2] == whole.iterates(plan.key)[5].sha256
+    after = grid_runs.times(store.root, "sets")
+    assert {path: after[path] for path in before} == before
+    again = seconds_file(plan, (4.2,))
+    assert do_job(again, opened(store=store), lambda phase, share: None) == "found"
+    assert len(stepped) == 20
+
+
+@pytest.mark.slow
+def test_what_is_judged_after_some_seconds_is_that_iterate_or_the_finished_set(
+    identity: Identity, opened: Open, whole: Store, time: Time
+) -> None:
+    plan = plan_of(identity)
+    store = done(seconds_file(plan, (4.0,)), opened())
+    for seconds, sha256 in ((4.0, whole.iterates(plan.key)[2].sha256), (100.0, whole.read_record(plan.key).set_sha256)):
+        file = judgement_file(plan, identity, NETWORK, None)
+        judging = replace_plan(file.judging, iterate_seconds=seconds)
+        name = judgement_job(plan.key, judging.key, 0, 0)
+        done(replace_plan(file, name=name, judging=judging), opened(store=store))
+        (record,) = (one for one in read_contents(store).judgements if one.key == judging.key)
+        assert record.set_sha256 == sha256
+    path = store.folder(plan.key) / "iterates" / "2.json"
+    path.unlink()
+    (fault,) = (fault for fault in read_contents(store).faults if fault.path.parent.parent.name == "judgements")
+    assert "is of the iterate at step 2, which is not there." in fault.sentence
+
+
+def test_a_record_without_a_timeline_cannot_say_which_iterate_it_was(identity: Identity, opened: Open) -> None:
+    plan, store = plan_of(identity, steps=2), opened().store
+    record = stores.set_record(plan)
+    store.publish_set(plan, record, stores.set_contents(plan))
+    with pytest.raises(DataError, match="was made without noting which step it took when: ask for its iterates by steps"):
+        store.lacking(plan, (), (1.0,))
+    assert store.lacking(plan, (1,), ()) == [1]
+    still = plan_of(identity, steps=0)  # nothing to note
+    store.publish_set(still, stores.set_record(still), stores.set_contents(still))
+    assert store.lacking(still, (), (1.0,)) == []
+
+
+def test_a_suite_s_iterates_are_kept_judged_and_shown(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "run", in_process.run)
+    monkeypatch.chdir(tmp_path)
+    text = BEST_OF_TEST.replace("quick-1-best-of-test", "smoke-1").replace('["random", "full-data"]', "[]")
+    Path("suite.toml").write_text(text.replace("[distill]", "iterates = { steps = [3], seconds = [5, 100] }\n[distill]"))
+    words = ["suite.toml", "--store", "store", "--device", "cpu", "--json"]
+    assert main(["run", *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["total"], len(told["computed"])) == (5, 5)  # the set; itself, and three iterates
+    assert main(["plan", *words]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert (cell["set"], cell["judged"]) == ("done", "4 of 4")
+    page = Path("store/leaderboard/leaderboard.md").read_text().partition("## On the way")[2]
+    assert re.findall(r"^\| dm / pixel \| (\S.*?) +\| +(\S+) \|", page, re.MULTILINE) == [
+        ("step 3", "3"), ("5 s", "3"), ("100 s", "finished"), ("finished", "finished"),
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- other constants for generated images

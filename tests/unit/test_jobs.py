@@ -10,7 +10,20 @@ import pytest
 import torch
 from made_jobs import Config, Made, Noise, cell, go, judged, publish, shared
 from msgspec.structs import replace
-from stores import CONVNET, PLACE, VIT, judgement, judging_of, plan_of, ref, set_bytes, set_contents, set_record, write_store
+from stores import (
+    CONVNET,
+    FINISHED,
+    PLACE,
+    VIT,
+    judgement,
+    judging_of,
+    plan_of,
+    ref,
+    set_bytes,
+    set_contents,
+    set_record,
+    write_store,
+)
 
 from ddbench.api import Job, JobState, Request, Site
 from ddbench.compute.resources import need_of
@@ -23,6 +36,7 @@ from ddbench.plan import Cell
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import resource_job, set_job
 from ddbench.results.store import Store
+from ddbench.schema import SetMeasured
 
 PLANS = (plan_of("dm"), plan_of("dc"), plan_of(baseline="random"))
 
@@ -79,6 +93,32 @@ def test_sets_that_two_cells_share_are_made_once_with_the_iterates_of_both(store
     both = todo(store, *(Cell(each.set, (*each.judgings, judging_of(VIT)), 1, "", each.iterates) for each in cells))
     free = [work for work in both.work if work.job.kind == "judgement" and work.file.judging.iterate is None]
     assert [work.job.needs for work in free] == [()]  # the set is there: nothing is waited for
+
+
+def test_iterates_that_another_cell_of_a_set_that_is_there_wants_are_made(store):
+    found = todo(store, cell(PLANS[0]), cell(PLANS[0], iterates=(2,)))
+    assert names(found) == [set_job(PLANS[0].key), judged(PLANS[0], iterate=2)]
+    assert found.work[1].job.needs == (set_job(PLANS[0].key),)
+    assert (found.present, found.total) == (1, 3)
+
+
+def test_iterates_by_seconds_are_asked_for_as_such_until_the_set_says_which_they_are(tmp_path):
+    plan, empty = PLANS[0], Store(tmp_path / "store")
+    wanted = cell(plan, iterates=(2,), iterate_seconds=(1.0, 3.0))
+    found = todo(empty, wanted, cell(plan, iterate_seconds=(3.0, 7.0)))
+    looks = [judged(plan), judged(plan, iterate=2), *(judged(plan, iterate_seconds=each) for each in (1.0, 3.0, 7.0))]
+    assert names(found) == [set_job(plan.key), *looks]
+    assert all(work.job.needs == (set_job(plan.key),) for work in found.work[1:])
+    assert (found.work[0].file.iterates, found.work[0].file.iterate_seconds) == ((2,), (1.0, 3.0, 7.0))
+    assert found.work[-1].job.title.endswith(" after 7 s")
+    timeline = tuple((step, step / 2) for step in range(10))
+    measured = SetMeasured(seconds={}, peak_memory_bytes=1, commit=None, finished=FINISHED, timeline=timeline)
+    empty.publish_set(plan, set_record(plan, measured=measured), set_contents(plan))
+    later = todo(empty, wanted)
+    assert names(later) == [set_job(plan.key), *looks[:4]]
+    assert (later.work[0].file.iterates, later.work[0].file.iterate_seconds) == ((2, 6), ())
+    empty.add_iterates(plan.key, set_record(plan).set_sha256, {2: set_bytes(2.0), 6: set_bytes(6.0)})
+    assert names(todo(empty, wanted)) == looks[:4]
 
 
 def test_iterates_that_are_there_are_not_asked_for(store):

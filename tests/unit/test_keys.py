@@ -293,7 +293,8 @@ OTHER = {
 }  # fmt: skip
 OTHER_JUDGING = {
     "network": ref("architectures", "convnet", width=5), "numbers": replace(NUMBERS, epochs=4), "test_hash": "ef" * 32, "draw": 1,
-    "iterate": 0, "teacher": NET, "threads": 2, "resources": ("ab" * 32,), "held_out": 0.1, "training": 9, "evaluator": 9,
+    "iterate": 0, "iterate_seconds": 2.5, "teacher": NET, "threads": 2, "resources": ("ab" * 32,), "held_out": 0.1, "training": 9,
+    "evaluator": 9,
 }  # fmt: skip
 PLANS = [(SET, OTHER, {"dataset"}), (JUDGING, OTHER_JUDGING, {"dataset", "protocol"})]
 

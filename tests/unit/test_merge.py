@@ -162,7 +162,7 @@ def test_an_iterate_of_other_bits_is_named_and_its_judgements_are_dropped(here: 
     add_iterate(there, TWO, 0.5)
     report = merge(here, there)
     assert [text.startswith(f"iterate 5 of set {short(TWO.key)}") for text in report.differing] == [True]
-    assert [text.endswith(f"its iterate 5 of set {short(TWO.key)} was not kept.") for text in report.dropped] == [True]
+    assert [text.endswith(f"its iterate of set {short(TWO.key)} at step 5 was not kept.") for text in report.dropped] == [True]
     assert accuracies(here, TWO, AT_FIVE) == [0.2]
 
 

@@ -534,7 +534,10 @@ def test_a_lock_file_that_may_not_be_written_is_told(store: Store, monkeypatch: 
             lock.acquire(timeout=0)
 
 
-@pytest.mark.parametrize(("asked", "stays"), [("[5]", True), ("[]", False), ("[", False), (None, False)])
+@pytest.mark.parametrize(
+    ("asked", "stays"),
+    [('{"steps": [5], "seconds": []}', True), ('{"steps": []}', False), ("[5]", False), ("[", False), (None, False)],
+)
 def test_work_on_iterates_of_a_set_that_is_there_outlives_a_tidying(store: Store, asked: str | None, stays: bool) -> None:
     """It is the distillation run again for them, with a checkpoint; other work on a set that is there is of no use."""
     publish(store)

@@ -78,7 +78,7 @@ def _state(cell: Cell, store: Store | None, contents: Contents) -> str:
 
     stored = contents.sets.get(cell.set.key)
     if stored:
-        return "done" if set(cell.iterates) <= stored.iterates.keys() else "lacks iterates"
+        return "lacks iterates" if stored.lacking(cell) else "done"
     if store and store.has_set(cell.set.key):
         return "damaged"
     return "failed" if store and store.failures(set_job(cell.set.key)) else "missing"

@@ -109,7 +109,7 @@ def _wanted(loaded: Loaded, contents: Contents) -> set[str]:
     found: set[str] = set()
     for cell in loaded.planned.cells:
         stored = contents.sets.get(cell.set.key)
-        if stored is None or not set(cell.iterates) <= stored.iterates.keys():
+        if stored is None or stored.lacking(cell):
             found |= set(cell.set.resources)
         for judging in cell.all_judgings():
             if not set(range(cell.repeats)) <= contents.repeats(cell.set.key, judging.key):

@@ -63,6 +63,11 @@ class Stopwatch:
         for name, value in seconds.items():
             self.total[name] = self.total.get(name, 0.0) + value
 
+    def sum(self, *phases: str) -> float:
+        """Seconds of these phases together so far; waits for a CUDA device."""
+        seconds = self.seconds()
+        return sum(seconds.get(name, 0.0) for name in phases)
+
     def seconds(self) -> dict[str, float]:
         """Seconds by phase so far; waits for a CUDA device."""
         self._charge()

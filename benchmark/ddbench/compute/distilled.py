@@ -51,6 +51,7 @@ class DistilledSet:
     stages: tuple[dict[str, Any], ...] = ()
     chosen_stage: int = 0
     learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
+    timeline: tuple[tuple[int, float], ...] = ()  # (step, seconds that had passed before it)
 
     @property
     def bytes_images(self) -> int:

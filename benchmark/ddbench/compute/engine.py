@@ -24,6 +24,8 @@ from ddbench.refs import require
 LOOK_EVERY = 50  # steps between two looks at whether the loss is still finite; each look waits for the device
 ADAM_BETAS = (0.5, 0.9)  # of SRe2L
 RELABEL_BATCH = 256  # images that a teacher labels at once
+POINTS = 100  # of the timeline, at least where there are as many steps; each waits for the device
+COUNTED = ("distill", "rank")  # the phases whose seconds count
 SMOOTHING = 0.1  # of the hard labels that learned ones start from
 
 
@@ -60,6 +62,7 @@ class Distillation:
         self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
         self.bad_step = torch.tensor(-1, device=run.device)
         self.stages: list[Stage] = []
+        self.timeline: list[tuple[int, float]] = []
         self.step = 0
 
     def begin(self) -> None:
@@ -179,6 +182,14 @@ class Distillation:
         with torch.no_grad():
             return torch.cat([self.space.decode(state, part, self.run.at(self.step)) for part in parts])
 
+    def passes(self, seconds: Collection[float]) -> bool:
+        """Note the time, where the step is one of the timeline's points; whether it passed one of these since the last point."""
+        if self.step % max(1, self.total_steps // POINTS):
+            return False
+        before, now = self.timeline[-1][1] if self.timeline else -math.inf, self.watch.sum(*COUNTED)
+        self.timeline.append((self.step, now))
+        return any(before < wanted <= now for wanted in seconds)
+
     def look(self) -> None:
         """Stop if the loss is no longer a number."""
         step = int(self.bad_step)
@@ -224,6 +235,7 @@ class Distillation:
             tuple(stage.to_json() for stage in self.stages),
             chosen,
             {name: tensor.detach().cpu().tolist() for name, tensor in self.loss.params(self.memory).items()},
+            tuple(self.timeline),
         )
 
     def put_away(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -239,7 +251,8 @@ class Distillation:
         stages = [{"chosen_step": s.chosen_step, "distance": s.distance, "score": s.score} for s in self.stages]
         tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # stages may share what is fixed
         ranked = bool(self.best.params)
-        return tensors, {"step": self.step, "stages": stages, "ranked": ranked, "seconds": self.watch.seconds()}
+        meta = {"step": self.step, "stages": stages, "ranked": ranked, "seconds": self.watch.seconds()}
+        return tensors, meta | {"timeline": self.timeline}
 
     def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on where a checkpoint ends."""
@@ -261,16 +274,18 @@ class Distillation:
             entries.setdefault(self.optimized.index(owner), {})[key] = tensor
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = meta["step"]
+        self.timeline = [(step, seconds) for step, seconds in meta["timeline"]]
         self.watch.add(meta["seconds"])
 
 
 def distill(
     plan: SetPlan, run: DistillRun, watch: Stopwatch, keeper: Keeper | None = None,
     tick: Callable[[int, int], None] | None = None, iterates: Collection[int] = (),
-    put_aside: Callable[[int, Tensor, Tensor], None] | None = None,
+    put_aside: Callable[[int, Tensor, Tensor], None] | None = None, iterate_seconds: Collection[float] = (),
 ) -> DistilledSet:  # fmt: skip
     """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step,
-    `put_aside(step, images, labels)` before each of the steps `iterates`.
+    `put_aside(step, images, labels)`, off the clock, before each of the steps `iterates` and before the first point of the
+    timeline at which each of `iterate_seconds` has passed.
 
     Raises PluginError where the loss stops being a number, and whatever a plugin raises.
     """
@@ -283,9 +298,11 @@ def distill(
         while len(loop.stages) < loop.num_stages:
             end = (len(loop.stages) + 1) * plan.steps
             while loop.step < end:
-                if put_aside and loop.step in iterates:
-                    images = loop.images(loop.state)
-                    put_aside(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
+                passes = loop.passes(iterate_seconds)
+                if put_aside and (passes or loop.step in iterates):
+                    with watch.phase("aside"):
+                        images = loop.images(loop.state)
+                        put_aside(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
                 loop.one_step()
                 if loop.step % LOOK_EVERY == 0:
                     loop.look()

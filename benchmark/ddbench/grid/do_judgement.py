@@ -16,6 +16,7 @@ from ddbench.files import write_bytes
 from ddbench.grid.do import End, Report, Workplace, data_of, load_resources
 from ddbench.grid.do_set import go_on_only_where_it_began
 from ddbench.plan import Block, short
+from ddbench.results.iterates import step_of
 from ddbench.results.merge import parts
 from ddbench.results.store import Store
 from ddbench.schema import JobFile, JudgementRecord
@@ -41,7 +42,8 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
         teacher = load_teacher(judging, tensors, spec, here.device)
 
     training = here.training_data(plan.dataset, plan.train_hash, plan.held_out) if plan.everything else None
-    subject = subject_of(store, plan, judging.iterate, training, here.device)
+    step = step_of(plan, store.read_record(plan.key), judging)
+    subject = subject_of(store, plan, step, training, here.device)
     test = here.test_data(judging.dataset, judging.test_hash)
     evaluator = Evaluator(judging, spec, subject, test, teacher)
     path = work / "repeats.json"

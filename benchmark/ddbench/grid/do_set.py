@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from torch import Tensor
 
 from ddbench import schema
@@ -16,7 +18,7 @@ from ddbench.api import Baseline
 from ddbench.compute import hardware
 from ddbench.compute.clock import Stopwatch, peak_memory_bytes
 from ddbench.compute.distilled import DistilledSet, set_files
-from ddbench.compute.engine import distill
+from ddbench.compute.engine import COUNTED, distill
 from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, PluginError
@@ -24,6 +26,7 @@ from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, foreign
+from ddbench.results.iterates import lacking
 from ddbench.results.layout import ASKED
 from ddbench.schema import JobFile, Place, SetRecord
 
@@ -52,14 +55,16 @@ def make_set(file: JobFile, here: Workplace, report: Report) -> End:
     """Make the set of a job and publish it; or, where it is there, add the iterates that were asked for later."""
     plan, store = file.plan, here.store
     there = store.has_set(plan.key)
-    lacking = [step for step in file.iterates if not there or step not in store.iterates(plan.key)]
-    if there and not lacking:
-        return "found"
+    steps, seconds = file.iterates, file.iterate_seconds
+    if there:
+        steps, seconds = tuple(store.lacking(plan, steps, seconds)), ()
+        if not steps:
+            return "found"
     here.begin(plan.threads, plan.tf32)
     data, work = plan_data(plan, here), store.work(file.name)
     place = here.place(plan.threads, plan.refs)
     go_on_only_where_it_began(work, place)
-    _go_on_only_with_iterates(work, lacking)
+    _go_on_only_with_iterates(work, steps, seconds)
     resources, used = load_resources(file, here, plan.resources)
     watch = Stopwatch(here.device)
     watch.add({"distill": 0.0, "rank": 0.0})
@@ -67,15 +72,16 @@ def make_set(file: JobFile, here: Workplace, report: Report) -> End:
     if not plan.everything:
         shared = here.generators if not foreign(*plan.refs) else None  # a stranger's code might write into one
         run = open_run(plan, data, here.device, resources, here.data_root, shared)
-        made = _make(plan, run, work, here, watch, report, lacking)
+        made = _make(replace(file, iterates=steps, iterate_seconds=seconds), run, work, here, watch, report)
         _refuse_nonsense(plan, made)
     _publish(file, made, data, used, place, watch.seconds(), here)
     return "done"
 
 
 def _make(
-    plan: SetPlan, run: DistillRun, work: Path, here: Workplace, watch: Stopwatch, report: Report, iterates: list[int]
+    file: JobFile, run: DistillRun, work: Path, here: Workplace, watch: Stopwatch, report: Report
 ) -> DistilledSet:
+    plan = file.plan
     if plan.baseline:
         report("build", 0.0)
         with watch.phase("distill"):
@@ -89,7 +95,7 @@ def _make(
     def tick(done: int, total: int) -> None:
         report("distill", done / max(total, 1))
 
-    return distill(plan, run, watch, keeper, tick, iterates, put_aside)
+    return distill(plan, run, watch, keeper, tick, file.iterates, put_aside, file.iterate_seconds)
 
 
 def built(baseline: PluginRef, run: DistillRun) -> DistilledSet:
@@ -123,10 +129,10 @@ def go_on_only_where_it_began(work: Path, place: Place) -> None:
         write_bytes(path, content)
 
 
-def _go_on_only_with_iterates(work: Path, iterates: list[int]) -> None:
+def _go_on_only_with_iterates(work: Path, steps: Collection[int], seconds: Collection[float]) -> None:
     """Drop a checkpoint that lies behind an iterate that was not asked for when it passed."""
     asked = work / ASKED
-    content = msgspec.json.encode(sorted(iterates))
+    content = msgspec.json.encode({"steps": sorted(steps), "seconds": sorted(seconds)})
     if asked.is_file() and asked.read_bytes() != content:
         (work / "checkpoint.safetensors").unlink(missing_ok=True)
         shutil.rmtree(work / "iterates", ignore_errors=True)
@@ -142,12 +148,13 @@ def _publish(
     contents = set_files(plan, made, data.spec) if made else {}
     sha256 = _sha256(contents["set.safetensors"]) if contents else hashlib.sha256(plan.train_hash.encode()).hexdigest()
     folder = store.work(file.name) / "iterates"
-    iterates = {int(path.stem): path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+    kept = {int(path.stem): path for path in sorted(folder.glob("*.safetensors"))}
     if store.has_set(plan.key):
         if store.read_record(plan.key).set_sha256 != sha256:
             what = "distilling it again gave other bits than those that are kept, so its iterates would not be its own"
             raise DataError(f"{plan.name}: {what}. Use the machine and versions of its record, or --redo it.")
-        store.add_iterates(plan.key, sha256, iterates)
+        wanted = store.lacking(plan, file.iterates, file.iterate_seconds)
+        store.add_iterates(plan.key, sha256, {step: kept[step].read_bytes() for step in wanted})
         shutil.rmtree(store.work(file.name), ignore_errors=True)
         return
     identity = here.identity(plan.dataset)
@@ -170,13 +177,16 @@ def _publish(
         place=place,
         marks=(*here.marks(), *(mark for one in used for mark in one.marks)),
         measured=schema.SetMeasured(
-            seconds=seconds,
+            seconds={name: value for name, value in seconds.items() if name in COUNTED},
             resources={one.resource.key: one.seconds for one in used},
             peak_memory_bytes=peak_memory_bytes(here.device),
             commit=hardware.commit(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            timeline=made.timeline if made else (),
         ),
     )
+    wanted = lacking(plan, record, (), file.iterates, file.iterate_seconds) if kept else []
+    iterates = {step: kept[step].read_bytes() for step in wanted}
     store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-from msgspec.structs import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ddbench.api import Job
 from ddbench.grid.planning import Planned, plan_of_need
@@ -48,6 +46,16 @@ def missing_blocks(set: SetPlan, judging: Judging, repeats: int, there: set[int]
             yield Block(set, judging, block[0], block[-1])
 
 
+def _once(cells: Iterable[Cell]) -> Iterable[Cell]:
+    """A cell for each set, with the iterates that any cell of that set wants."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        known = found.setdefault(cell.set.key, cell)
+        steps, seconds = {*known.iterates, *cell.iterates}, {*known.iterate_seconds, *cell.iterate_seconds}
+        found[cell.set.key] = replace(known, iterates=tuple(sorted(steps)), iterate_seconds=tuple(sorted(seconds)))
+    return found.values()
+
+
 def _damaged_judgements(contents: Contents, store: Store) -> dict[tuple[str, str], set[int]]:
     """The repeats of files that are left out, by the short keys of set and judging: they are named, and left alone."""
     found: dict[tuple[str, str], set[int]] = {}
@@ -73,7 +81,7 @@ class Lister:
 
     def todo(self, judgements: bool = True) -> Todo:
         """Everything that is missing; without `judgements`, the sets alone."""
-        for cell in self.planned.cells:
+        for cell in _once(self.planned.cells):
             self._add_set(cell)
         if judgements:
             for cell in self.planned.cells:
@@ -84,27 +92,19 @@ class Lister:
     def _add_set(self, cell: Cell) -> None:
         name = set_job(cell.set.key)
         stored = self.contents.sets.get(cell.set.key)
-        lacking = [step for step in cell.iterates if stored is None or step not in stored.iterates]
-        if name in self.seen:
-            if lacking and name in self.work:
-                self._widen(name, lacking)
-            return
-        self.seen.add(name)
+        steps, seconds = (cell.iterates, cell.iterate_seconds) if stored is None else (tuple(stored.lacking(cell)), ())
         self.total += 1
-        if stored is not None and not lacking:
+        if stored is not None and not steps:
             self.present += 1
             return
         if stored is None and self.store.has_set(cell.set.key):  # damaged: named by whoever read the store, and left alone
             return
         needs = self._resources(cell.set.resources)
-        file = JobFile(kind="set", name=name, suite=self.suite, needs=needs, plan=cell.set, iterates=tuple(lacking))
+        file = JobFile(
+            kind="set", name=name, suite=self.suite, needs=needs, plan=cell.set, iterates=steps, iterate_seconds=seconds
+        )
         job = Job("set", name, cell.set.name, needs, foreign(*cell.set.refs))
         self.work[name] = Work(job, file)
-
-    def _widen(self, name: str, steps: Sequence[int]) -> None:
-        old = self.work[name]
-        iterates = tuple(sorted({*old.file.iterates, *steps}))
-        self.work[name] = Work(old.job, replace(old.file, iterates=iterates))
 
     def _add_judgement(self, cell: Cell, judging: Judging) -> None:
         place = f"{cell.set.key} {judging.key}"
@@ -125,7 +125,7 @@ class Lister:
 
     def _add_block(self, block: Block, maker: str) -> None:
         name = judgement_job(block.set.key, block.judging.key, block.first, block.last)
-        waits = maker in self.work and (block.judging.iterate is not None or block.set.key not in self.contents.sets)
+        waits = maker in self.work and (block.judging.is_of_iterate or block.set.key not in self.contents.sets)
         needs = (*self._resources(block.judging.resources), *([maker] if waits else []))
         file = JobFile(
             kind="judgement", name=name, suite=self.suite, needs=needs, plan=block.set, judging=block.judging,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_cell
 from itertools import accumulate
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
             continue
         needs |= {need.key: need for need in found}
         owners |= {need.key: cell.set for need in found if need.key not in owners}
-        made.append(Cell(plan, tuple(judgings), cell.repeats, cell.protocol, cell.iterates))
+        made.append(replace_cell(cell, set=plan, judgings=tuple(judgings)))
     return Planned(tuple(made), needs, owners, teachers, broken)
 
 

@@ -189,7 +189,7 @@ class Runner:
         if not self.store.is_done(name):
             return False
         try:
-            return not file.iterates or set(file.iterates) <= self.store.iterates(file.plan.key).keys()
+            return file.kind != "set" or not self.store.lacking(file.plan, file.iterates, file.iterate_seconds)
         except BenchError:  # damaged, as its worker has said
             return False
 

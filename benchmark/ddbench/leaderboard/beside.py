@@ -11,7 +11,7 @@ from pathlib import Path
 from ddbench.files import sha256_file, write_if_changed
 from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.rows import Row
-from ddbench.leaderboard.sections import Section
+from ddbench.leaderboard.sections import LOOKS, Section
 from ddbench.plan import short
 from ddbench.results.store import Store
 from ddbench.schema import FailureRecord
@@ -51,7 +51,7 @@ def places_of(results: Iterable[Result]) -> dict[str, Places]:
 
 def commands(row: Row, section: Section, around: Surroundings) -> list[str]:
     """What makes a row again, one for each suite that asked for a part of it; subset and ipc are named where it has several."""
-    records = [record for result in row.results for record in (result.looks if section.kind == "choice" else result.judged)]
+    records = [record for result in row.results for record in (result.looks if section.kind in LOOKS else result.judged)]
     return [_command(row, section, suite, around) for suite in sorted({record.suite for record in records})]
 
 

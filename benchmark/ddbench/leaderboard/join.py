@@ -32,6 +32,7 @@ class Result:
     judging: Judging  # by the first network
     accuracies: Accuracies
     iterates: Mapping[int, Accuracies]  # by step
+    by_seconds: Mapping[float, Accuracies]  # of the iterates after so many seconds
     judgements: Mapping[str, tuple[JudgementRecord, ...]]  # of the finished set, by network label
     looks: tuple[JudgementRecord, ...]  # the judgements of iterates
 
@@ -124,7 +125,7 @@ class Result:
         if not self.iterates or not any(num.values()):
             return None
         iterates = {step: common(each) for step, each in self.iterates.items()}
-        return replace(self, accuracies=common(self.accuracies), iterates=iterates)
+        return replace(self, accuracies=common(self.accuracies), iterates=iterates, by_seconds={})
 
 
 def machine(place: Place) -> str:
@@ -180,18 +181,21 @@ def _result(
 ) -> Result | None:
     """What records of one set, under one protocol, say together; what they cannot say is added to `notes`."""
     stored = contents.sets[records[0].set_key]
-    groups: dict[int | None, dict[str, list[JudgementRecord]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[int | None, float | None], dict[str, list[JudgementRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        groups[record.judging.iterate][labels[_what(record.judging.network)]].append(record)
+        which = record.judging.iterate, record.judging.iterate_seconds
+        groups[which][labels[_what(record.judging.network)]].append(record)
     title = _title(stored.plan)
-    finished = _accuracies(groups[None], title, notes)
-    iterates = {step: _accuracies(groups[step], title, notes) for step in sorted(step for step in groups if step is not None)}
+    finished = _accuracies(groups[None, None], title, notes)
+    steps, moments = (sorted({each for each in side if each is not None}) for side in zip(*groups, strict=True))
+    iterates = {step: _accuracies(groups[step, None], title, notes) for step in steps}
+    by_seconds = {seconds: _accuracies(groups[None, seconds], title, notes) for seconds in moments}
     if not finished:
-        if iterates:
+        if iterates or by_seconds:
             notes.append(f"{title} has judged iterates, and is not judged itself. Run the suite to its end.")
         return None
     ref = stored.plan.backbone
-    judgements = {label: tuple(groups[None][label]) for label in finished}
+    judgements = {label: tuple(groups[None, None][label]) for label in finished}
     return Result(
         plan=stored.plan,
         record=stored.record,
@@ -199,8 +203,9 @@ def _result(
         judging=next(iter(judgements.values()))[0].judging,
         accuracies=finished,
         iterates=iterates,
+        by_seconds=by_seconds,
         judgements=judgements,
-        looks=tuple(record for record in records if record.judging.iterate is not None),
+        looks=tuple(record for record in records if record.judging.is_of_iterate),
     )
 
 

@@ -55,11 +55,20 @@ LEGEND = """\
 - Rows of equal name differ in the settings in square brackets. The linked plan of a set holds every setting.
 """
 
+TRAJECTORY = """\
+## On the way (not ranked)
+
+Iterates of distillations that were kept and judged as sets are. **step 20** is the iterate before step 20; **10 s** the first one
+that was kept after 10 s of distilling and ranking on the hardware of its set, which looks at the clock about a hundred times:
+**steps** tells before which step that was, of each seed, or that the set was finished by then.
+"""
+
 HABITS = """\
 ## Habits of published code (not ranked)
 
-What published code does and this benchmark does not, asked for by protocols of its own, so that the effect can be seen. The
-numbers below are no results: no accuracy that a habit has changed stands in a table above, and `ddbench check` leaves them out.
+What published code does and this benchmark does not, asked for by protocols of its own (the choice also wherever iterates were
+judged), so that the effect can be seen. The numbers below are no results: no accuracy that a habit has changed stands in a table
+above, and `ddbench check` leaves them out.
 """
 
 CHOICE = """\

@@ -12,7 +12,7 @@ from ddbench.leaderboard.join import Result
 from ddbench.plan import Judging, SetPlan, short
 from ddbench.refs import PluginRef
 
-UNTOLD = ("seed", "dataset", "train_hash", "imported", "network", "test_hash", "draw", "iterate", "protocol")
+UNTOLD = ("seed", "dataset", "train_hash", "imported", "network", "test_hash", "draw", "iterate", "iterate_seconds", "protocol")
 """Fields that the table, the rest of the name or the seed tells already."""
 
 
@@ -45,7 +45,8 @@ def _facts(result: Result) -> dict[str, str]:
     """(name, text) of every setting and version."""
     made = dict(_flatten(result.plan)) | result.software
     made |= {f"judging.{name}": text for name, text in _flatten(result.judging)}
-    return made | ({"iterates": "/".join(map(str, result.iterates))} if result.iterates else {})
+    looks = [*map(str, result.iterates), *(f"{seconds:g} s" for seconds in result.by_seconds)]
+    return made | ({"iterates": "/".join(looks)} if looks else {})
 
 
 def _flatten(plan: SetPlan | Judging) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ import msgspec
 
 from ddbench.errors import ConfigError
 from ddbench.files import digest, write_if_changed
-from ddbench.leaderboard import costs, habits, legend
+from ddbench.leaderboard import costs, habits, legend, trajectory
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.leaderboard.sections import Section, sections
@@ -39,7 +39,7 @@ class Written:
 
     path: Path  # of leaderboard.md
     ranked: list[dict[str, Any]]  # rows
-    not_ranked: list[dict[str, Any]]  # rows that measure a habit
+    not_ranked: list[dict[str, Any]]  # rows that measure a habit, or what iterates do
     unreadable: list[str]  # a sentence for each file that is left out
     notes: list[str]  # a sentence for what is sound and counts nowhere
 
@@ -60,11 +60,15 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["No set has been judged yet. Run a suite with: `ddbench run SUITE`", ""]
     for section in made:
         parts += _section(section, around, reference) if section.kind == "ranked" else []
-    unranked = [section for section in made if section.kind != "ranked"]
+    unranked = [section for section in made if section.kind in ("constants", "choice")]
     parts += [legend.HABITS] if unranked else []
     known = habits.bases(results) if unranked else {}
     for section in unranked:
         parts += _choice(section, around) if section.kind == "choice" else _constants(section, around, known)
+    walks = [section for section in made if section.kind == "trajectory"]
+    parts += [legend.TRAJECTORY] if walks else []
+    for section in walks:
+        parts += _trajectory(section, around)
     if results:
         table = markdown(machines_table(results), left=("device", "kind", "instructions", "other versions"))
         parts += ["## Hardware and versions", "", table, ""]
@@ -81,6 +85,13 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
     return parts + _cost(section, "###") + _images(section, around, "###") + _reproduce(section, around, "###")
+
+
+def _trajectory(section: Section, around: Surroundings) -> list[str]:
+    """The accuracies of iterates, and how to see them again."""
+    table = markdown(trajectory.trajectory_table(section), left=("method", "iterate"))
+    parts = [f"### {_title(section)}", "", *_facts(section), "", "#### Accuracy on the way (%)", "", table, ""]
+    return [*parts, *_footnotes(section), *_reproduce(section, around, "####")]
 
 
 def _constants(section: Section, around: Surroundings, known: habits.Bases) -> list[str]:
@@ -245,6 +256,8 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
             plain = as_json(section, row, reference)
             if section.kind == "ranked":
                 ranked.append(plain)
+            elif section.kind == "trajectory":
+                unranked.append(plain | {"trajectory": trajectory.as_json(row)})
             else:
                 unranked.append(plain | habits.as_json(section, row, known))
     faults = [fault.sentence for fault in contents.faults]

@@ -16,8 +16,10 @@ from ddbench.protocols import FullData, Numbers
 from ddbench.schema import Data
 
 FULL_DATA_ALONE = (*FullData.__struct_fields__, "learned_rate")  # the numbers that differ for all real training images
-Kind = Literal["ranked", "constants", "choice"]
-"""Results; sets whose generated images have other constants; what choosing among iterates on the test split brings."""
+Kind = Literal["ranked", "trajectory", "constants", "choice"]
+"""Results; accuracy on the way to them; sets whose generated images have other constants; what choosing among iterates on the
+test split brings."""
+LOOKS = ("trajectory", "choice")  # the kinds that are made of judgements of iterates
 Groups = Mapping[str, list[Result]]
 """Rows to be, by what their results share."""
 
@@ -90,13 +92,14 @@ def labels_of(result: Result) -> str:
 def sections(results: Iterable[Result]) -> tuple[Section, ...]:
     """Every table's rows, in the order of the page, whatever the order of the results. Full data stand in every ipc.
 
-    The finished set of a distillation whose iterates were judged too is a result like any other; the choice among them stands
-    apart.
+    The finished set of a distillation whose iterates were judged too is a result like any other; these, and the choice among
+    them, stand apart.
     """
     ordered = sorted(results, key=lambda result: (result.seed, result.key, result.judging.key))
-    finished = [replace(result, iterates={}, looks=()) for result in ordered]
+    finished = [replace(result, iterates={}, by_seconds={}, looks=()) for result in ordered]
     made = [
         *_tables("ranked", [result for result in finished if result.is_ranked]),
+        *_tables("trajectory", [result for result in ordered if result.looks]),
         *_tables("constants", [result for result in finished if not result.is_ranked]),
         *_tables("choice", [made for result in ordered if (made := result.candidates())]),
     ]
@@ -145,12 +148,13 @@ def _judging(result: Result) -> dict[str, Any]:
 
 def _row(result: Result) -> str:
     """Equal for the seeds of a row."""
-    return digest([result.plan.stem, result.judging.stem, result.other_draw, result.software, list(result.iterates)])
+    looks = [*result.iterates, *result.by_seconds]
+    return digest([result.plan.stem, result.judging.stem, result.other_draw, result.software, looks])
 
 
 def _protocols(kind: Kind, groups: Groups) -> set[str]:
     results = [result for group in groups.values() for result in group]
-    records = [record for result in results for record in (result.looks if kind == "choice" else result.judged)]
+    records = [record for result in results for record in (result.looks if kind in LOOKS else result.judged)]
     return {record.judging.protocol for record in records}
 
 

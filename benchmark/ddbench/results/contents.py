@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ddbench import schema
 from ddbench.errors import DataError
-from ddbench.plan import SetPlan, short
-from ddbench.results import folders
+from ddbench.plan import Cell, Judging, SetPlan, short
+from ddbench.results import folders, iterates
 from ddbench.results.folders import Fault, fault_of, stranger
 from ddbench.results.layout import ITERATES, PLAN, RECORD, BlockName, block_name, entries, is_key16
 from ddbench.results.store import Store
@@ -27,11 +27,26 @@ class StoredSet:
     record: SetRecord
     iterates: dict[int, IterateRecord]  # by step
 
-    def sha256(self, iterate: int | None) -> str | None:
-        """Of what a judging of that iterate, or of the finished set, is given; None where that iterate is not there."""
-        if iterate is None:
+    def sha256(self, step: int | None) -> str | None:
+        """Of the iterate of that step, or of the finished set; None where that iterate is not there."""
+        if step is None:
             return self.record.set_sha256
-        return self.iterates[iterate].sha256 if iterate in self.iterates else None
+        return self.iterates[step].sha256 if step in self.iterates else None
+
+    def step_of(self, judging: Judging) -> int | None:
+        """The step of the iterate that a judging is of; None for the finished set. Raises DataError where that is unknown."""
+        return iterates.step_of(self.plan, self.record, judging)
+
+    def is_of(self, record: JudgementRecord) -> bool:
+        """Whether a judgement is of the very bytes that are here."""
+        try:
+            return self.sha256(self.step_of(record.judging)) == record.set_sha256
+        except DataError:
+            return False
+
+    def lacking(self, cell: Cell) -> list[int]:
+        """The steps of iterates that a cell wants and that are not there. Raises DataError where these are unknown."""
+        return iterates.lacking(self.plan, self.record, self.iterates, cell.iterates, cell.iterate_seconds)
 
 
 @dataclass(frozen=True)
@@ -106,11 +121,11 @@ class _Reading:
             if wrong := folders.contradiction(plan, record):
                 raise DataError(f"set {folder} contradicts itself: {wrong}. {REMEDY_FOLDER}")
             folders.check_files(folder, record, self.hash_bytes)
-            iterates, faults = folders.read_iterates(folder, record, self.hash_bytes)
+            kept, faults = folders.read_iterates(folder, record, self.hash_bytes)
         except (DataError, OSError) as error:
             self.broken[folder.name] = fault_of(folder, error)
             return
-        self.sets[folder.name] = StoredSet(plan, record, iterates)
+        self.sets[folder.name] = StoredSet(plan, record, kept)
         known = {PLAN, RECORD, ITERATES, *record.files}
         self.faults += [*faults, *(stranger(path) for path in entries(folder) if path.name not in known)]
 
@@ -153,7 +168,8 @@ def _read_judgement(path: Path, name: BlockName, found: StoredSet) -> JudgementR
         schema.check_judgement(record)
     except ValueError as error:
         raise DataError(f"judgement {path} contradicts itself: {error}. {REMEDY}") from error
-    step, sha256 = record.judging.iterate, found.sha256(record.judging.iterate)
+    step = found.step_of(record.judging)
+    sha256 = found.sha256(step)
     if sha256 is None:
         raise DataError(f"judgement {path} is of the iterate at step {step}, which is not there. {REMEDY}")
     if record.set_sha256 != sha256:

@@ -27,7 +27,7 @@ from ddbench.plan import short
 from ddbench.schema import JobFile
 
 PLAN, RECORD, TENSORS, PICTURE, ITERATES = "plan.json", "record.json", "set.safetensors", "images.png", "iterates"
-ASKED = "asked.json"  # in the work on a set: the steps whose iterates are to be kept
+ASKED = "asked.json"  # in the work on a set: the steps, and the seconds, whose iterates are to be kept
 FOLDERS = ("sets", "judgements", "resources", "suites", "failed", "work", "locks")
 MAX_REPEATS = 1_000_000  # of a block
 _KEY16 = re.compile("[0-9a-f]{16}")

@@ -160,10 +160,9 @@ class _Merging:
     def judgement(self, record: JudgementRecord, of: StoredSet) -> None:
         """Copy those repeats of a judgement that are missing, where the set that it judged was kept."""
         name = f"{record.judging.network.label} on {of.plan.name}"
-        step = record.judging.iterate
         kept = self.kept.get(record.set_key)
-        subject = f"set {short(record.set_key)}" if step is None else f"iterate {step} of set {short(record.set_key)}"
-        if kept is None or kept.sha256(step) != record.set_sha256:
+        subject = f"{'iterate of ' if record.judging.is_of_iterate else ''}set {short(record.set_key)}{record.judging.where}"
+        if kept is None or not kept.is_of(record):
             file = f"judgement {short(record.set_key)}/{short(record.key)}.{record.first}-{record.last} ({name})"
             self.report.dropped.append(f"{file} of {self.other.root} was dropped: its {subject} was not kept.")
             return

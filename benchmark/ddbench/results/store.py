@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ddbench import schema
 from ddbench.errors import BenchError, DataError
 from ddbench.files import publish, read_tensors, write_bytes
 from ddbench.plan import SetPlan, short
-from ddbench.results import folders, tidying
+from ddbench.results import folders, iterates, tidying
 from ddbench.results.layout import (
     ITERATES,
     PLAN,
@@ -154,6 +154,11 @@ class Store(Layout):
         if faults:
             raise DataError(faults[0].sentence)
         return sound
+
+    def lacking(self, plan: SetPlan, steps: Collection[int], seconds: Collection[float]) -> list[int]:
+        """The steps of the iterates of a set that were asked for and are not there. Raises DataError where one is damaged."""
+        there = self.iterates(plan.key) if steps or seconds else {}
+        return iterates.lacking(plan, self.read_record(plan.key), there, steps, seconds) if steps or seconds else []
 
     def read_iterate(self, key: str, step: int) -> tuple[Tensor, Tensor, str]:
         """Images, labels, and the SHA-256 of their file, compared with its record. Raises DataError where it is damaged."""

@@ -63,9 +63,9 @@ def _lacks_iterates(store: Store, path: Path) -> bool:
     if not asked.is_file():
         return False
     try:
-        steps = json.loads(asked.read_bytes())
+        steps = json.loads(asked.read_bytes())["steps"]
         folder = store.folder(path.name.partition("-")[2]) / ITERATES
         there = {int(kept.stem) for kept in entries(folder) if kept.suffix == ".json"}
-    except ValueError:
+        return not set(steps) <= there
+    except (ValueError, TypeError, KeyError):
         return False
-    return isinstance(steps, list) and not set(steps) <= there

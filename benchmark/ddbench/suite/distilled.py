@@ -14,6 +14,7 @@ from ddbench.plan import SetPlan
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
 from ddbench.suite.findings import Findings
+from ddbench.suite.iterates import Asked
 from ddbench.suite.places import Places
 from ddbench.suite.stages import PlanningRun, iterate_steps
 
@@ -25,6 +26,7 @@ class Common:
     protocol: Protocol
     backbone: PluginRef
     threads: int
+    asked: Asked  # of iterates
 
 
 class Distilled:
@@ -38,6 +40,7 @@ class Distilled:
         self._tensors: set[str] = set()  # that the grid's spaces and losses have
         self._rated: dict[str, None] = {}  # names that rates are given for, in the order of the file
         self._unknown = False  # whether the tensors of a place are
+        self._most_steps = 0  # of a distillation whose steps were asked for
 
     def plan(
         self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, seed: int
@@ -167,18 +170,29 @@ class Distilled:
                 known = ", ".join(sorted(self._tensors))
                 self.findings.fault(f"there is no tensor '{name}' to give a rate.{near} Known: {known}.")
 
+    def check_reached(self) -> None:
+        """Whether some distillation of the grid has each iterate that the suite asks for: shorter ones have fewer."""
+        asked, complete = self.common.asked, not self.findings.faults and not self.findings.broken
+        if complete and not self._plans and (asked.steps or asked.seconds):
+            self.findings.fault("'iterates' asks for iterates of distillations, and the grid distils nothing: take it out.")
+        elif complete and asked.steps and asked.steps[-1] >= self._most_steps:
+            longest = f"the longest distillation of the grid has {self._most_steps} steps"
+            self.findings.fault(f"'iterates.steps' holds {asked.steps[-1]}, and {longest}: name steps below that, from 0 on.")
+
     def _iterates(self, plan: SetPlan) -> tuple[int, ...]:
-        """The steps whose iterates the protocol asks for."""
-        num, space = self.common.protocol.set.iterates, plan.space
-        if not num or space is None:
+        """The steps whose iterates the protocol and the suite ask for."""
+        num, asked, space = self.common.protocol.set.iterates, self.common.asked.steps, plan.space
+        if space is None or not (num or asked):
             return ()
         depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
         run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
         try:
-            return iterate_steps(num, plan.steps * space.ask(lambda plugin: plugin.num_stages(run)))
+            total = plan.steps * space.ask(lambda plugin: plugin.num_stages(run))
+            self._most_steps = max(self._most_steps, total)
+            return tuple(sorted({*iterate_steps(num, total), *(step for step in asked if step < total)}))
         except PluginError as error:
             self.findings.broke(error)
         except BenchError as error:
-            asked = f"protocol '{self.common.protocol.id}' judges iterates"
-            self.findings.fault(f"{asked}, and space '{space.label}' cannot say beforehand how many stages it has: {error}")
+            who = "'iterates' asks for steps" if asked else f"protocol '{self.common.protocol.id}' judges iterates"
+            self.findings.fault(f"{who}, and space '{space.label}' cannot say beforehand how many stages it has: {error}")
         return ()

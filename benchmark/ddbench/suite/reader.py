@@ -19,6 +19,7 @@ from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
 from ddbench.suite.distilled import Common, Distilled
 from ddbench.suite.findings import Findings
+from ddbench.suite.iterates import read_iterates
 from ddbench.suite.places import Places
 
 MAX_CELLS = 100_000
@@ -29,7 +30,7 @@ BASELINES = ("random", "full-data")  # unless told otherwise
 
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
-    "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override",
+    "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "iterates",
 )  # fmt: skip
 
 
@@ -173,7 +174,9 @@ class SuiteReader:
         for (dataset, identity), baseline in product(subsets, baselines):
             yield from self._baseline(axes, baseline, backbone, dataset, identity)
         if self.places.read_families(self.raw.get("preset", [])):
-            distilled = Distilled(self.raw, self.places, Common(self.protocol, backbone, self.threads), self.findings)
+            iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
+            common = Common(self.protocol, backbone, self.threads, iterates)
+            distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 
     def _subsets(self) -> tuple[tuple[PluginRef, Identified], ...]:
@@ -231,8 +234,10 @@ class SuiteReader:
         for (number, loss), (other, space), (dataset, identity), ipc, seed in grid:
             made = distilled.plan((number, other), loss, space, dataset, identity.train_hash, ipc, seed)
             if made:
-                yield self._cell(made[0], self._judged(axes, dataset, identity, seed), made[1])
+                judgings = self._judged(axes, dataset, identity, seed)
+                yield Cell(made[0], judgings, self.repeats, self.protocol.id, made[1], distilled.common.asked.seconds)
         distilled.check_rated()
+        distilled.check_reached()
 
     def _judged(
         self, axes: Axes, dataset: PluginRef, identity: Identified, draw: int, everything: bool = False
@@ -250,8 +255,8 @@ class SuiteReader:
             )  # fmt: skip
         return self._judgings[key]
 
-    def _cell(self, plan: SetPlan, judgings: tuple[Judging, ...], iterates: tuple[int, ...] = ()) -> Cell:
-        return Cell(plan, judgings, self.repeats, self.protocol.id, iterates)
+    def _cell(self, plan: SetPlan, judgings: tuple[Judging, ...]) -> Cell:
+        return Cell(plan, judgings, self.repeats, self.protocol.id)
 
     def _check_once(self, cells: tuple[Cell, ...]) -> None:
         """No set may stand in the grid twice, however it is written, to be judged the same way."""
