@@ -68,15 +68,19 @@ class Spec:
         are uint8, else in their own."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.to(dtype).div_(255)
-        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
+        return (pixels - self._channels("mean", pixels)) / self._channels("std", pixels)
 
     def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`: normalised [B,C,H,W] to pixels, in [0, 1] where the images are real; not clamped."""
-        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+        return images * self._channels("std", images) + self._channels("mean", images)
 
-    @staticmethod
-    def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    def _channels(self, name: str, like: Tensor) -> Tensor:
+        """A constant where the images are: moved there once, for a copy from the host makes it wait for the device."""
+        known: dict[Any, Tensor] = vars(self).setdefault("_constants", {})  # no field: it is neither compared nor shown
+        key = (name, like.dtype, like.device)
+        if key not in known:
+            known[key] = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)[:, None, None]
+        return known[key]
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,11 @@ class Run(Protocol):
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
         """Real training images of a class, without replacement, all of them if fewer: normalised [num,C,H,W]. The caller's own:
         changing them in place changes nobody else's."""
+        ...
+
+    def real_by_class(self, num: int, *name: str | int) -> Callable[[int], Tensor]:
+        """A function of the class: what `real(label, num, rng(*name, label))` gives. All are chosen at once, so that the choice
+        is moved to the device in one copy; images are read when they are asked for."""
         ...
 
     def rng(self, *name: str | int) -> torch.Generator:

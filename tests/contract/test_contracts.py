@@ -138,7 +138,7 @@ def test_all_kinds_have_plugins_and_checks() -> None:
     assert set(CHECKS) == set(registry.REGISTRIES)
     assert all(source.names() for source in registry.REGISTRIES.values())
     listed = [check for checks in CHECKS.values() for check in checks]
-    rooms = [importlib.import_module(f"ddbench.testing.{kind}") for kind in CHECKS]
+    rooms = [importlib.import_module(f"ddbench.testing.{name}") for name in (*CHECKS, "devices")]
     named = [entry for room in rooms for entry in vars(room).items()]
     written = {value for name, value in named if name.split("_")[0] in registry.NOUNS.values() and callable(value)}
     assert set(listed) == written, "a check is in no list"
@@ -201,11 +201,12 @@ class TwoStages(Space):
 
     def init(self, run: Run) -> State:
         shape = (run.spec.num_classes * run.ipc, *run.spec.shape)
-        pattern = torch.randn(shape, generator=run.rng("pattern"))
-        return State({"scale": torch.ones(shape[0], 1, 1, 1), "pattern": pattern}, {"offset": 0.1 * torch.ones(shape)})
+        pattern = torch.randn(shape, generator=run.rng("pattern")).to(run.device)
+        scale, offset = torch.ones(shape[0], 1, 1, 1, device=run.device), torch.full(shape, 0.1, device=run.device)
+        return State({"scale": scale, "pattern": pattern}, {"offset": offset})
 
     def classes(self, state: State, run: Run) -> Tensor:
-        return torch.arange(run.spec.num_classes).repeat_interleave(run.ipc)
+        return torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc)
 
     def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
         if state.stage == 0:
@@ -234,7 +235,7 @@ class MeanPixel(Loss):
     learned: ClassVar[tuple[str, ...]] = ("shift",)
 
     def init(self, run: Run) -> Memory:
-        return {"shift": torch.zeros((), requires_grad=True), "steps": torch.zeros(())}
+        return {name: torch.zeros((), device=run.device, requires_grad=name == "shift") for name in ("shift", "steps")}
 
     def params(self, memory: Memory) -> dict[str, Tensor]:
         return {"shift": memory["shift"]}
@@ -242,7 +243,7 @@ class MeanPixel(Loss):
     def value(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         total = syn.images.new_zeros(())
         for label in range(run.spec.num_classes):
-            own = syn.classes == label
+            own = slice(label * run.ipc, (label + 1) * run.ipc)
             real = run.real(label, 4, run.rng("real", run.step, label)).mean()
             weighted = (syn.images[own].mean((1, 2, 3)) * syn.labels[own, label]).mean()
             total = total + (weighted - memory["shift"] - real).square()
@@ -260,12 +261,14 @@ class Ready(GeneratorConfig):
     """A generator that stands ready."""
 
     kind: type[Generator] = ToyGenerator
+    moves: bool = True
 
     def depth(self, spec: Spec) -> int:
         return self.kind(spec).depth  # type: ignore[call-arg]
 
     def load(self, run: Run) -> Generator:
-        return self.kind(run.spec)  # type: ignore[call-arg]
+        made = self.kind(run.spec)  # type: ignore[call-arg]
+        return made.to(run.device) if self.moves else made  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -351,6 +354,14 @@ def renamed(state: State) -> State:
     return State({**state.params, "extra": torch.ones(1)}, state.fixed, state.stage)
 
 
+def finite_or_nothing(images: Tensor) -> Tensor:
+    return images if bool(images.isfinite().all()) else images * 0
+
+
+def on_the_host(state: State) -> State:
+    return State({name: tensor.cpu() for name, tensor in state.params.items()}, state.fixed)
+
+
 def noisy_init(self: TwoStages, run: Run) -> State:
     state = TwoStages.init(self, run)
     return State({**state.params, "pattern": torch.randn_like(state.params["pattern"])}, state.fixed)
@@ -414,6 +425,11 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
             broken_space(advance=after(TwoStages.advance, lambda s: State({"pixels": s.params["pixels"] + 1}, s.fixed))),
             "changes the images",
         ),
+    ],
+    "space_stays_on_its_device": [
+        ("host", broken_space(init=after(TwoStages.init, on_the_host)), "must be on the run's device, cuda:0, and is on cpu"),
+        ("classes", broken_space(classes=after(TwoStages.classes, Tensor.cpu)), "classes must be on the run's device"),
+        ("wait", broken_space(decode=after(TwoStages.decode, finite_or_nothing)), "a step in stage 0 makes the host wait"),
     ],
     "space_projects_once": [("halving", broken_space(project_=halving), "project_ applied once")],
     "space_penalty_is_a_number": [
@@ -481,6 +497,23 @@ def moody(self: MeanPixel, images: Tensor, memory: Memory, run: Run) -> Tensor:
     return torch.rand(len(images), run.spec.num_classes, generator=FREE).softmax(1)
 
 
+def left_behind(self: MeanPixel, run: Run) -> Memory:
+    return {"shift": torch.zeros(1, requires_grad=True), "steps": torch.zeros(())}
+
+
+def masked(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    return MeanPixel.backward(self, syn, memory, run) + 0 * syn.images.detach()[syn.classes == 0].sum()
+
+
+def from_the_host(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    return MeanPixel.backward(self, syn, memory, run) + torch.tensor([0.0], device=run.device).sum()
+
+
+def drawn_there(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
+    noise = torch.rand(3, generator=run.rng("noise", run.step), device=run.device)
+    return MeanPixel.backward(self, syn, memory, run) + 0 * noise.sum()
+
+
 def greedy(self: MeanPixel, syn: Batch, memory: Memory, run: Run) -> Tensor:
     value = MeanPixel.backward(self, syn, memory, run)
     assert syn.images.grad is not None
@@ -515,6 +548,14 @@ BROKEN_LOSSES: dict[str, list[tuple[str, Loss, str]]] = {
         ("sum", broken_loss(relabels="always", relabel=after(uniform, lambda made: 2 * made)), "do not sum to 1"),
         ("sign", broken_loss(relabels="last", relabel=after(uniform, lambda made: made - 0.5)), "negative"),
         ("global", broken_loss(relabels="last", relabel=moody), "other labels the second time"),
+    ],
+    "loss_stays_on_its_device": [
+        ("mask", broken_loss(backward=masked), "a step makes the host wait for the device: test_contracts.py"),
+        ("number", broken_loss(backward=after(MeanPixel.backward, lambda value: value * float(value))), "_local_scalar_dense"),
+        ("host", broken_loss(backward=from_the_host), "waits for copies to the device"),
+        ("elsewhere", broken_loss(init=left_behind), "mixes tensors on cpu and cuda:0"),
+        ("value", broken_loss(backward=after(MeanPixel.backward, Tensor.cpu)), "the value must be on the run's device"),
+        ("generator", broken_loss(backward=drawn_there), "from a generator of cpu"),
     ],
     "loss_picks_what_it_needs": [
         ("dtype", broken_loss(picks=lambda self, num, run: torch.ones(num)), "must give int64"),
@@ -556,6 +597,11 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
     ],
+    "generator_stays_on_its_device": [
+        ("host", broken_generator(latents=after(ToyGenerator.latents, Tensor.cpu)), "the codes must be on the run's device"),
+        ("left", Ready(ToyGenerator, moves=False), "mixes tensors on cpu and cuda:0"),
+        ("wait", broken_generator(synthesize=after(ToyGenerator.synthesize, finite_or_nothing)), "synthesize makes the host"),
+    ],
     "generator_is_frozen": [
         (
             "cut",
@@ -592,6 +638,10 @@ class Headless(nn.Module):
         logits = self.forward_head(self.forward_features(images))
         if self.fault == "extra":
             return logits + 1
+        if self.fault == "left":
+            return logits + torch.zeros(logits.shape[1])
+        if self.fault == "wait":
+            return logits * float(logits.isfinite().all())
         return logits - logits.mean(0) if self.fault == "batch" else logits
 
 
@@ -630,6 +680,10 @@ BROKEN_ARCHITECTURES: dict[str, list[tuple[str, Arch, str]]] = {
             "must raise ConfigError, and raises",
         ),
         ("rate", replace(TOY_ARCH, lr=0.0), "lr must be positive"),
+    ],
+    "architecture_stays_on_its_device": [
+        ("left", broken_arch("left"), "mixes tensors on cpu and cuda:0"),
+        ("wait", broken_arch("wait"), "a training step makes the host wait"),
     ],
     "architecture_starts_from_the_global_stream": [
         ("constant", broken_arch("constant"), "another seed gives the same weights"),
@@ -701,8 +755,8 @@ class FirstReal(Baseline):
     def build(self, run: Run) -> Batch:
         num = run.spec.num_classes
         images = torch.cat([run.real(label, run.ipc, run.rng("first", label)) for label in range(num)])
-        classes = torch.arange(num).repeat_interleave(run.ipc)
-        return self.change(Batch(images, torch.eye(num)[classes], classes), run)
+        classes = torch.arange(num, device=run.device).repeat_interleave(run.ipc)
+        return self.change(Batch(images, torch.eye(num, device=run.device)[classes], classes), run)
 
 
 def with_batch(**changes: Callable[[Tensor], Tensor]) -> FirstReal:
@@ -733,6 +787,9 @@ BROKEN_BASELINES: dict[str, list[tuple[str, Baseline, str]]] = {
     "baseline_repeats_itself": [
         ("clock", with_batch(images=lambda images: images + torch.rand(1, generator=FREE)), "gives other images"),
         ("global", with_batch(images=lambda images: images + torch.rand(1)), "global generator"),
+    ],
+    "baseline_stays_on_its_device": [
+        ("host", with_batch(images=lambda images: images + torch.zeros(images.shape)), "mixes tensors on cpu and cuda:0"),
     ],
     "baseline_keeps_the_real_images": [("darkened", FirstReal(darkened), "changed the real images")],
 }
@@ -849,7 +906,7 @@ def test_what_needs_declares_is_built_and_nothing_else() -> None:
             return (Seven(),) if self.declared else ()
 
         def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
-            assert run.resource(Seven())["seven"] == 7
+            assert "seven" in run.resource(Seven())
             return MeanPixel.backward(self, syn, memory, run)
 
     assert len(run_checks("losses", Asking(), toy_run()).met) == len(CHECKS["losses"])

@@ -7,11 +7,13 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ddbench.compute import precision
 from ddbench.compute.clock import reset_peak_memory
 from ddbench.compute.run import pick_device, select_device
 from ddbench.errors import ConfigError
@@ -108,3 +110,47 @@ def test_a_worker_selects_its_device_before_its_first_job(
     with pytest.raises(Ended):
         worker.main(lines)
     assert cuda.calls == ["set_device cuda:1", "reads set-0 on cuda:1"]
+
+
+# ---------------------------------------------------------------- TF32
+
+NEW = ("cuda.matmul", "cudnn.conv", "cudnn.rnn")
+
+
+@pytest.fixture
+def precisions() -> Iterator[None]:
+    """As they were, after the test."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has the old settings alone")
+    before = torch.backends.fp32_precision
+    yield
+    torch.backends.fp32_precision = before
+    precision.allow_tf32(False)
+
+
+@pytest.mark.parametrize("around", ["none", "ieee", "tf32"])
+def test_tf32_is_as_it_was_asked_for_whatever_somebody_has_set(precisions: None, around: str) -> None:
+    torch.backends.fp32_precision = around
+    for allowed in (True, False):
+        precision.allow_tf32(allowed)
+        found = precision.settings()
+        assert {found[name] for name in NEW} == {"tf32" if allowed else "ieee"}
+        assert {value for name, value in found.items() if name not in NEW} == {"ieee"}  # no CPU rounds
+
+
+def test_a_torch_without_the_new_settings_is_told_by_the_old_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = SimpleNamespace(
+        cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)), cudnn=SimpleNamespace(allow_tf32=True)
+    )  # fmt: skip
+    monkeypatch.setattr(torch, "backends", old)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    precision.allow_tf32(False)
+    assert (old.cuda.matmul.allow_tf32, old.cudnn.allow_tf32) == (False, False)
+    assert precision.settings() == {"matmul": "highest"}
+
+
+def test_a_device_that_rounds_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, conv = torch.device("cpu"), torch.nn.functional.conv2d
+    assert not precision.rounds(cpu)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *given: conv(*given).half().float())
+    assert precision.rounds(cpu)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch.nn.modules import module
 
 from ddbench.compute.flags import changed_flags, read_flags
+from ddbench.compute.precision import allow_tf32
 from ddbench.compute.run import be_deterministic
 from ddbench.data.subsets import TrainingData, load_training
 from ddbench.grid.do import Workplace
@@ -73,6 +74,7 @@ def undone() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_is_noticed_and_named_until_it_is_back(name: str, undone: ExitStack) -> None:
+    allow_tf32(False)  # as a job begins
     before = read_flags()
     assert changed_flags(before) == []
     undone.callback(SWITCHES[name]())

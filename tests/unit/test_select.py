@@ -94,9 +94,12 @@ def test_gated_features_work_without_a_graph_around(run: DistillRun) -> None:
 
 def test_class_means() -> None:
     values = torch.arange(12.0).view(6, 2)
-    means = class_means(values, torch.tensor([2, 0, 0, 2, 2, 0]), 4)
-    by_hand = [values[[1, 2, 5]].mean(0), torch.zeros(2), values[[0, 3, 4]].mean(0), torch.zeros(2)]
+    means = class_means(values, torch.tensor([0, 0, 0, 2, 2, 2]), 4)
+    by_hand = [values[:3].mean(0), torch.zeros(2), values[3:].mean(0), torch.zeros(2)]
     torch.testing.assert_close(means, torch.stack(by_hand))
+    maps, classes = torch.randn(50, 3, 4, 5, generator=torch.Generator().manual_seed(1)), torch.arange(50) // 7
+    plain = torch.stack([maps[classes == label].sum(0) / (classes == label).sum() for label in range(8)])
+    torch.testing.assert_close(class_means(maps, classes, 8), plain)
     assert class_means(torch.ones(3, 2, 4, 5), torch.tensor([0, 1, 1]), 2).shape == (2, 2, 4, 5)
 
 

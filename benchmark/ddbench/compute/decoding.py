@@ -10,6 +10,7 @@ from torch import Tensor
 from ddbench.api import Loss, Space, State
 from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
+from ddbench.ops.moves import send
 
 
 def decode_leaf(space: Space, state: State, index: Tensor, run: DistillRun, chunk: int) -> tuple[Tensor, Callable[[], None]]:
@@ -46,4 +47,4 @@ def picked_index(loss: Loss, num_images: int, run: DistillRun) -> Tensor | None:
             f"loss {type(loss).__name__}: `picks` must give int64 [B] on the CPU, each of 0..{num_images - 1} at most once, or "
             f"None; got {index.dtype} {list(index.shape)} on {index.device.type}."
         )
-    return index.to(run.device, non_blocking=True)
+    return send(index, run.device)

@@ -271,7 +271,8 @@ class Distillation:
         entries: dict[int, dict[str, Tensor]] = {}
         for name, tensor in under("optimizer.", tensors).items():
             owner, _, key = name.rpartition(".")
-            entries.setdefault(self.optimized.index(owner), {})[key] = tensor
+            # Adam counts its steps on the host, and would ask a device for the number at every step.
+            entries.setdefault(self.optimized.index(owner), {})[key] = tensor.cpu() if key == "step" else tensor
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = meta["step"]
         self.timeline = [(step, seconds) for step, seconds in meta["timeline"]]

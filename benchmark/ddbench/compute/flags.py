@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ddbench.compute import precision
+
 Flags = Mapping[str, Any]
 
 
@@ -23,7 +25,7 @@ def read_flags() -> Flags:
     return {
         "torch.backends.mkldnn.enabled": torch.backends.mkldnn.enabled,
         "torch.backends.mkldnn.deterministic": torch.backends.mkldnn.deterministic,
-        "the float32 matmul precision": torch.get_float32_matmul_precision(),
+        "the float32 matmul precision": precision.settings(),
         "autocast": tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")),
         "the default dtype": torch.get_default_dtype(),
         "the default device": torch.get_default_device(),

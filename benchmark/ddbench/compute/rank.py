@@ -70,10 +70,11 @@ def gated_features(network: nn.Module, images: Tensor, classes: Tensor) -> Tenso
 
 
 def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Mean of [N,...] over the images of each class: [K,...]."""
-    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device).index_add_(0, classes, values)
-    counts = torch.bincount(classes, minlength=num_classes).clamp(min=1).view(-1, *[1] * (values.dim() - 1))
-    return sums / counts
+    """Mean of [N,...] over the images of each class: [K,...]. The classes are sorted, so that a device neither has to count them
+    for the host nor sums in an order that changes from run to run."""
+    bounds = torch.searchsorted(classes, torch.arange(num_classes + 1, device=classes.device))
+    sums = torch.segment_reduce(values.flatten(1), "sum", offsets=bounds, axis=0, unsafe=True)  # unsafe: does not look at them
+    return sums.view(num_classes, *values.shape[1:]) / bounds.diff().clamp(min=1).view(-1, *[1] * (values.dim() - 1))
 
 
 def feature_distance(network: nn.Module, run: DistillRun) -> Score:

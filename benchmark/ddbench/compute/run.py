@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import cross_entropy, train
 from ddbench.compute.weights import read_weights
@@ -20,6 +21,7 @@ from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import lend
+from ddbench.ops.moves import send, send_network, send_together
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
 from ddbench.refs import PluginRef, require
@@ -59,15 +61,14 @@ def be_deterministic(threads: int, tf32: bool = False) -> None:
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
+    allow_tf32(tf32)
 
 
 def build_network(ref: PluginRef, spec: Spec, device: torch.device, *name: str | int) -> nn.Module:
     """A network with fresh weights from the stream of that name; drawn on the CPU, so equal on every device."""
     arch: Arch = ref.make()
     with global_stream(*name):
-        network = arch.build(spec).to(device).train()
+        network = send_network(arch.build(spec), device).train()
     lend(network, stream(*name, "dropout", device=device))
     return network
 
@@ -130,11 +131,29 @@ class DistillRun:
 
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
         """[num,C,H,W], without replacement; all of the class if fewer. A new tensor."""
+        chosen = self._choice(label, num, rng)
+        return self._read(label) if chosen is None else self.data.seen(self.data.images[send(chosen, self.device)])
+
+    def real_by_class(self, num: int, *name: str | int) -> Callable[[int], Tensor]:
+        """By class, what `real` gives with the streams (*name, label)."""
+        chosen = [self._choice(label, num, self.rng(*name, label)) for label in range(self.spec.num_classes)]
+        moved = iter(send_together([one for one in chosen if one is not None], self.device))
+        there = [None if one is None else next(moved) for one in chosen]
+
+        def of_class(label: int) -> Tensor:
+            index = there[label]
+            return self._read(label) if index is None else self.data.seen(self.data.images[index])
+
+        return of_class
+
+    def _choice(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
+        """Which images, [num] on the CPU; None for all of the class."""
         start, count = self.data.starts[label], self.class_counts[label]
-        if num >= count:
-            return self.data.seen(self.data.images[start : start + count])
-        chosen = torch.randperm(count, generator=rng)[:num] + start
-        return self.data.seen(self.data.images[chosen.to(self.device)])
+        return None if num >= count else torch.randperm(count, generator=rng)[:num] + start
+
+    def _read(self, label: int) -> Tensor:
+        """All images of a class."""
+        return self.data.seen(self.data.images[self.data.starts[label] : self.data.starts[label + 1]])
 
     def seeded(self, *name: str | int) -> AbstractContextManager[None]:
         """Torch's global generators, seeded by that stream."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddbench.api import Augment, Objective, Recipe
 from ddbench.errors import DataError
 from ddbench.ops.layers import lend
+from ddbench.ops.moves import send
 from ddbench.seeds import StreamName, global_stream, stream
 
 
@@ -107,7 +108,7 @@ def train(
         for epoch in range(recipe.epochs):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(epoch, recipe)
-            order = torch.randperm(len(images), generator=stream(*name, "order", epoch)).to(images.device)
+            order = send(torch.randperm(len(images), generator=stream(*name, "order", epoch)), images.device)
             losses = []
             for number, part in enumerate(order.split(recipe.batch)):
                 batch = view(images[part]) if view else images[part]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddbench import schema
 from ddbench.api import Generator, Resource
-from ddbench.compute import hardware
+from ddbench.compute import hardware, precision
 from ddbench.compute.clock import reset_peak_memory
 from ddbench.compute.flags import Flags, changed_flags, read_flags
 from ddbench.compute.run import be_deterministic
@@ -31,6 +31,7 @@ from ddbench.schema import JobFile, Place, UsedResource
 Report = Callable[[str, float], None]
 """(phase, fraction of the job done)."""
 End = Literal["done", "found", "busy"]
+ROUNDED = "The device rounded float32 products to TF32 although that was not allowed (NVIDIA_TF32_OVERRIDE?)."
 
 
 @dataclass
@@ -49,11 +50,16 @@ class Workplace:
     given: list[tuple[TrainingData, tuple[Any, ...]]] = field(default_factory=list)  # to the running job, and as they were then
     found: tuple[str, ...] = ()  # the running job's marks
     is_stained: bool = False  # a job has changed global flags: this process must do no other
+    rounded: dict[bool, bool] = field(default_factory=dict)  # whether the device rounds float32 products, by whether it may
+    is_rounded: bool = False  # whether it does so in the running job although that does not allow it
     peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
 
     def begin(self, threads: int, tf32: bool) -> None:
         """Fix what numbers depend on beside the seeds, and remember the global flags."""
         be_deterministic(threads, tf32)
+        if self.device.type == "cuda" and tf32 not in self.rounded:
+            self.rounded[tf32] = precision.rounds(self.device)
+        self.is_rounded = self.rounded.get(tf32, False) and not tf32
         reset_peak_memory(self.device)
         self.flags, self.found, self.given = read_flags(), (), []
 
@@ -67,7 +73,7 @@ class Workplace:
             changed = [f"torch or the data so that they cannot be read any more ({type(error).__name__})"]
         self.is_stained |= bool(changed)
         self.found = tuple(f"A plugin of this job changed {name} while it ran." for name in changed)
-        return self.found
+        return (*self.found, *([ROUNDED] * self.is_rounded))
 
     def identity(self, ref: PluginRef) -> Identity:
         """Of a data set."""

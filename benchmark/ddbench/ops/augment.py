@@ -25,7 +25,8 @@ GLaD, not as in DSA.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import radians
 from typing import Any
 
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from ddbench.api import View
 from ddbench.errors import ConfigError, did_you_mean
+from ddbench.ops.moves import send, send_together
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class SiameseView:
 
     augment: SiameseAugment
     op: str
-    uniforms: Tensor  # [P, 1 or num] in [0, 1), float32 on the CPU: the operation's P parameters
+    uniforms: Tensor  # [P, 1 or num] in [0, 1), float32, on the CPU or where the images are: the operation's P parameters
     num: int | None  # None: shared by every image of any batch
+    theta: Tensor | None = None  # float64 [1 or num, 2, 3] where the images are, of one that resamples; None: not there yet
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B,C,H,W] -> [B,C,H,W]."""
@@ -104,7 +107,25 @@ class SiameseView:
                 f"this view was drawn for {self.num} images and cannot augment {len(images)}: "
                 f"draw one with num={len(images)}, or with num=None for any batch."
             )
+        if self.theta is not None:
+            return _resample(images, self.theta.to(images.dtype))
         return images if self.op == "none" else OPS[self.op][1](images, self.uniforms, self.augment)
+
+
+def ahead(views: Sequence[View], device: torch.device) -> list[View]:
+    """The same views, with what they would each move to a device there already, in one copy."""
+    wanted: dict[int, Tensor] = {}
+    for number, view in enumerate(views):
+        if isinstance(view, SiameseView) and view.op in MATRICES:
+            wanted[number] = _theta(view.op, view.uniforms, view.augment)
+        elif isinstance(view, SiameseView) and view.uniforms.shape[1] > 1:  # one that is shared becomes numbers, on the host
+            wanted[number] = view.uniforms
+    made = list(views)
+    for number, moved in zip(wanted, send_together(list(wanted.values()), device), strict=True):
+        view = views[number]
+        assert isinstance(view, SiameseView)
+        made[number] = replace(view, theta=moved) if view.op in MATRICES else replace(view, uniforms=moved)
+    return made
 
 
 def apply_together(views: Sequence[View], batches: Sequence[Tensor]) -> list[Tensor]:
@@ -128,10 +149,10 @@ def apply_together(views: Sequence[View], batches: Sequence[Tensor]) -> list[Ten
 
 def _params(images: Tensor, uniforms: Tensor) -> list[float] | tuple[Tensor, ...]:
     """Uniforms [P, 1 or B] as P operands that broadcast against images: numbers where all images share them, which
-    spares a device the copy, else [B,1,1,1] each. The copy, from pageable memory, does not wait for the device."""
+    spares a device the copy, else [B,1,1,1] each."""
     if uniforms.shape[1] == 1:
         return [row[0] for row in uniforms.tolist()]
-    moved = uniforms.to(images.device, non_blocking=True).to(images.dtype)
+    moved = send(uniforms, images.device).to(images.dtype)
     return moved[:, :, None, None, None].unbind()
 
 
@@ -185,22 +206,33 @@ def _flip(images: Tensor, uniforms: Tensor, by: SiameseAugment) -> Tensor:
     return torch.where(uniform < by.flip, images.flip(3), images)
 
 
-def _scale(images: Tensor, uniforms: Tensor, by: SiameseAugment) -> Tensor:
+def _scale(uniforms: Tensor, by: SiameseAugment) -> Tensor:
     sx, sy = (uniforms.to(torch.float64) * (by.scale - 1 / by.scale) + 1 / by.scale).unbind()  # [1 or B] each
     zero = torch.zeros_like(sx)
-    return _resample(images, torch.stack([sx, zero, zero, sy], 1))
+    return torch.stack([sx, zero, zero, sy], 1)
 
 
-def _rotate(images: Tensor, uniforms: Tensor, by: SiameseAugment) -> Tensor:
+def _rotate(uniforms: Tensor, by: SiameseAugment) -> Tensor:
     angle = (uniforms[0].to(torch.float64) * 2 - 1) * radians(by.rotate)  # [1 or B]
     cosine, sine = angle.cos(), angle.sin()
-    return _resample(images, torch.stack([cosine, -sine, sine, cosine], 1))
+    return torch.stack([cosine, -sine, sine, cosine], 1)
 
 
-def _resample(images: Tensor, matrix: Tensor) -> Tensor:
-    """Output pixel at (x, y) in [-1, 1]^2 is the input at M (x, y); M row by row: [1 or B, 4], on the CPU."""
-    theta = F.pad(matrix.view(-1, 2, 2), (0, 1)).to(images.dtype)  # [1 or B, 2, 3]: no translation
-    theta = theta.to(images.device, non_blocking=True)
+MATRICES: dict[str, Callable[[Tensor, SiameseAugment], Tensor]] = {"rotate": _rotate, "scale": _scale}
+"""Of the operations that resample: (uniforms [2 or 1, 1 or B], strengths) -> M row by row, float64 [1 or B, 4]."""
+
+
+def _theta(op: str, uniforms: Tensor, by: SiameseAugment) -> Tensor:
+    """[1 or B, 2, 3]: no translation."""
+    return F.pad(MATRICES[op](uniforms, by).view(-1, 2, 2), (0, 1))
+
+
+def _resampled(op: str, images: Tensor, uniforms: Tensor, by: SiameseAugment) -> Tensor:
+    return _resample(images, send(_theta(op, uniforms, by).to(images.dtype), images.device))
+
+
+def _resample(images: Tensor, theta: Tensor) -> Tensor:
+    """Output pixel at (x, y) in [-1, 1]^2 is the input at M (x, y): theta [1 or B, 2, 3], of the images' type and device."""
     grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=True)  # [1 or B, H, W, 2]
     grid = grid.expand(len(images), -1, -1, -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
@@ -211,7 +243,7 @@ OPS: dict[str, tuple[int, Callable[[Tensor, Tensor, SiameseAugment], Tensor]]] =
     "crop": (2, _crop),
     "cutout": (2, _cutout),
     "flip": (1, _flip),
-    "rotate": (1, _rotate),
-    "scale": (2, _scale),
+    "rotate": (1, partial(_resampled, "rotate")),
+    "scale": (2, partial(_resampled, "scale")),
 }
 """Operation by name: how many uniforms it takes, and (images, uniforms [P, 1 or B], strengths) -> images."""

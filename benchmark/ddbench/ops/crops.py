@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.errors import ConfigError
+from ddbench.ops.moves import send, send_together
 
 ATTEMPTS = 10  # at a box inside the image, before the largest centred one is taken
 
@@ -73,7 +74,8 @@ class CropFlipView:
         sign = 1 - 2 * mirrored
         zero = torch.zeros_like(top)
         rows = [sign * wide / width, zero, (2 * left + wide) / width - 1, zero, tall / height, (2 * top + tall) / height - 1]
-        theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.dtype).to(images.device, non_blocking=True)
+        theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.dtype)
+        theta = send(theta, images.device)
         grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=False).expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
@@ -117,7 +119,7 @@ class ShiftFlipView:
         rows = self.shifts[0][:, None] + torch.arange(height)  # [n,H]
         columns = self.shifts[1][:, None] + torch.arange(width)
         columns = torch.where(self.mirrored[:, None], columns.flip(1), columns)
-        rows, columns = (part.expand(len(images), -1).to(images.device, non_blocking=True) for part in (rows, columns))
+        rows, columns = (part.expand(len(images), -1) for part in send_together([rows, columns], images.device))
         padded = F.pad(images, (self.pixels,) * 4).permute(0, 2, 3, 1)
         item = torch.arange(len(images), device=images.device)
         return padded[item[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Batch, Run
+from ddbench.ops.augment import ahead
 from ddbench.ops.layers import Dropout
 
 Features = Callable[[Tensor], Tensor]
@@ -63,16 +64,12 @@ def class_batches(syn: Batch, run: Run, batch_real: int, augment: bool) -> tuple
     """
     images = syn.images.unflatten(0, (run.spec.num_classes, -1))  # [K,n,C,H,W]
 
-    def seen(images: Tensor, label: int) -> Tensor:
-        return run.augment.draw(run.rng("augment", run.step, label))(images) if augment else images
-
-    def fake(label: int) -> Tensor:
-        return seen(images[label], label)
-
-    def real(label: int) -> Tensor:
-        return seen(run.real(label, batch_real, run.rng("real", run.step, label)), label)
-
-    return fake, real
+    own = run.real_by_class(batch_real, "real", run.step)
+    if not augment:
+        return (lambda label: images[label]), own
+    drawn = [run.augment.draw(run.rng("augment", run.step, label)) for label in range(run.spec.num_classes)]
+    views = ahead(drawn, run.device)
+    return (lambda label: views[label](images[label])), (lambda label: views[label](own(label)))
 
 
 def class_means(features: Features, batches: Iterable[Tensor], at_once: int) -> Tensor:

@@ -31,7 +31,7 @@ def _leaves(state: State) -> State:
     return State({name: t.detach().clone().requires_grad_() for name, t in state.params.items()}, state.fixed, state.stage)
 
 
-def _run_of(space: Space, run: DistillRun) -> DistillRun:
+def run_of(space: Space, run: DistillRun) -> DistillRun:
     """What the space may ask for: no generator, unless it says that it needs one."""
     return prepared(space, run if space.needs_generator else replace(run, loaded=None))
 
@@ -53,7 +53,7 @@ def _decode_all(space: Space, state: State, run: DistillRun) -> Tensor:
 
 def space_starts_the_same_every_time(space: Space, run: DistillRun) -> None:
     """`init` is a function of the run's streams, and leaves torch's global generator alone."""
-    run, before = _run_of(space, run), torch.random.get_rng_state()
+    run, before = run_of(space, run), torch.random.get_rng_state()
     first, second = space.init(run), space.init(run)
     assert torch.equal(before, torch.random.get_rng_state()), (
         "init draws from torch's global generator; take run.rng(name) or run.seeded(name)."
@@ -66,7 +66,7 @@ def space_starts_the_same_every_time(space: Space, run: DistillRun) -> None:
 
 def space_names_its_tensors(space: Space, run: DistillRun) -> None:
     """In every stage the parameters are floating-point tensors, named in `Space.tensors`."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         assert state.params, f"stage {state.stage} has no parameters: nothing could be optimised."
         extra = sorted(state.params.keys() - set(space.tensors))
@@ -81,7 +81,7 @@ def space_names_its_tensors(space: Space, run: DistillRun) -> None:
 
 def space_sorts_its_classes(space: Space, run: DistillRun) -> None:
     """`classes` is int64, sorted, with equally many images of every class, at least IPC."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         classes = space.classes(state, run)
         assert classes.dtype == torch.int64, f"classes must be int64, got {classes.dtype}."
@@ -95,7 +95,7 @@ def space_sorts_its_classes(space: Space, run: DistillRun) -> None:
 
 def space_decodes_images(space: Space, run: DistillRun) -> None:
     """`decode` gives finite floating-point images of the data set's shape."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         images, num = _decode_all(space, state, run), len(space.classes(state, run))
         assert images.shape == (num, *run.spec.shape), f"decode must give {[num, *run.spec.shape]}, got {list(images.shape)}."
@@ -105,7 +105,7 @@ def space_decodes_images(space: Space, run: DistillRun) -> None:
 
 def space_decodes_by_index(space: Space, run: DistillRun) -> None:
     """The same index always gives the same image, whatever else is asked for with it."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         images = _decode_all(space, state, run)
         mixed = torch.cat([torch.randperm(len(images), generator=stream("order")), torch.tensor([0, 0])])
@@ -123,7 +123,7 @@ def space_decodes_by_index(space: Space, run: DistillRun) -> None:
 
 def space_state_survives_a_file(space: Space, run: DistillRun) -> None:
     """A state written to a file and read again decodes to equal images: nothing is stored elsewhere."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         tensors = {f"p.{name}": t for name, t in state.params.items()} | {f"f.{name}": t for name, t in state.fixed.items()}
         with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +139,7 @@ def space_state_survives_a_file(space: Space, run: DistillRun) -> None:
 
 def space_passes_gradients(space: Space, run: DistillRun) -> None:
     """Every parameter of every stage gets a finite gradient that is not zero."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         images = space.decode(state, torch.arange(len(space.classes(state, run))), run)
         assert images.requires_grad, f"decode in stage {state.stage} cuts the graph: the images want no gradient."
@@ -152,7 +152,7 @@ def space_passes_gradients(space: Space, run: DistillRun) -> None:
 
 def space_keeps_images_when_it_advances(space: Space, run: DistillRun) -> None:
     """`advance` gives other tensors that decode to the same images of the same classes."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     if space.num_stages(run) == 1:
         raise Skipped("the space has one stage")
     entered = list(stages(space, run))
@@ -164,7 +164,7 @@ def space_keeps_images_when_it_advances(space: Space, run: DistillRun) -> None:
 
 def space_projects_once(space: Space, run: DistillRun) -> None:
     """`project_` leaves tensors that decode to finite images, and a second time changes nothing."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     for state in stages(space, run):
         with torch.no_grad():
             for name, tensor in state.params.items():
@@ -183,7 +183,7 @@ def space_projects_once(space: Space, run: DistillRun) -> None:
 
 def space_penalty_is_a_number(space: Space, run: DistillRun) -> None:
     """`penalty` is None, or 0-d and finite with a graph to the parameters."""
-    run = _run_of(space, run)
+    run = run_of(space, run)
     asked = [(state, space.penalty(state, run)) for state in stages(space, run)]
     if all(term is None for _, term in asked):
         raise Skipped("the space has no penalty")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -117,9 +118,20 @@ class ToyGenerator(Generator):
         self.kernels = [0.4 * torch.randn(width, features, 3, 3, generator=rng) for width in widths]
         self.styles = [0.5 * torch.randn(codes, 2 * width, generator=rng) for width in widths]
 
+    def to(self, device: torch.device) -> ToyGenerator:
+        """The same on a device."""
+        made = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(made, name, value.to(device))
+            elif isinstance(value, list):
+                setattr(made, name, [tensor.to(device) for tensor in value])
+        return made
+
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
         """[B] -> w [B,L,D]: the class's point and noise, equal in all layers."""
-        w = self.embedding[classes] + 0.5 * torch.randn(len(classes), self.codes, generator=rng)
+        noise = torch.randn(len(classes), self.codes, generator=rng).to(classes.device)
+        w = self.embedding[classes] + 0.5 * noise
         return w[:, None].repeat(1, self.depth, 1)
 
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Generator, GeneratorConfig, Recipe, Resource, Run, Spec
 from ddbench.errors import ConfigError
+from ddbench.ops.moves import send
 
 
 class Layer(nn.Module):
@@ -119,7 +120,8 @@ def negative_elbo(network: nn.Module, images: Tensor, targets: Tensor, rng: torc
     """Cross-entropy of the pixels plus KL(q(z | x, c) || N(0, I)), summed over pixels and codes, mean over the batch: 0-d."""
     assert isinstance(network, Autoencoder)
     mean, log_var = network.head(torch.cat([network.encoder(images), network.embed(targets)], 1)).chunk(2, 1)
-    noise = torch.randn(mean.shape, generator=rng).to(mean.device)
+    noise = torch.randn(mean.shape, generator=rng)
+    noise = send(noise, mean.device)
     pixels = network.spec.denormalise(images).clamp(0, 1)
     decoder = network.decoder
     made = decoder.synthesize(decoder.codes(mean + noise * (0.5 * log_var).exp(), targets), None, 0, decoder.depth)

@@ -14,6 +14,7 @@ from ddbench.api import Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.ops.distance import DISTANCES, class_distances, gradients
 from ddbench.ops.embedding import class_batches, class_groups, images_a_pass, sees_images_alone
+from ddbench.ops.moves import send
 
 Loops = Literal["given", "by-ipc"]
 
@@ -124,7 +125,7 @@ class GradientMatching(Loss):
         images, labels = syn.images.detach(), syn.labels.detach()
         optimizer = torch.optim.SGD(network.parameters(), self.inner_lr)
         for epoch in range(epochs):
-            order = torch.randperm(len(images), generator=run.rng("inner-order", run.step, epoch)).to(images.device)
+            order = send(torch.randperm(len(images), generator=run.rng("inner-order", run.step, epoch)), images.device)
             for number, part in enumerate(order.split(self.inner_batch)):
                 batch = images[part]
                 if self.augment == "dsa":

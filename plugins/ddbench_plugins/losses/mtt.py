@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run
+from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run, View
 from ddbench.errors import ConfigError
+from ddbench.ops.augment import ahead
 from ddbench.ops.checkpoints import parameters_under
+from ddbench.ops.moves import send_together
 from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward, within
 
 
@@ -184,12 +186,15 @@ class StudentMatching(Loss):
     def unroll(self, syn: Batch, memory: Memory, run: Run) -> Unroll:
         """This step's student."""
         dtype, parts = syn.images.dtype, self._parts(syn, run)
+        views: list[View] = []
+        if self.augment == "dsa":  # both passes of TESLA see the same images
+            sizes = [len(syn.images) if isinstance(part, slice) else len(part) for part in parts]
+            streams = [run.rng("student-augment", run.step, step) for step in range(self.syn_steps)]
+            views = ahead([run.augment.draw(rng, num) for rng, num in zip(streams, sizes, strict=True)], run.device)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             images, labels = syn.images[parts[step]], syn.labels[parts[step]]
-            if self.augment == "dsa":  # the stream starts again at every call, so both passes of TESLA see the same images
-                images = run.augment.draw(run.rng("student-augment", run.step, step), len(images))(images)
-            return images, labels
+            return views[step](images) if views else images, labels
 
         network, (index, epoch) = student_mode(run.skeleton("student")).to(dtype), self.choose(run)
         expert = self._expert(index)
@@ -214,7 +219,7 @@ class StudentMatching(Loss):
         chunks = self._chunks(syn.num_images, run)
         if len(syn.classes) < syn.num_images:
             _, chunks = within(chunks)
-        return [chunk.to(run.device, non_blocking=True) for chunk in chunks]
+        return send_together(chunks, run.device)
 
     def _chunks(self, num_images: int, run: Run) -> list[Tensor]:
         """The images of every step of the student, by their places in the whole set."""

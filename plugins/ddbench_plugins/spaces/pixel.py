@@ -31,7 +31,7 @@ class Pixel(Space):
             pixels = torch.randn(run.spec.num_classes * run.ipc, *run.spec.shape, generator=run.rng("init"))
         else:
             own = [run.real(label, run.ipc, run.rng("init", label)) for label in range(run.spec.num_classes)]
-            pixels = torch.cat([images[torch.arange(run.ipc) % len(images)] for images in own])
+            pixels = torch.cat([images[torch.arange(run.ipc, device=run.device) % len(images)] for images in own])
         return State({"pixels": pixels.to(run.device).clone()}, self._range(run))
 
     def _range(self, run: Run) -> dict[str, Tensor]:
