@@ -225,7 +225,7 @@ class Run(Protocol):
         ...
 
     def resource(self, need: Resource) -> dict[str, Tensor]:
-        """The tensors of a resource that `needs` declared, on the device."""
+        """The tensors of a resource that `needs` declared, on the device, or on the host where it says so."""
         ...
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
@@ -260,6 +260,8 @@ class Resource(ABC):
     numerics: ClassVar[int] = 1  # raised by its author when equal fields give other tensors than before
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a resource of its own
     costly: ClassVar[bool] = False  # True: `ddbench run` builds it only if told to, by --prepare
+    on_host: ClassVar[bool] = False  # True: `run.resource` gives it in the host's memory, where its file is mapped: for what is
+    # large and read in small parts, which its reader moves (`ddbench.ops.moves`)
 
     def describe(self) -> str:
         """One line for progress bars and plans."""
@@ -297,6 +299,7 @@ class Space(ABC):
 
     plugin_kind: ClassVar[str] = "spaces"
     numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
+    any_chunk: ClassVar[bool] = False  # True: images and gradients have the same bits, however many images are decoded at once
 
     @property
     def needs_generator(self) -> bool:

@@ -188,6 +188,8 @@ def test_gradients_do_not_depend_on_the_chunk(loss: str, space: str, labels: str
         assert other.keys() == grads[0].keys()
         for name, grad in other.items():
             torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max()))
+            if where.any_chunk:
+                assert torch.equal(grad, grads[0][name]), "the space says that a chunk changes no bit"
 
 
 # ---------------------------------------------------------------- sound toys, and broken ones that must fail

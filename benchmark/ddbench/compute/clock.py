@@ -63,6 +63,11 @@ class Stopwatch:
         for name, value in seconds.items():
             self.total[name] = self.total.get(name, 0.0) + value
 
+    def restart(self) -> None:
+        """Forget what was measured so far, for what is begun again."""
+        self.seconds()
+        self.total = dict.fromkeys(self.total, 0.0)
+
     def sum(self, *phases: str) -> float:
         """Seconds of these phases together so far; waits for a CUDA device."""
         seconds = self.seconds()

@@ -21,6 +21,11 @@ class TestData:
     images: Tensor  # uint8 [N,C,H,W]
     labels: Tensor  # [N] int64
 
+    @property
+    def num_bytes(self) -> int:
+        """What they take."""
+        return self.images.nbytes + self.labels.nbytes
+
 
 def open_test(ref: PluginRef, root: Path | None, device: torch.device) -> TestData:
     """Load it. Raises DataError where it is missing."""

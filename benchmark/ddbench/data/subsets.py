@@ -192,6 +192,15 @@ class TrainingCache:
         self.max_bytes = max_bytes
         self._kept: dict[tuple[str, float, torch.device], TrainingData] = {}  # the one asked for last comes last
 
+    def has(self, train_hash: str, held_out: float, device: torch.device) -> bool:
+        """Whether they are there."""
+        return (train_hash, held_out, device) in self._kept
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that is kept."""
+        return sum(kept.num_bytes for kept in self._kept.values())
+
     def load(self, ref: PluginRef, root: Path | None, train_hash: str, held_out: float, device: torch.device) -> TrainingData:
         """What `load_training` gives for a subset of that training hash and a share held out, loaded if it is not there."""
         key = (train_hash, held_out, device)
@@ -203,5 +212,5 @@ class TrainingCache:
         """Keep data as those asked for last, and drop those that were not asked for longest until all fit."""
         self._kept.pop((train_hash, held_out, device), None)
         self._kept[train_hash, held_out, device] = data
-        while len(self._kept) > 1 and sum(kept.num_bytes for kept in self._kept.values()) > self.max_bytes:
+        while len(self._kept) > 1 and self.num_bytes > self.max_bytes:
             del self._kept[next(iter(self._kept))]

@@ -19,6 +19,7 @@ from ddbench.schema import JudgementMeasured
 
 PEAK_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures a device's peak
 PEAK_TRIES = 5
+SMALLEST_SIDE = 512
 
 
 def flops_of_step(ref: PluginRef, spec: Spec) -> int:
@@ -32,8 +33,18 @@ def flops_of_step(ref: PluginRef, spec: Spec) -> int:
 
 def peak_flops(device: torch.device) -> float:
     """The floating-point operations a second of the best of some float32 matrix products, under the current number of
-    threads and TF32: what this device reaches, measured and not looked up."""
+    threads and TF32: what this device reaches, measured and not looked up. Of smaller matrices where memory is short, and 0
+    where it is out."""
     side = PEAK_SIDE[device.type]
+    while side >= SMALLEST_SIDE:
+        try:
+            return _flops_of_product(side, device)
+        except torch.OutOfMemoryError:
+            side //= 2
+    return 0.0
+
+
+def _flops_of_product(side: int, device: torch.device) -> float:
     left, right = (torch.ones(side, side, device=device) for _ in range(2))
     best = float("inf")
     for _ in range(PEAK_TRIES):
@@ -64,7 +75,7 @@ def measured(evaluator: Evaluator, finished: Sequence[Finished], peak: float, pr
         seconds_test=sum(one.seconds_test for one in finished),
         images_per_second=rate,
         flops_per_image=float(flops),
-        peak_share=rate * flops / peak,
+        peak_share=rate * flops / peak if peak else 0.0,
         peak_memory_bytes=max(one.peak_memory_bytes for one in finished),
         way="/".join(dict.fromkeys(one.way for one in finished)),
         processes=processes,

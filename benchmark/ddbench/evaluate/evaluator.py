@@ -76,6 +76,7 @@ class Evaluator:
     subject: Subject
     test: TestData
     teacher: nn.Module | None = None  # labels every batch, where the protocol has one
+    resident: int = 0  # bytes on a CUDA device that are not of this judging
 
     @property
     def device(self) -> torch.device:
@@ -123,6 +124,10 @@ class Evaluator:
         """What a network sees of a batch of training images, where they are bytes."""
         return self.spec.normalise if self.subject.images.dtype == torch.uint8 else None
 
+    def peak_memory_bytes(self) -> int:
+        """Since it was last reset, without what is not of this judging."""
+        return peak_memory_bytes(self.device) - self.resident
+
     def _laid_out(self, images: Tensor) -> Tensor:
         last = self.judging.numbers.channels_last
         return images.contiguous(memory_format=torch.channels_last) if last else images
@@ -149,7 +154,7 @@ def evaluate_once(evaluator: Evaluator, repeat: int, on_epoch: Callable[[int], N
     trained = time.perf_counter()
     read = evaluator.read(network, repeat, loss)
     seconds = trained - started, time.perf_counter() - trained
-    return Finished(read, *seconds, peak_memory_bytes(evaluator.device), "serial")
+    return Finished(read, *seconds, evaluator.peak_memory_bytes(), "serial")
 
 
 def evaluate_stacked(
@@ -166,7 +171,7 @@ def evaluate_stacked(
         began = time.perf_counter()
         read = evaluator.read(network, repeat, loss)
         seconds = train_share, time.perf_counter() - began
-        finished.append(Finished(read, *seconds, peak_memory_bytes(evaluator.device), "stacked"))
+        finished.append(Finished(read, *seconds, evaluator.peak_memory_bytes(), "stacked"))
     return finished
 
 

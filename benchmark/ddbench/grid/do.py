@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -10,16 +11,16 @@ from typing import Any, Literal
 
 import torch
 from filelock import Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench import schema
 from ddbench.api import Generator, Resource
 from ddbench.compute import hardware, precision
-from ddbench.compute.clock import reset_peak_memory
+from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.flags import Flags, changed_flags, read_flags
 from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import TestData, open_test
-from ddbench.data.subsets import Identity, TrainingCache, TrainingData, identify
+from ddbench.data.subsets import CACHE_BYTES, Identity, TrainingCache, TrainingData, identify
 from ddbench.errors import DataError, PluginError
 from ddbench.evaluate.cost import peak_flops
 from ddbench.grid.planning import judging_needs, set_needs
@@ -31,6 +32,7 @@ from ddbench.schema import JobFile, Place, UsedResource
 Report = Callable[[str, float], None]
 """(phase, fraction of the job done)."""
 End = Literal["done", "found", "busy"]
+MOST_LEFT = 64 << 20  # bytes that a job may leave on a device: constants, and what libraries keep
 ROUNDED = "The device rounded float32 products to TF32 although that was not allowed (NVIDIA_TF32_OVERRIDE?)."
 
 
@@ -51,7 +53,9 @@ class Workplace:
     found: tuple[str, ...] = ()  # the running job's marks
     is_stained: bool = False  # a job has changed global flags: this process must do no other
     rounded: dict[bool, bool] = field(default_factory=dict)  # whether the device rounds float32 products, by whether it may
+    resident: int = 0  # bytes on the CUDA device that are not the running job's
     is_rounded: bool = False  # whether it does so in the running job although that does not allow it
+    short_of_memory: str = ""  # a sentence, where memory was and the running job made do with less
     peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
 
     def begin(self, threads: int, tf32: bool) -> None:
@@ -61,7 +65,8 @@ class Workplace:
             self.rounded[tf32] = precision.rounds(self.device)
         self.is_rounded = self.rounded.get(tf32, False) and not tf32
         reset_peak_memory(self.device)
-        self.flags, self.found, self.given = read_flags(), (), []
+        self.resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        self.flags, self.found, self.given, self.short_of_memory = read_flags(), (), [], ""
 
     def marks(self) -> tuple[str, ...]:
         """Sentences on the global flags of torch and Python, and the shared data, that the running job's plugins have changed;
@@ -73,7 +78,7 @@ class Workplace:
             changed = [f"torch or the data so that they cannot be read any more ({type(error).__name__})"]
         self.is_stained |= bool(changed)
         self.found = tuple(f"A plugin of this job changed {name} while it ran." for name in changed)
-        return (*self.found, *([ROUNDED] * self.is_rounded))
+        return (*self.found, *([ROUNDED] * self.is_rounded), *filter(None, [self.short_of_memory]))
 
     def identity(self, ref: PluginRef) -> Identity:
         """Of a data set."""
@@ -83,15 +88,40 @@ class Workplace:
 
     def training_data(self, ref: PluginRef, train_hash: str, held_out: float) -> TrainingData:
         """The training side of a subset."""
+        was_there = self.training.has(train_hash, held_out, self.device)
         data = self.training.load(ref, self.data_root, train_hash, held_out, self.device)
+        self.resident -= data.num_bytes if was_there else 0
         self.given.append((data, _state(data)))
         return data
 
     def test_data(self, ref: PluginRef, test_hash: str) -> TestData:
         """The sealed split, opened when a finished set is judged."""
-        if test_hash not in self.tests:
-            self.tests[test_hash] = open_test(ref, self.data_root, self.device)
+        data = self.tests.pop(test_hash, None)
+        self.resident -= data.num_bytes if data else 0
+        self.tests[test_hash] = data or open_test(ref, self.data_root, self.device)  # the one asked for last comes last
+        while len(self.tests) > 1 and sum(kept.num_bytes for kept in self.tests.values()) > CACHE_BYTES:
+            del self.tests[next(iter(self.tests))]
         return self.tests[test_hash]
+
+    def peak_memory_bytes(self) -> int:
+        """The running job's, without what others have left on the device for later ones."""
+        return peak_memory_bytes(self.device) - self.resident
+
+    def leave(self) -> int:
+        """Bring a CUDA device back to what is kept on purpose. What stayed there beside that, in bytes, where it is worth
+        speaking of; this process is then of no further use."""
+        if self.device.type != "cuda" or self.is_stained:
+            return 0
+        gc.collect()
+        torch.cuda.empty_cache()
+        modules = [generator for generator in self.generators.values() if isinstance(generator, nn.Module)]
+        if len(modules) < len(self.generators):
+            return 0  # what a generator of another kind holds is unknown
+        kept = self.training.num_bytes + sum(data.num_bytes for data in self.tests.values())
+        kept += sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        left = torch.cuda.memory_allocated(self.device) - kept
+        self.is_stained = left > MOST_LEFT
+        return left if self.is_stained else 0
 
     def peak_flops(self, threads: int) -> float:
         """What the device reaches, measured once a process."""
@@ -177,7 +207,8 @@ def load_resources(
     found: dict[Resource, dict[str, Tensor]] = {}
     used = []
     for need in needs:
-        found[need.resource], record = here.store.resources.load(need.key, here.device)
+        where = torch.device("cpu") if need.resource.on_host else here.device
+        found[need.resource], record = here.store.resources.load(need.key, where)
         marks = tuple(f"Of its {record.describe}: {mark}" for mark in record.marks)
         resource = UsedResource(key=need.key, describe=record.describe, sha256=record.sha256)
         used.append(Used(resource, record.measured.seconds, marks))

@@ -33,6 +33,7 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     if identity.test_hash != judging.test_hash:
         what = f"the test images of '{judging.dataset.label}' are not those of the plan"
         raise DataError(f"{what} ({identity.test_hash[:8]} here, {judging.test_hash[:8]} there): use the data it was made for.")
+    peak = here.peak_flops(judging.threads)  # before the work, which nothing can take any more when it is done
     work, place = store.work(file.name), here.place(judging.threads, judging.refs)
     go_on_only_where_it_began(work, place)
     tensors_of, used = load_resources(file, here, judging.resources)
@@ -45,7 +46,7 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     step = step_of(plan, store.read_record(plan.key), judging)
     subject = subject_of(store, plan, step, training, here.device)
     test = here.test_data(judging.dataset, judging.test_hash)
-    evaluator = Evaluator(judging, spec, subject, test, teacher)
+    evaluator = Evaluator(judging, spec, subject, test, teacher, here.resident)
     path = work / "repeats.json"
 
     def keep(finished: list[Finished]) -> None:
@@ -57,7 +58,6 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     finished = evaluate_block(evaluator, file.first, file.last, _kept(path, subject.sha256), keep, tick)
     data = data_of(judging.dataset.label, judging.test_hash, identity, tuple(identity.test_counts))
     block = Block(plan, judging, file.first, file.last)
-    peak = here.peak_flops(judging.threads)
     resources, marks = [one.resource for one in used], (*here.marks(), *(mark for one in used for mark in one.marks))
     record = record_of(block, evaluator, finished, file.suite, data, resources, place, peak, marks)
     seconds = {one.resource.key: one.seconds for one in used}

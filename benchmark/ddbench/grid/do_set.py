@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from msgspec.structs import replace
 from torch import Tensor
 
 from ddbench import schema
 from ddbench.api import Baseline
 from ddbench.compute import hardware
-from ddbench.compute.clock import Stopwatch, peak_memory_bytes
+from ddbench.compute.clock import Stopwatch
 from ddbench.compute.distilled import DistilledSet, set_files
 from ddbench.compute.engine import COUNTED, distill
 from ddbench.compute.run import DistillRun, open_run
@@ -25,7 +26,7 @@ from ddbench.errors import DataError, PluginError
 from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
-from ddbench.refs import PluginRef, foreign
+from ddbench.refs import PluginRef, foreign, require
 from ddbench.results.iterates import lacking
 from ddbench.results.layout import ASKED
 from ddbench.schema import JobFile, Place, SetRecord
@@ -95,7 +96,19 @@ def _make(
     def tick(done: int, total: int) -> None:
         report("distill", done / max(total, 1))
 
-    return distill(plan, run, watch, keeper, tick, file.iterates, put_aside, file.iterate_seconds)
+    def made(plan: SetPlan) -> DistilledSet:
+        return distill(plan, run, watch, keeper, tick, file.iterates, put_aside, file.iterate_seconds)
+
+    smaller = replace(plan, chunk=min(plan.chunk, run.spec.num_classes * plan.ipc) // 2)
+    if smaller.chunk < 1 or not require(plan.space, "space").make().any_chunk:
+        return made(plan)
+    try:
+        return made(plan)
+    except torch.OutOfMemoryError:
+        short = f"Its device ran out of memory with chunk {plan.chunk}"
+        here.short_of_memory = f"{short}: chunk {smaller.chunk} was taken, which changes no bit."
+    watch.restart()
+    return made(smaller)  # from the last checkpoint; outside of the handler, so that what it held is free
 
 
 def built(baseline: PluginRef, run: DistillRun) -> DistilledSet:
@@ -179,7 +192,7 @@ def _publish(
         measured=schema.SetMeasured(
             seconds={name: value for name, value in seconds.items() if name in COUNTED},
             resources={one.resource.key: one.seconds for one in used},
-            peak_memory_bytes=peak_memory_bytes(here.device),
+            peak_memory_bytes=here.peak_memory_bytes(),
             commit=hardware.commit(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             timeline=made.timeline if made else (),

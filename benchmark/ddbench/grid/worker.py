@@ -35,11 +35,19 @@ def sentence_of(error: BaseException, title: str, store: Path) -> str:
         return text if text.startswith(title) else f"{title}: {text}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disc that holds {store} is full. Free some space, then give the same command again; finished work is kept."
+    if _is_out_of_memory(error):
+        told = f"{title}: the device ran out of memory. Run fewer jobs on it at the same time (--workers)"
+        return f"{told}, or lower 'chunk', the loss's 'batch_real' or the size of its batches, or the width of the network."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = text[:300].rstrip(".")
     what = f"{type(error).__name__}{where}{': ' if text else ''}{text}"
     return f"{title}: {what}. The traceback is in the failure record; mend the plugin or the plan."
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of a device; torch is not imported for it."""
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def details_of(error: BaseException) -> str:
@@ -105,11 +113,14 @@ def main(source: TextIO) -> None:
     while True:
         name = json.loads(lines.get())["job"]
         end = _do(name, place, reporter)
+        if left := place.leave():
+            print(f"ddbench: {name} left {left >> 20} MiB on the device, so its process ends.", file=sys.stderr)
         reporter.send(ended=end, stained=place.is_stained)
 
 
 def _do(name: str, place: Any, reporter: Reporter) -> str:
     """done, found (another process had done it), busy (another is at it) or failed."""
+    from ddbench.compute.device_errors import is_lost
     from ddbench.grid.do import do_job
 
     title = name
@@ -124,6 +135,7 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
         return end
     except BaseException as error:  # a plugin's sys.exit too
         place.marks()
+        place.is_stained |= is_lost(error, place.device)
         sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
             place.fail(name, title, sentence, details)

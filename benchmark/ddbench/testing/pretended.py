@@ -378,7 +378,8 @@ class Pretended:
         names = ("images", "labels", "validation_images", "validation_labels")
         moved = {name: getattr(data, name).to(self.device) for name in names}
         resources = {
-            need: {name: tensor.to(self.device) for name, tensor in tensors.items()} for need, tensors in run.resources.items()
+            need: {name: tensor.to(CPU if need.on_host else self.device) for name, tensor in tensors.items()}
+            for need, tensors in run.resources.items()
         }
         loaded: Any = run.loaded
         return replace(

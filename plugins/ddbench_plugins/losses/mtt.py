@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -35,6 +35,7 @@ class ExpertTrajectory(Resource):
     augment: bool
     uses_backbone: ClassVar[bool] = True
     costly: ClassVar[bool] = True
+    on_host: ClassVar[bool] = True
 
     def describe(self) -> str:
         """One line."""
@@ -198,10 +199,7 @@ class StudentMatching(Loss):
 
         network, (index, epoch) = student_mode(run.skeleton("student")).to(dtype), self.choose(run)
         expert = self._expert(index)
-        start, target = (
-            {name: tensor.to(dtype) for name, tensor in expert.read(run.resource(expert), at, network).items()}
-            for at in (epoch, epoch + self.expert_epochs)
-        )
+        start, target = self._snapshots(expert, (epoch, epoch + self.expert_epochs), network, dtype, run)
         return Unroll(network, start, target, memory["student_rate"], self.syn_steps, batch)
 
     def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
@@ -209,8 +207,17 @@ class StudentMatching(Loss):
         assignment" of its paper); MTT has none."""
         network, (index, epoch) = student_mode(run.skeleton("student")).to(images.dtype), self.choose(run)
         expert = self._expert(index)
-        target = expert.read(run.resource(expert), epoch + self.expert_epochs, network)
-        return functional_call(network, {name: tensor.to(images.dtype) for name, tensor in target.items()}, (images,)).softmax(1)
+        (target,) = self._snapshots(expert, (epoch + self.expert_epochs,), network, images.dtype, run)
+        return functional_call(network, target, (images,)).softmax(1)
+
+    @staticmethod
+    def _snapshots(
+        expert: ExpertTrajectory, epochs: Sequence[int], network: nn.Module, dtype: torch.dtype, run: Run
+    ) -> list[dict[str, Tensor]]:  # fmt: skip
+        """Of these epochs, on the device, in one copy."""
+        read = [expert.read(run.resource(expert), epoch, network) for epoch in epochs]
+        moved = iter(send_together([tensor for snapshot in read for tensor in snapshot.values()], run.device))
+        return [{name: next(moved).to(dtype) for name in snapshot} for snapshot in read]
 
     def _parts(self, syn: Batch, run: Run) -> list[slice] | list[Tensor]:
         """Where the images of every step of the student are in the batch, which holds the whole set or what `picks` names."""

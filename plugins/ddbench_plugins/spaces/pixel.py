@@ -24,6 +24,7 @@ class Pixel(Space):
     init_from: Literal["real", "noise"] = "real"
     clamp: bool = False
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
+    any_chunk: ClassVar[bool] = True
 
     def init(self, run: Run) -> State:
         """pixels: [K * IPC, C, H, W]."""
