@@ -154,6 +154,8 @@ def test_a_capture_is_recorded_and_not_done_and_a_replay_does_it() -> None:
         for bad in (lambda: float(made[0]), lambda: torch.ones(3).to("cuda"), lambda: torch.tensor([1.0], device="cuda")):
             with pytest.raises(DeviceError, match="capture"), torch.cuda.graph(torch.cuda.CUDAGraph()):
                 bad()
+        with pytest.raises(DeviceError, match="on cuda:1 in a capture of cuda:0"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.ones(3, device="cuda:1")
         rng = torch.Generator("cuda").manual_seed(1)
         with pytest.raises(DeviceError, match="that the graph does not know"), torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.rand(3, device="cuda", generator=rng)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ddbench.api import Augment, Objective, Recipe
+from ddbench.compute.capture import Recorded, record
 from ddbench.compute.train import cross_entropy, ema_decay, finite, make_optimizer, rate_at
 from ddbench.ops.augment import apply_together
 from ddbench.ops.layers import Dropout
 from ddbench.seeds import StreamName, stream
 
 PREPARED_BYTES = 256 << 20  # of augmented images that are made ahead of their epochs
-WARM_UPS = 3  # steps before a capture, as CUDA graphs want
 
 
 def can_stack(network: nn.Module) -> bool:
@@ -44,7 +44,7 @@ class Stack:
         self.fixed = {name: tensor for name, tensor in stacked.items() if name not in wants}  # buffers, frozen weights
         self.device = next(iter(stacked.values())).device
         self.dropouts = [layer for layer in self.shell.modules() if isinstance(layer, Dropout) and layer.rate]
-        self.rngs = [stream(*name, "dropout", device=self.device) for name in names]
+        self.rngs = [stream(*name, "dropout", device=self.device) for name in names] if self.dropouts else []
         self.optimizer = make_optimizer(list(self.params.values()), recipe)
         self.captured = self.device.type == "cuda"
         if self.captured:  # a number would be frozen into the graph
@@ -53,7 +53,7 @@ class Stack:
         self.live = [*self.params.values(), *(tensor for tensor in self.fixed.values() if tensor.is_floating_point())]
         self.mean = [tensor.detach().clone() for tensor in self.live] if recipe.ema else []
         self.shapes: dict[int, list[Tensor]] = {}  # batch size -> what each dropout layer takes, empty tensors of its shape
-        self.graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self.graphs: dict[int, Recorded | None] = {}
 
     def _own_loss(self, params: dict[str, Tensor], fixed: dict[str, Tensor], images: Tensor, targets: Tensor, masks: Any) -> Any:
         """One network's loss, and its buffers after the forward pass."""
@@ -115,42 +115,12 @@ class Stack:
             return self._step(images, targets)
         size = images.shape[1]
         if size not in self.graphs:
-            self.graphs[size] = self._capture(images, targets)
-        graph, own_images, own_targets, losses = self.graphs[size]
-        own_images.copy_(images)
-        own_targets.copy_(targets)
-        graph.replay()
-        return losses
+            self.graphs[size] = record(self._step, (images, targets), self._changed, self.rngs, self.device, self._allow_capture)
+        graph = self.graphs[size]
+        return self._step(images, targets) if graph is None else graph(images, targets)
 
-    def _capture(self, images: Tensor, targets: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """Warm up on copies of everything that a step changes, put that back, and record a step, which computes nothing yet."""
-        images, targets = images.clone(), targets.clone()
-        changed = [*self.params.values(), *self.fixed.values()]
-        before = [tensor.detach().clone() for tensor in changed]
-        draws = [rng.get_state() for rng in self.rngs]
-        optimizer = {name: tensor.clone() for name, tensor in self._optimizer_tensors().items()}
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                self._step(images, targets)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.no_grad():
-            for tensor, old in zip(changed, before, strict=True):
-                tensor.copy_(old)
-            for name, tensor in self._optimizer_tensors().items():
-                tensor.copy_(optimizer[name]) if name in optimizer else tensor.zero_()
-        for rng, state in zip(self.rngs, draws, strict=True):
-            rng.set_state(state)
-        graph = torch.cuda.CUDAGraph()
-        if self.dropouts:
-            for rng in self.rngs:
-                graph.register_generator_state(rng)
-        self._allow_capture(True)
-        with torch.cuda.graph(graph):
-            losses = self._step(images, targets)
-        self._allow_capture(False)
-        return graph, images, targets, losses
+    def _changed(self) -> dict[str, Tensor]:
+        return {**self.params, **self.fixed} | self._optimizer_tensors()
 
     def _allow_capture(self, allowed: bool) -> None:
         """Say to AdamW that its step is captured, or it refuses, and that it is not, or it warns. Its fused step is the same."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ddbench.compute.run import DistillRun
 from ddbench.compute.skeleton import Skeletons
@@ -36,7 +36,8 @@ WAITS = frozenset(
         "bincount", "_linalg_check_errors",
     ]
 )  # operations whose result, or its size, the host has to know
-CHECKED = (torch.nn.functional.one_hot,)  # that look at values on a CPU alone
+RESHAPING = frozenset(["squeeze_", "unsqueeze_", "transpose_", "t_", "as_strided_", "detach_"])  # that change no value
+CHECKED = (torch.nn.functional.one_hot,)  # that look at values on a CPU alone, as fused optimisers look at a rate
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # that take an index on the host too
 FROM_HOST = ("tensor", "as_tensor", "asarray", "new_tensor")  # that copy values from the host
 SILENT = frozenset(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"])  # that launch nothing
@@ -146,7 +147,7 @@ class _Functions(TorchFunctionMode):
         if device.type == "cuda" and named is not None:
             kwargs["device"] = CPU
         state.making.append(device)
-        state.is_checking = func in CHECKED
+        state.is_checking = func in CHECKED or getattr(func, "__name__", "").startswith("_fused_")
         try:
             made = func(*args, **kwargs)
         finally:
@@ -215,7 +216,11 @@ class _Operations(TorchDispatchMode):
         self._check_generator(func, device, args, kwargs)
         if device.type == "cuda" and (name in WAITS or self._asks_for_a_mask(name, args)):
             state.wait(name)
-        before = state.remember(func, args) if device.type == "cuda" else None
+        if state.graph is not None and device.type == "cuda" and device.index != state.current:
+            raise DeviceError(f"{_where()}: {func} on {device} in a capture of cuda:{state.current}, which does not see it.")
+        is_recorded = state.graph is not None and device.type == "cuda" and name not in RESHAPING
+        given = tree_map_only(Tensor, Tensor.detach, (args, kwargs)) if is_recorded else None  # shapes as they are now
+        state.remember(func, args, is_recorded)
         made = func(*args, **kwargs)
         old = {tensor.untyped_storage()._cdata for tensor in inputs}
         new = [tensor for tensor in _tensors(made) if tensor.untyped_storage()._cdata not in old]
@@ -223,8 +228,8 @@ class _Operations(TorchDispatchMode):
             _mark(tensor, device)
         if device.type == "cuda" and (new or func._schema.is_mutable) and name not in SILENT and not state.is_quiet:
             state.counts.launches += 1
-        if before is not None:
-            state.tape.append((func, tuple(args), kwargs, made, bool(new)))
+        if given is not None:
+            state.tape.append((func, *given, [tensor.detach() for tensor in _tensors(made)] if new else []))
         return made
 
     def _copies(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -274,11 +279,13 @@ class Event:
 class Graph:
     """Stands for torch.cuda.CUDAGraph."""
 
+    state: ClassVar[Pretended]
+
     def __init__(self) -> None:
         """Empty."""
         self.tape: list[tuple[Any, ...]] = []
         self.generators: list[torch.Generator] = []
-        self.changed: dict[int, tuple[Tensor, Tensor]] = {}  # storage -> (tensor, its content before the capture)
+        self.changed: dict[int, tuple[Tensor, Tensor]] = {}  # storage -> (its bytes, and what they were before the capture)
         self.made: set[int] = set()  # storages of the capture's own
 
     def register_generator_state(self, rng: torch.Generator) -> None:
@@ -286,14 +293,14 @@ class Graph:
         self.generators.append(rng)
 
     def replay(self) -> None:
-        """Run the operations again, on the very tensors."""
-        with torch.no_grad():
-            for func, args, kwargs, made, is_new in self.tape:
+        """Run the operations again, on the very tensors: one launch."""
+        self.state.counts.launches += 1
+        with torch.no_grad(), self.state.quiet():
+            for func, args, kwargs, made in self.tape:
                 again = func(*args, **kwargs)
-                if is_new:
-                    for old, new in zip(_tensors(made), _tensors(again), strict=True):
-                        if old.untyped_storage()._cdata != new.untyped_storage()._cdata:
-                            old.data.copy_(new)
+                for old, new in zip(made, _tensors(again), strict=False):
+                    if old.untyped_storage()._cdata != new.untyped_storage()._cdata:
+                        old.copy_(new)
 
 
 class Pretended:
@@ -389,18 +396,16 @@ class Pretended:
 
     # ------------------------------------------------------------ captures
 
-    def remember(self, func: Any, args: Sequence[Any]) -> bool | None:
-        """In a capture: keep what an operation is about to change. None outside of one."""
-        if self.graph is None:
-            return None
-        if func._schema.is_mutable:
+    def remember(self, func: Any, args: Sequence[Any], is_recorded: bool) -> None:
+        """Keep what a recorded operation is about to change."""
+        if self.graph is not None and is_recorded and func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     for tensor in _tensors(value):
                         key = tensor.untyped_storage()._cdata
                         if key not in self.graph.changed:
-                            self.graph.changed[key] = (tensor, tensor.clone())
-        return True
+                            content = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+                            self.graph.changed[key] = (content, content.clone())
 
     @contextmanager
     def _capture(self, graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
@@ -465,7 +470,8 @@ class Pretended:
             "mem_get_info": started((80 << 30, 80 << 30)), "empty_cache": started(None),
             "synchronize": lambda *_: self.wait("synchronize"), "get_rng_state": lambda *_: memory,
             "set_rng_state": lambda *_: None, "manual_seed": lambda seed: None, "manual_seed_all": lambda seed: None,
-            "current_stream": make_stream, "Stream": make_stream, "stream": stream, "Event": Event, "CUDAGraph": Graph,
+            "current_stream": make_stream, "Stream": make_stream, "stream": stream, "Event": Event,
+            "CUDAGraph": type("CUDAGraph", (Graph,), {"state": self}),
             "graph": self._capture,
         }  # fmt: skip
 

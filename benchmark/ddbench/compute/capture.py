@@ -1,0 +1,90 @@
+"""A step on a CUDA device, recorded once as a graph and replayed: the host launches one thing where it launched hundreds.
+
+A graph reads and writes the very tensors that it was recorded with. So a recorded step has inputs of its own, into which a batch
+is copied, and everything else that it changes must stay where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 3  # steps before a capture, as CUDA graphs want
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-3}  # how far a replay may be from the plain step, relative to the largest value
+
+Step = Callable[..., Tensor]
+"""Inputs -> losses, detached. Draws from known generators alone, and asks nothing of the host."""
+Changed = Callable[[], Mapping[str, Tensor]]
+"""All that a step changes, by name; an optimiser's tensors are there after its first step."""
+
+
+class Recorded:
+    """A recorded step."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Sequence[Tensor], losses: Tensor) -> None:
+        self.graph, self.inputs, self.losses = graph, inputs, losses
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """One step. The losses are valid until the next one."""
+        torch._foreach_copy_(list(self.inputs), list(inputs))
+        self.graph.replay()
+        return self.losses
+
+
+def record(
+    step: Step, inputs: Sequence[Tensor], changed: Changed, rngs: Sequence[torch.Generator], device: torch.device,
+    allow: Callable[[bool], None] = lambda allowed: None,
+) -> Recorded | None:  # fmt: skip
+    """Record a step; nothing has changed when this returns. None where a replay is not the plain step, as where a step keeps
+    something that a graph cannot see: the plain step must then be taken.
+
+    `rngs` are the generators on the device that the step draws from. `allow` is told when a capture begins and ends.
+    """
+    own = [tensor.clone() for tensor in inputs]
+    before = {name: tensor.detach().clone() for name, tensor in changed().items()}
+    draws = [rng.get_state() for rng in rngs]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for name, tensor in changed().items():
+            if name in before:
+                tensor.copy_(before[name])
+            else:  # an optimiser begins with zeros
+                tensor.zero_()
+        for rng, state in zip(rngs, draws, strict=True):
+            rng.set_state(state)
+
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                step(*own)
+        torch.cuda.current_stream(device).wait_stream(side)
+        put_back()
+        plain = step(*own).clone()
+        wanted = {name: tensor.detach().clone() for name, tensor in changed().items()}
+        put_back()
+        graph = torch.cuda.CUDAGraph()
+        for rng in rngs:
+            graph.register_generator_state(rng)
+        allow(True)
+        with torch.cuda.graph(graph):
+            losses = step(*own)
+        allow(False)
+        graph.replay()
+        same = [_alike(losses, plain), *(_alike(tensor.detach(), wanted[name]) for name, tensor in changed().items())]
+        is_step = bool(torch.stack(same).all())
+        put_back()
+    return Recorded(graph, own, losses) if is_step else None
+
+
+def _alike(one: Tensor, other: Tensor) -> Tensor:
+    """0-d bool."""
+    if not one.is_floating_point():
+        return (one == other).all()
+    if not one.numel():
+        return torch.ones((), dtype=torch.bool, device=one.device)
+    return (one - other).abs().max() <= CLOSE.get(one.dtype, 1e-2) * other.abs().max()
