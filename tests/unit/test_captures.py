@@ -10,10 +10,14 @@ import torch
 from stacked_runs import ADAMW, FULL, RECIPE, fresh, images_for, names_of
 from torch import Tensor, nn
 
-from ddbench.compute import capture
+from ddbench.api import Objective, Recipe
+from ddbench.compute import batches, capture
 from ddbench.compute.capture import record
 from ddbench.compute.stacked import Stack, train_stacked
+from ddbench.compute.train import Steps, cross_entropy, train
+from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import SiameseAugment
+from ddbench.testing import toy_spec
 from ddbench.testing.pretended import Pretended
 
 AUGMENT = SiameseAugment(FULL)
@@ -123,3 +127,89 @@ def test_a_stack_whose_graph_is_refused_trains_plainly(monkeypatch: pytest.Monke
 
 def heads(networks: list[nn.Module]) -> list[nn.Linear]:
     return [network.classifier for network in networks]  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- the plain loop
+
+
+def trained(
+    name: str, recipe: Recipe, captured: bool, objective: Objective = cross_entropy, **more: Any
+) -> tuple[float, dict[str, Tensor], list[int]]:
+    """The last loss, the network's tensors, and what every epoch launched."""
+    launches = list[int]()
+    with Pretended(index=1, num_devices=2) as fake:
+        torch.cuda.set_device(0)
+        (network,), (images, targets) = fresh(name, 1), images_for(name)
+        network, images, targets = network.to(fake.device), images.to(fake.device), targets.to(fake.device)
+
+        def on_epoch(epoch: int) -> None:
+            launches.append(fake.counts.launches)
+
+        with fake.counting():
+            last = train(network, images, targets, recipe, ("net",), AUGMENT, objective, on_epoch, captured=captured, **more)
+    (state,) = states([network])
+    return last, state, [after - before for before, after in zip([0, *launches], launches, strict=False)]
+
+
+@pytest.mark.parametrize("name", [*CASES, "alexnet", "vgg11", "resnet18-bn"])
+def test_a_captured_training_is_the_plain_one_bit_for_bit(name: str) -> None:
+    recipe = replace(CASES.get(name, RECIPE), epochs=4)
+    plain, captured = trained(name, recipe, False), trained(name, recipe, True)
+    assert captured[0] == plain[0]
+    assert_equal([captured[1]], [plain[1]])
+    assert captured[2][-1] < plain[2][-1] / 2  # once its graphs are there
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2, 100])
+def test_batches_made_ahead_change_nothing(monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    recipe = replace(RECIPE, epochs=5)
+    plain = trained("toy", recipe, False)
+    monkeypatch.setattr(batches, "PREPARED_BYTES", ahead * 7 * 3 * 8 * 8 * 8)
+    captured = trained("toy", recipe, True)
+    assert captured[0] == plain[0]
+    assert_equal([captured[1]], [plain[1]])
+
+
+def test_bytes_are_seen_as_in_the_plain_loop() -> None:
+    spec, found = toy_spec(3, 3, 8), []
+    pixels = torch.randint(256, (7, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    for captured in (True, False):
+        with Pretended() as fake:
+            network = fresh("toy", 1, torch.float32)[0].to(fake.device)
+            targets = torch.arange(7, device=fake.device) % 3
+            train(network, pixels.to(fake.device), targets, RECIPE, ("net",), AUGMENT, view=spec.normalise, captured=captured)
+        found += states([network])
+    assert_equal(found[:1], found[1:])
+
+
+def noisy(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
+    return cross_entropy(network, images + torch.rand((), generator=rng), targets, rng)
+
+
+def test_an_objective_that_draws_is_not_captured() -> None:
+    """Each step has a stream of its own, of which a graph knows nothing."""
+    plain, captured = (trained("toy", RECIPE, way, noisy) for way in (False, True))
+    assert captured[2] == plain[2]
+    assert_equal([captured[1]], [plain[1]])
+
+
+def test_a_network_that_draws_from_the_global_generator_is_not_captured() -> None:
+    with Pretended() as fake:
+        network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 2)).to(fake.device)
+        assert not Steps(network, RECIPE, ("net",), cross_entropy, fake.device, captured=True).captured
+        assert Steps(network[2], RECIPE, ("net",), cross_entropy, fake.device, captured=True).captured
+    assert not Steps(network[2], RECIPE, ("net",), cross_entropy, torch.device("cpu"), captured=True).captured
+
+
+def test_a_teacher_s_labels_are_captured_too() -> None:
+    found = []
+    for captured in (True, False):
+        with Pretended() as fake:
+            network, teacher = (one.to(fake.device) for one in fresh("convnet", 2))
+            images, targets = (tensor.to(fake.device) for tensor in images_for("convnet"))
+            objective = follow(teacher.eval().requires_grad_(False), 4.0)
+            steps = Steps(network, RECIPE, ("net",), objective, fake.device, captured)
+            assert steps.captured is captured
+            train(network, images, targets, RECIPE, ("net",), AUGMENT, objective, captured=captured)
+        found += states([network])
+    assert_equal(found[:1], found[1:])

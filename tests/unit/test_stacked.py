@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ddbench.api import Augment, Recipe, View
 from ddbench.compute.run import be_deterministic
-from ddbench.compute.stacked import Stack, can_stack, train_stacked
-from ddbench.compute.train import cross_entropy, train
+from ddbench.compute.stacked import Stack, train_stacked
+from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.errors import DataError
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import OPS, SiameseAugment, apply_together
@@ -149,7 +149,7 @@ def test_no_augmentation_at_hand_is_none() -> None:
 def test_images_prepared_ahead_of_their_epochs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     (images, targets), results = images_for("convnet"), []
     for size in (1, 1 << 30):  # an epoch at a time; all at once
-        monkeypatch.setattr("ddbench.compute.stacked.PREPARED_BYTES", size)
+        monkeypatch.setattr("ddbench.compute.batches.PREPARED_BYTES", size)
         networks = fresh("convnet", 2)
         stacked(networks, images, targets, RECIPE, SiameseAugment(FULL))
         results.append(networks)

@@ -88,3 +88,35 @@ def _alike(one: Tensor, other: Tensor) -> Tensor:
     if not one.numel():
         return torch.ones((), dtype=torch.bool, device=one.device)
     return (one - other).abs().max() <= CLOSE.get(one.dtype, 1e-2) * other.abs().max()
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Its momenta and counts, by parameter and name; they exist after its first step."""
+    return {
+        f"{number}.{name}": tensor
+        for number, state in enumerate(optimizer.state.values())
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def rates_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """Keep its rates on a CUDA device: a number would be frozen into a graph. Others keep numbers."""
+    if device.type == "cuda":
+        for group in optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=device)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of all its parameters."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def allow_capture(optimizer: torch.optim.Optimizer, allowed: bool) -> None:
+    """Say to AdamW that its step is captured, or it refuses, and that it is not, or it warns. Its fused step is the same."""
+    for group in optimizer.param_groups:
+        group["capturable"] = allowed

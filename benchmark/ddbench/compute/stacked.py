@@ -7,7 +7,8 @@ step of all networks is captured as a graph and replayed, which frees the host o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,20 +16,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from ddbench.api import Augment, Objective, Recipe
-from ddbench.compute.capture import Recorded, record
+from ddbench.compute.batches import ahead, epochs_ahead
+from ddbench.compute.capture import Recorded, allow_capture, optimizer_tensors, rates_on, record, set_rate
 from ddbench.compute.train import cross_entropy, ema_decay, finite, make_optimizer, rate_at
-from ddbench.ops.augment import apply_together
 from ddbench.ops.layers import Dropout
 from ddbench.seeds import StreamName, stream
-
-PREPARED_BYTES = 256 << 20  # of augmented images that are made ahead of their epochs
-
-
-def can_stack(network: nn.Module) -> bool:
-    """Whether no torch dropout and no stochastic depth (timm's `drop_prob`) draws from torch's global generators in training,
-    which a stack cannot lend. What else may draw from them stops at the first step with an error of torch's."""
-    dropouts = (layer.p for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd))
-    return not any(dropouts) and not any(getattr(layer, "drop_prob", 0) for layer in network.modules())
 
 
 class Stack:
@@ -47,9 +39,7 @@ class Stack:
         self.rngs = [stream(*name, "dropout", device=self.device) for name in names] if self.dropouts else []
         self.optimizer = make_optimizer(list(self.params.values()), recipe)
         self.captured = self.device.type == "cuda"
-        if self.captured:  # a number would be frozen into the graph
-            for group in self.optimizer.param_groups:
-                group["lr"] = torch.zeros((), device=self.device)
+        rates_on(self.device, self.optimizer)
         self.live = [*self.params.values(), *(tensor for tensor in self.fixed.values() if tensor.is_floating_point())]
         self.mean = [tensor.detach().clone() for tensor in self.live] if recipe.ema else []
         self.shapes: dict[int, list[Tensor]] = {}  # batch size -> what each dropout layer takes, empty tensors of its shape
@@ -115,35 +105,17 @@ class Stack:
             return self._step(images, targets)
         size = images.shape[1]
         if size not in self.graphs:
-            self.graphs[size] = record(self._step, (images, targets), self._changed, self.rngs, self.device, self._allow_capture)
+            allow = partial(allow_capture, self.optimizer)
+            self.graphs[size] = record(self._step, (images, targets), self._changed, self.rngs, self.device, allow)
         graph = self.graphs[size]
         return self._step(images, targets) if graph is None else graph(images, targets)
 
     def _changed(self) -> dict[str, Tensor]:
-        return {**self.params, **self.fixed} | self._optimizer_tensors()
-
-    def _allow_capture(self, allowed: bool) -> None:
-        """Say to AdamW that its step is captured, or it refuses, and that it is not, or it warns. Its fused step is the same."""
-        for group in self.optimizer.param_groups:
-            group["capturable"] = allowed
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        """The optimiser's momenta and counts, by parameter and name; they exist after its first step."""
-        return {
-            f"{number}.{name}": tensor
-            for number, state in enumerate(self.optimizer.state.values())
-            for name, tensor in state.items()
-            if isinstance(tensor, Tensor)
-        }
+        return {**self.params, **self.fixed} | optimizer_tensors(self.optimizer)
 
     def begin(self, epoch: int) -> None:
         """Set the epoch's rate."""
-        rate = rate_at(epoch, self.recipe)
-        for group in self.optimizer.param_groups:
-            if self.captured:
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_rate(self.optimizer, rate_at(epoch, self.recipe))
 
     def average(self, epoch: int) -> None:
         """Count this epoch's weights in."""
@@ -184,13 +156,11 @@ def train_stacked(
     stack = Stack(networks, recipe, names, objective)
     for network in networks:
         network.train()
-    size = min(len(images), recipe.batch)
-    steps = -(-len(images) // recipe.batch)
-    ahead = max(1, PREPARED_BYTES // (len(networks) * steps * size * images[0].numel() * images.element_size()))
+    steps, at_once = -(-len(images) // recipe.batch), max(1, epochs_ahead(images, recipe, len(networks)))
     losses: list[Tensor] = []
-    for first in range(0, recipe.epochs, ahead):
-        epochs = range(first, min(first + ahead, recipe.epochs))
-        prepared = _prepare(images, targets, recipe, names, augment, epochs)
+    for first in range(0, recipe.epochs, at_once):
+        epochs = range(first, min(first + at_once, recipe.epochs))
+        prepared = ahead(images, targets, recipe, names, augment, epochs)
         for epoch in epochs:
             stack.begin(epoch)
             losses = [stack.step(*next(prepared)).clone() for _ in range(steps)]
@@ -199,24 +169,3 @@ def train_stacked(
                 on_epoch(epoch)
     stack.unstack()
     return [finite(last, recipe) for last in torch.stack(losses).mean(0).tolist()]
-
-
-def _prepare(
-    images: Tensor, targets: Tensor, recipe: Recipe, names: Sequence[StreamName], augment: Augment | None, epochs: range
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of some epochs in the order of their steps: images [R,B,C,H,W], targets [R,B,...], each network's own."""
-    orders = [[torch.randperm(len(images), generator=stream(*name, "order", epoch)) for name in names] for epoch in epochs]
-    parts = [[own.split(recipe.batch) for own in of_epoch] for of_epoch in orders]
-    indices = [torch.stack(step) for of_epoch in parts for step in zip(*of_epoch, strict=True)]  # [R,B] for each step
-    steps = len(parts[0][0])
-    moved = [index.to(images.device, non_blocking=True) for index in indices]
-    batches = [images[index] for index in moved]
-    if recipe.augment and augment is not None:
-        views = [
-            augment.draw(stream(*name, "augment", epochs[number // steps], number % steps), index.shape[1])
-            for number, index in enumerate(indices)
-            for name in names
-        ]
-        flat = apply_together(views, [own for batch in batches for own in batch])
-        batches = [torch.stack(flat[start : start + len(names)]) for start in range(0, len(flat), len(names))]
-    return iter(list(zip(batches, [targets[index] for index in moved], strict=True)))

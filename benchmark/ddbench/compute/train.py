@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddbench.api import Augment, Objective, Recipe
+from ddbench.compute.batches import by_epoch, epochs_ahead
+from ddbench.compute.capture import Recorded, allow_capture, optimizer_tensors, rates_on, record, set_rate
 from ddbench.errors import DataError
-from ddbench.ops.layers import lend
-from ddbench.ops.moves import send
+from ddbench.ops.layers import Dropout, lend
 from ddbench.seeds import StreamName, global_stream, stream
 
 
 def cross_entropy(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
     """Mean cross-entropy of images [B,C,H,W] against class indices [B] or probabilities [B,K]."""
     return F.cross_entropy(network(images), targets)
+
+
+cross_entropy.draws_nothing = True  # type: ignore[attr-defined]
+NOTHING = None  # the generator of an objective that draws nothing
 
 
 def rate_at(epoch: int, recipe: Recipe) -> float:
@@ -78,6 +84,59 @@ def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.opti
     return torch.optim.SGD(parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
 
 
+def can_stack(network: nn.Module) -> bool:
+    """Whether no torch dropout and no stochastic depth (timm's `drop_prob`) draws from torch's global generators in training,
+    which neither a stack nor a recorded step can lend. What else may draw from them stops at the first step of a stack with an
+    error of torch's, and a recorded step is compared with the plain one."""
+    dropouts = (layer.p for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd))
+    return not any(dropouts) and not any(getattr(layer, "drop_prob", 0) for layer in network.modules())
+
+
+class Steps:
+    """The steps of one network's training: plain ones, or, on a CUDA device, ones that are recorded and replayed."""
+
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, name: StreamName, objective: Objective, device: torch.device, captured: bool
+    ) -> None:
+        self.network, self.recipe, self.name, self.objective, self.device = network, recipe, name, objective, device
+        self.optimizer = make_optimizer([parameter for parameter in network.parameters() if parameter.requires_grad], recipe)
+        rates_on(device, self.optimizer)
+        rng = stream(*name, "dropout", device=device)
+        lend(network, rng)
+        self.rngs = [rng] if any(isinstance(layer, Dropout) and layer.rate for layer in network.modules()) else []
+        draws_nothing = getattr(objective, "draws_nothing", False)
+        self.captured = captured and device.type == "cuda" and draws_nothing and can_stack(network)
+        self.graphs: dict[int, Recorded | None] = {}  # by the size of a batch
+
+    def begin(self, epoch: int) -> None:
+        """Set the epoch's rate."""
+        set_rate(self.optimizer, rate_at(epoch, self.recipe))
+
+    def step(self, images: Tensor, targets: Tensor, epoch: int, number: int) -> Tensor:
+        """The loss, detached."""
+        if not self.captured:
+            return self._step(images, targets, stream(*self.name, "objective", epoch, number))
+        size = len(images)
+        if size not in self.graphs:
+            allow = partial(allow_capture, self.optimizer)
+            self.graphs[size] = record(self._recorded, (images, targets), self._changed, self.rngs, self.device, allow)
+        graph = self.graphs[size]
+        return self._recorded(images, targets) if graph is None else graph(images, targets).clone()
+
+    def _recorded(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._step(images, targets, NOTHING)
+
+    def _step(self, images: Tensor, targets: Tensor, rng: torch.Generator | None) -> Tensor:
+        loss = self.objective(self.network, images, targets, rng)  # type: ignore[arg-type]
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _changed(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters()) | dict(self.network.named_buffers()) | optimizer_tensors(self.optimizer)
+
+
 def train(
     network: nn.Module,
     images: Tensor,
@@ -88,6 +147,7 @@ def train(
     objective: Objective = cross_entropy,
     on_epoch: Callable[[int], None] | None = None,
     view: Callable[[Tensor], Tensor] | None = None,
+    captured: bool = False,
 ) -> float:
     """Train in place on images [N,C,H,W], on the network's device, and targets ([N] int64 or [N,K]).
 
@@ -96,29 +156,19 @@ def train(
     the objective's own noise from (*name, "objective", epoch, batch), dropout from (*name, "dropout"): that of
     `ops.layers.Dropout` on the device, others' from torch's global generators, which are lent. Ends in evaluation
     mode, with the averaged weights if the recipe has an average. `on_epoch(epoch)` is called after each epoch; it must not
-    wait for the device. Returns the mean loss of the last epoch. Raises DataError where that is not finite.
+    wait for the device. `captured`: on a CUDA device steps are recorded and replayed, and batches made ahead, where the network
+    and the objective (`draws_nothing`) allow that; the numbers are the same. Returns the mean loss of the last epoch. Raises
+    DataError where that is not finite.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(parameters, recipe)
     average = Average(network, recipe.ema) if recipe.ema else None
     network.train()
-    lend(network, stream(*name, "dropout", device=images.device))
+    steps = Steps(network, recipe, name, objective, images.device, captured)
+    at_once = epochs_ahead(images, recipe) if steps.captured else 0
     losses: list[Tensor] = []
     with global_stream(*name, "dropout"):
-        for epoch in range(recipe.epochs):
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(epoch, recipe)
-            order = send(torch.randperm(len(images), generator=stream(*name, "order", epoch)), images.device)
-            losses = []
-            for number, part in enumerate(order.split(recipe.batch)):
-                batch = view(images[part]) if view else images[part]
-                if recipe.augment and augment is not None:
-                    batch = augment.draw(stream(*name, "augment", epoch, number), len(part))(batch)
-                loss = objective(network, batch, targets[part], stream(*name, "objective", epoch, number))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
+        for epoch, batches in enumerate(by_epoch(images, targets, recipe, name, augment, view, at_once)):
+            steps.begin(epoch)
+            losses = [steps.step(batch, wanted, epoch, number) for number, (batch, wanted) in enumerate(batches)]
             if average:
                 average.update()
             if on_epoch:

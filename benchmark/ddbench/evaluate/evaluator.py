@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ddbench.api import Arch, Augment, Objective, Recipe, Spec
 from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.run import build_network
-from ddbench.compute.stacked import can_stack, train_stacked
-from ddbench.compute.train import cross_entropy, predict, train
+from ddbench.compute.stacked import train_stacked
+from ddbench.compute.train import can_stack, cross_entropy, predict, train
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import follow

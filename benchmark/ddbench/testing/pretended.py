@@ -37,6 +37,7 @@ WAITS = frozenset(
     ]
 )  # operations whose result, or its size, the host has to know
 RESHAPING = frozenset(["squeeze_", "unsqueeze_", "transpose_", "t_", "as_strided_", "detach_"])  # that change no value
+UNSAID = {"aten::native_batch_norm": (3, 4)}  # what operations write that do not say so: the running statistics
 CHECKED = (torch.nn.functional.one_hot,)  # that look at values on a CPU alone, as fused optimisers look at a rate
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # that take an index on the host too
 FROM_HOST = ("tensor", "as_tensor", "asarray", "new_tensor")  # that copy values from the host
@@ -398,14 +399,16 @@ class Pretended:
 
     def remember(self, func: Any, args: Sequence[Any], is_recorded: bool) -> None:
         """Keep what a recorded operation is about to change."""
-        if self.graph is not None and is_recorded and func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    for tensor in _tensors(value):
-                        key = tensor.untyped_storage()._cdata
-                        if key not in self.graph.changed:
-                            content = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-                            self.graph.changed[key] = (content, content.clone())
+        if self.graph is None or not is_recorded:
+            return
+        written = UNSAID.get(func._schema.name, ())
+        for number, (argument, value) in enumerate(zip(func._schema.arguments, args, strict=False)):
+            if number in written or (argument.alias_info is not None and argument.alias_info.is_write):
+                for tensor in _tensors(value):
+                    key = tensor.untyped_storage()._cdata
+                    if key not in self.graph.changed:
+                        content = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+                        self.graph.changed[key] = (content, content.clone())
 
     @contextmanager
     def _capture(self, graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
