@@ -20,7 +20,7 @@ from ddbench.compute.hardware import num_cores
 from ddbench.compute.run import be_deterministic, pick_device
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import default_root
-from ddbench.evaluate.evaluator import Evaluator, Subject, Way, evaluate_block
+from ddbench.evaluate.evaluator import Asked, Evaluator, Subject, evaluate_block
 from ddbench.evaluate.sets import metadata, read_set
 from ddbench.plan import Judging
 from ddbench.refs import PluginRef
@@ -41,7 +41,7 @@ def evaluator_of(network: PluginRef, given: argparse.Namespace) -> Evaluator:
     return Evaluator(judging, spec, subject, open_test(dataset, default_root(), device))
 
 
-def accuracies(way: Way, evaluator: Evaluator, repeats: int) -> list[float]:
+def accuracies(way: Asked, evaluator: Evaluator, repeats: int) -> list[float]:
     """Of every repeat."""
     finished = evaluate_block(evaluator, 0, repeats - 1, [], lambda finished: None, lambda fraction: None, way)
     return [one.repeat.accuracy for one in finished]

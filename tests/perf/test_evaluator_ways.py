@@ -37,7 +37,8 @@ SECONDS = float(os.environ.get("DDBENCH_PERF_SECONDS", "4"))  # about so long a 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 REPEATS = 5 if CUDA else num_cores()
-WAYS = ("plain", "widespread", "stacked") if CUDA else ("plain", "plain, all cores", "widespread", "side by side", "stacked")
+ON_CUDA = ("plain", "widespread", "captured", "stacked")
+WAYS = ON_CUDA if CUDA else ("plain", "plain, all cores", "widespread", "side by side", "stacked")
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 MEMORY: dict[tuple[str, int, int], int] = {}  # of the plain evaluator
 ASSUMED_FLOPS = 2e12 if CUDA else 5e10  # a second, for the length of a measurement only
@@ -63,6 +64,11 @@ def names() -> list[tuple[str | int, ...]]:
 def plain(networks: list[nn.Module], images: Tensor, labels: Tensor, epochs: int) -> None:
     for network, name in zip(networks, names(), strict=True):
         train(network, images, labels, recipe(epochs), name, SiameseAugment(STRATEGY))
+
+
+def captured(networks: list[nn.Module], images: Tensor, labels: Tensor, epochs: int) -> None:
+    for network, name in zip(networks, names(), strict=True):
+        train(network, images, labels, recipe(epochs), name, SiameseAugment(STRATEGY), captured=True)
 
 
 def as_scripts_do(networks: list[nn.Module], images: Tensor, labels: Tensor, epochs: int) -> None:
@@ -118,7 +124,7 @@ def test_evaluator(benchmark: Any, request: pytest.FixtureRequest, name: str, si
     networks, images, labels = case(name, side, ipc)
     local = () if way == "widespread" else (DEVICE,)  # scripts keep the set on the CPU
     images, labels = (tensor.to(*local) if local else tensor for tensor in (images, labels))
-    runs = {"plain": plain, "plain, all cores": plain, "widespread": as_scripts_do, "stacked": stacked}
+    runs = {"plain": plain, "plain, all cores": plain, "widespread": as_scripts_do, "captured": captured, "stacked": stacked}
     run = runs.get(way)
     epochs = how_many_epochs(*key)
     peaks: list[int] = []

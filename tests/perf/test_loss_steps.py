@@ -99,7 +99,7 @@ def measure(benchmark: Any, loop: Distillation, **about: Any) -> None:
     about["peak_bytes"] = peak_memory_bytes(DEVICE)
     loop.look()  # steps on what is no number would say little
     where = hardware(DEVICE, torch.get_num_threads())
-    benchmark.extra_info.update(about | {"device": where["device"], "threads": where["threads"], "torch": torch.__version__})
+    benchmark.extra_info.update(about | {"device": where.device, "threads": where.threads, "torch": torch.__version__})
 
 
 @pytest.mark.parametrize(("name", "ipc", "form"), MATCHING)

@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from stacked_runs import ADAMW, FULL, RECIPE, fresh, images_for, names_of
 from torch import Tensor, nn
 
 from ddbench.api import Objective, Recipe
-from ddbench.compute import batches, capture
+from ddbench.compute import batches, capture, ways
 from ddbench.compute.capture import record
 from ddbench.compute.stacked import Stack, train_stacked
 from ddbench.compute.train import Steps, cross_entropy, train
+from ddbench.data.sealed import TestData
+from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import SiameseAugment
-from ddbench.testing import toy_spec
+from ddbench.plan import Judging
+from ddbench.protocols import Numbers
+from ddbench.testing import TOY_ARCH, Given, toy_spec
 from ddbench.testing.pretended import Pretended
+from ddbench.testing.toys import TOY_RECIPE
 
 AUGMENT = SiameseAugment(FULL)
 CASES = {"convnet-bn": RECIPE, "resnet18": RECIPE, "vit": RECIPE, "toy": ADAMW, "convnet": replace(RECIPE, batch=7)}
@@ -213,3 +219,45 @@ def test_a_teacher_s_labels_are_captured_too() -> None:
             train(network, images, targets, RECIPE, ("net",), AUGMENT, objective, captured=captured)
         found += states([network])
     assert_equal(found[:1], found[1:])
+
+
+# ---------------------------------------------------------------- which way
+
+
+def test_auto_takes_what_was_measured_fastest_on_such_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"Pretended": {"convnet": "captured", "vit": "stacked", "resnet18": "serial", "vgg11": "nonsense"}, "Other": {}}
+    monkeypatch.setattr(ways, "_table", lambda: table)
+    with Pretended() as fake:
+        found = {name: ways.fastest(name, fake.device) for name in ("convnet", "vit", "resnet18", "vgg11", "alexnet")}
+        assert ways.is_captured("convnet", fake.device)
+        assert not ways.is_captured("vit", fake.device)
+        assert not ways.is_captured(None, fake.device)
+    assert found == {"convnet": "captured", "vit": "stacked", "resnet18": "serial", "vgg11": None, "alexnet": None}
+    assert ways.fastest("convnet", torch.device("cpu")) is None
+
+
+def test_the_shipped_table_can_be_read() -> None:
+    for device, networks in ways._table().items():
+        assert device
+        assert set(networks.values()) <= set(ways.WAYS)
+
+
+@pytest.mark.parametrize("way", ["serial", "captured", "stacked", "auto"])
+def test_a_block_is_judged_by_the_way_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+    """On a device; the captured repeats are the plain ones to the bit."""
+    monkeypatch.setattr(ways, "_table", lambda: {"Pretended": {"toy": "captured"}})
+    numbers = Numbers(**(msgspec.structs.asdict(TOY_RECIPE) | {"epochs": 3, "warmup_epochs": 1}))
+    spec, found = toy_spec(3, 3, 8), {}
+    images, labels = images_for("toy", dtype=torch.float32)
+    for asked in ("serial", way):
+        with Pretended() as fake:
+            network, data = Given.of("architectures", TOY_ARCH), Given.of("datasets", None)
+            judging = Judging(network=network, numbers=numbers, dataset=data, test_hash="0" * 64)
+            pixels = torch.randint(256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+            test = TestData(pixels.to(fake.device), (torch.arange(6) % 3).to(fake.device))
+            subject = Subject(images.to(fake.device), labels.to(fake.device), "0" * 64)
+            made = evaluate_block(Evaluator(judging, spec, subject, test), 0, 1, [], lambda done: None, lambda share: None, asked)
+        found[asked] = made
+    assert {one.way for one in found[way]} == {"captured" if way == "auto" else way}
+    if way != "stacked":
+        assert [one.repeat for one in found[way]] == [one.repeat for one in found["serial"]]

@@ -74,9 +74,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The repeats that are trained from now on."""
     numbers, once = [], evaluator.evaluate_once
 
-    def spy(judged: Any, repeat: int, on_epoch: Any) -> Finished:
+    def spy(judged: Any, repeat: int, *more: Any) -> Finished:
         numbers.append(repeat)
-        return once(judged, repeat, on_epoch)
+        return once(judged, repeat, *more)
 
     monkeypatch.setattr(evaluator, "evaluate_once", spy)
     return numbers

@@ -23,7 +23,7 @@ from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import TestData
 from ddbench.errors import ConfigError, DataError
 from ddbench.evaluate import cost, evaluator
-from ddbench.evaluate.evaluator import Evaluator, Finished, Subject, evaluate_block, evaluate_once, is_stacked, unpack
+from ddbench.evaluate.evaluator import Evaluator, Finished, Subject, evaluate_block, evaluate_once, unpack, way_of
 from ddbench.evaluate.sets import Whitening
 from ddbench.plan import Judging
 from ddbench.refs import PluginRef
@@ -115,11 +115,11 @@ def test_a_repeat_is_what_the_network_says_of_the_test_images(monkeypatch: pytes
 def test_auto_follows_what_the_architecture_says() -> None:
     refs = {kinds: Given.of("architectures", replace(TOY_ARCH, stacked=kinds)) for kinds in ((), ("cpu",), ("cuda",))}
     judged = [evaluator_of(ref, **SHORT) for ref in refs.values()]
-    assert [is_stacked(one, "auto") for one in judged] == [False, True, False]
-    assert all(is_stacked(one, "stacked") for one in judged)
-    assert not any(is_stacked(one, "serial") for one in judged)
+    assert [way_of(one, "auto", 3) for one in judged] == ["serial", "stacked", "serial"]
+    assert {way_of(one, "stacked", 3) for one in judged} == {"stacked"}
+    assert {way_of(one, way, 3) for one in judged for way in ("serial", "captured")} == {"serial"}  # type: ignore[arg-type]
     full = [with_subject(one, everything=True) for one in judged]
-    assert not any(is_stacked(one, way) for one in full for way in ("auto", "stacked"))  # type: ignore[arg-type]
+    assert {way_of(one, way, 3) for one in full for way in ("auto", "stacked")} == {"serial"}  # type: ignore[arg-type]
     assert [ways(judge(one)) for one in judged[:2]] == [["serial"] * 3, ["stacked"] * 3]
 
 
@@ -131,8 +131,7 @@ def with_dropout(spec: Spec) -> nn.Module:
 
 def test_what_cannot_be_stacked_is_trained_one_by_one() -> None:
     judged = evaluator_of(Given.of("architectures", Arch(with_dropout, lr=0.05, min_size=4, stacked=("cpu",))), **SHORT)
-    assert not is_stacked(judged, "auto")
-    assert not is_stacked(judged, "stacked")
+    assert {way_of(judged, way, 3) for way in ("auto", "stacked")} == {"serial"}  # type: ignore[arg-type]
     assert ways(judge(judged, way="stacked")) == ["serial"] * 3
 
 
@@ -207,9 +206,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The repeats that are trained from now on."""
     trained, once, stacked = list[int](), evaluator.evaluate_once, evaluator.evaluate_stacked
 
-    def note_once(judged: Evaluator, repeat: int, on_epoch: Any) -> Finished:
+    def note_once(judged: Evaluator, repeat: int, *more: Any) -> Finished:
         trained.append(repeat)
-        return once(judged, repeat, on_epoch)
+        return once(judged, repeat, *more)
 
     def note_stacked(judged: Evaluator, repeats: range, on_epoch: Any) -> list[Finished]:
         trained.extend(repeats)

@@ -360,9 +360,9 @@ def test_a_killed_judgement_of_an_iterate_ends_with_the_same_repeats(
     plan, repeats, once = plan_of(identity), list[int](), evaluator.evaluate_once
     file, stores = judgement_file(plan, identity, NETWORK, 5, last=1), []
 
-    def spy(judged: Evaluator, repeat: int, on_epoch: Any) -> Any:
+    def spy(judged: Evaluator, repeat: int, *more: Any) -> Any:
         repeats.append(repeat)
-        return once(judged, repeat, on_epoch)
+        return once(judged, repeat, *more)
 
     for stop in (None, lambda phase, share: phase == "judge" and share >= fraction):
         store = done(set_file(plan, (5,)), opened())

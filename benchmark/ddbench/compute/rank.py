@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ddbench.api import Recipe, Resource, State
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
+from ddbench.compute.ways import is_captured
 from ddbench.errors import PluginError
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, require
@@ -105,7 +106,8 @@ def validation_error(plan: SetPlan, run: DistillRun) -> Score:
         errors = []
         for repeat in range(plan.rank_repeats):
             network = run.network("rank", repeat)
-            train(network, images.detach(), labels.detach(), recipe, (*run.root, "rank", repeat), run.augment)
+            name, captured = (*run.root, "rank", repeat), is_captured(backbone.name, run.device)
+            train(network, images.detach(), labels.detach(), recipe, name, run.augment, captured=captured)
             predicted = predict(network, data.validation_images, test_batch, data.seen)
             wrong = predicted != data.validation_labels
             errors.append(wrong.float().mean())

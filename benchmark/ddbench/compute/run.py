@@ -15,6 +15,7 @@ from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Re
 from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import cross_entropy, train
+from ddbench.compute.ways import is_captured
 from ddbench.compute.weights import read_weights
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
@@ -201,7 +202,8 @@ class DistillRun:
         """Train on the real training images."""
         name, augment, objective = (*self.root, "train", *name), augment or self.augment, objective or cross_entropy
         data = self.data
-        train(network, data.images, data.labels, recipe, name, augment, objective, on_epoch, data.seen)
+        captured = is_captured(self.backbone.name if self.backbone else None, self.device)
+        train(network, data.images, data.labels, recipe, name, augment, objective, on_epoch, data.seen, captured)
 
 
 def open_run(

@@ -22,6 +22,7 @@ from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.run import build_network
 from ddbench.compute.stacked import train_stacked
 from ddbench.compute.train import can_stack, cross_entropy, predict, train
+from ddbench.compute.ways import Way, fastest
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import follow
@@ -31,8 +32,8 @@ from ddbench.plan import Judging
 from ddbench.schema import Repeat
 from ddbench.seeds import StreamName
 
-Way = Literal["auto", "serial", "stacked"]
-"""One repeat after the other, or all at once; auto: at once where the architecture says that this was measured faster."""
+Asked = Literal["auto", "serial", "captured", "stacked"]
+"""A way of training the repeats; auto: the one that was measured fastest, and serial where nobody has measured."""
 
 
 def pack(correct: Tensor) -> str:
@@ -64,7 +65,7 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_train: float
     seconds_test: float
     peak_memory_bytes: int
-    way: str  # serial or stacked
+    way: str  # serial, captured or stacked
 
 
 @dataclass(frozen=True)
@@ -141,20 +142,22 @@ class Evaluator:
         )
 
 
-def evaluate_once(evaluator: Evaluator, repeat: int, on_epoch: Callable[[int], None] | None = None) -> Finished:
-    """One network. Source: section 4 of GLaD (CVPR 2023) and its public code. Departure: that reports the best of many
-    accuracies on the test split; here there is one.
+def evaluate_once(
+    evaluator: Evaluator, repeat: int, on_epoch: Callable[[int], None] | None = None, captured: bool = False
+) -> Finished:
+    """One network; `captured`: by recorded steps, where they can be. Source: section 4 of GLaD (CVPR 2023) and its public code.
+    Departure: that reports the best of many accuracies on the test split; here there is one.
 
     Raises DataError where the training diverges, ConfigError for a learned rate at which nothing can be trained.
     """
     started = time.perf_counter()
     network, images, labels = evaluator.network(repeat), evaluator.training_images(), evaluator.subject.labels
     how = (evaluator.recipe, evaluator.name(repeat), evaluator.augment, evaluator.objective)
-    loss = train(network, images, labels, *how, on_epoch, evaluator.view)
+    loss = train(network, images, labels, *how, on_epoch, evaluator.view, captured)
     trained = time.perf_counter()
     read = evaluator.read(network, repeat, loss)
     seconds = trained - started, time.perf_counter() - trained
-    return Finished(read, *seconds, evaluator.peak_memory_bytes(), "serial")
+    return Finished(read, *seconds, evaluator.peak_memory_bytes(), "captured" if captured else "serial")
 
 
 def evaluate_stacked(
@@ -175,19 +178,20 @@ def evaluate_stacked(
     return finished
 
 
-def is_stacked(evaluator: Evaluator, way: Way) -> bool:
-    """Whether the network's repeats are trained at once; on all real images they never are."""
-    arch: Arch = evaluator.judging.network.make()
-    if way == "serial" or (way == "auto" and evaluator.device.type not in arch.stacked):
-        return False
-    if evaluator.subject.everything or evaluator.view:
-        return False
-    return can_stack(evaluator.network(0))
+def way_of(evaluator: Evaluator, asked: Asked, num: int) -> Way:
+    """How so many repeats of the network are trained: as was asked for, or one after the other where that cannot be. All real
+    images are never stacked, nor is one repeat; recorded steps need a CUDA device."""
+    ref, device = evaluator.judging.network, evaluator.device
+    arch: Arch = ref.make()
+    way = asked if asked != "auto" else fastest(ref.name, device) or ("stacked" if device.type in arch.stacked else "serial")
+    if way == "stacked" and (num < 2 or evaluator.subject.everything or evaluator.view or not can_stack(evaluator.network(0))):
+        return "serial"
+    return "serial" if way == "captured" and device.type != "cuda" else way
 
 
 def evaluate_block(
     evaluator: Evaluator, first: int, last: int, kept: Sequence[Finished], keep: Callable[[list[Finished]], None],
-    tick: Callable[[float], None], way: Way = "auto",
+    tick: Callable[[float], None], way: Asked = "auto",
 ) -> list[Finished]:  # fmt: skip
     """Repeats `first` to `last`, in order, less those that are `kept` from before: the block's first ones.
 
@@ -196,16 +200,16 @@ def evaluate_block(
     """
     finished, total, epochs = list(kept), last - first + 1, evaluator.recipe.epochs
     reset_peak_memory(evaluator.device)
-    stacked = total - len(finished) > 1 and is_stacked(evaluator, way)
+    taken = way_of(evaluator, way, total - len(finished)) if len(finished) < total else "serial"
     while len(finished) < total:
-        num, done = total - len(finished) if stacked else 1, len(finished)
+        num, done = total - len(finished) if taken == "stacked" else 1, len(finished)
 
         def on_epoch(epoch: int, num: int = num, done: int = done) -> None:
             tick((done + num * (epoch + 1) / epochs) / total)
 
-        if stacked:
+        if taken == "stacked":
             finished += evaluate_stacked(evaluator, range(first + done, last + 1), on_epoch)
         else:
-            finished.append(evaluate_once(evaluator, first + done, on_epoch))
+            finished.append(evaluate_once(evaluator, first + done, on_epoch, taken == "captured"))
         keep(list(finished))
     return finished
