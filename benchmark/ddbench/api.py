@@ -198,9 +198,13 @@ class Run(Protocol):
         changing them in place changes nobody else's."""
         ...
 
-    def real_by_class(self, num: int, *name: str | int) -> Callable[[int], Tensor]:
-        """A function of the class: what `real(label, num, rng(*name, label))` gives. All are chosen at once, so that the choice
-        is moved to the device in one copy; images are read when they are asked for."""
+    def choose(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
+        """Which images `real` gives of a class: [num] int64 on the host, for `read`; None for all of the class. So the choices of
+        all classes can go to the device in one copy (`ddbench.ops.moves.send_together`)."""
+        ...
+
+    def read(self, label: int, chosen: Tensor | None) -> Tensor:
+        """The real training images of a class that were chosen, by what `choose` gave, on the device."""
         ...
 
     def rng(self, *name: str | int) -> torch.Generator:

@@ -95,12 +95,13 @@ def test_one_view_serves_a_group() -> None:
     loss = replace(PLAIN, crop=True, roll=3, roll_both_ways=True)
     run = ready(loss).at(7)
     images = batch(run).images.detach()
-    seen = loss._view(images[:3], run, 1)
+    views = loss._views(run, 2)
+    seen = views[1](images[:3])
     cropped = CropFlip().draw(run.rng("crop", 7, 1))(images[:3])
     down, right = torch.randint(-3, 4, (2,), generator=run.rng("roll", 7, 1)).tolist()
     assert (down, right) != (0, 0)
     torch.testing.assert_close(seen, cropped.roll((down, right), (2, 3)))
-    assert not torch.equal(seen, loss._view(images[:3], run, 0))
+    assert not torch.equal(seen, views[0](images[:3]))
 
 
 def test_shifts_stay_in_their_range() -> None:
@@ -109,7 +110,7 @@ def test_shifts_stay_in_their_range() -> None:
         run = toy_run(arch=TOY_NORMED_ARCH)
         image = torch.zeros(1, 1, 8, 8)
         image[0, 0, 4, 4] = 1
-        found = {tuple(loss._view(image, run.at(step), 0)[0, 0].nonzero()[0].tolist()) for step in range(200)}
+        found = {tuple(loss._views(run.at(step), 1)[0](image)[0, 0].nonzero()[0].tolist()) for step in range(200)}
         low = 2 if both else 4
         assert found == {(y, x) for y in range(low, 7) for x in range(low, 7)}
 

@@ -22,7 +22,7 @@ from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import lend
-from ddbench.ops.moves import send, send_network, send_together
+from ddbench.ops.moves import send, send_network
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
 from ddbench.refs import PluginRef, require
@@ -132,29 +132,19 @@ class DistillRun:
 
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
         """[num,C,H,W], without replacement; all of the class if fewer. A new tensor."""
-        chosen = self._choice(label, num, rng)
-        return self._read(label) if chosen is None else self.data.seen(self.data.images[send(chosen, self.device)])
+        chosen = self.choose(label, num, rng)
+        return self.read(label, None if chosen is None else send(chosen, self.device))
 
-    def real_by_class(self, num: int, *name: str | int) -> Callable[[int], Tensor]:
-        """By class, what `real` gives with the streams (*name, label)."""
-        chosen = [self._choice(label, num, self.rng(*name, label)) for label in range(self.spec.num_classes)]
-        moved = iter(send_together([one for one in chosen if one is not None], self.device))
-        there = [None if one is None else next(moved) for one in chosen]
-
-        def of_class(label: int) -> Tensor:
-            index = there[label]
-            return self._read(label) if index is None else self.data.seen(self.data.images[index])
-
-        return of_class
-
-    def _choice(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
-        """Which images, [num] on the CPU; None for all of the class."""
+    def choose(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
+        """Positions among all training images."""
         start, count = self.data.starts[label], self.class_counts[label]
         return None if num >= count else torch.randperm(count, generator=rng)[:num] + start
 
-    def _read(self, label: int) -> Tensor:
-        """All images of a class."""
-        return self.data.seen(self.data.images[self.data.starts[label] : self.data.starts[label + 1]])
+    def read(self, label: int, chosen: Tensor | None) -> Tensor:
+        """A new tensor."""
+        if chosen is None:
+            return self.data.seen(self.data.images[self.data.starts[label] : self.data.starts[label + 1]])
+        return self.data.seen(self.data.images[chosen])
 
     def seeded(self, *name: str | int) -> AbstractContextManager[None]:
         """Torch's global generators, seeded by that stream."""

@@ -112,20 +112,21 @@ class SiameseView:
         return images if self.op == "none" else OPS[self.op][1](images, self.uniforms, self.augment)
 
 
-def ahead(views: Sequence[View], device: torch.device) -> list[View]:
-    """The same views, with what they would each move to a device there already, in one copy."""
+def ahead(views: Sequence[View], device: torch.device, *beside: Tensor) -> tuple[list[View], list[Tensor]]:
+    """The same views, with what they would each move to a device there already; and other tensors from the host, that go along in
+    the one copy."""
     wanted: dict[int, Tensor] = {}
     for number, view in enumerate(views):
         if isinstance(view, SiameseView) and view.op in MATRICES:
             wanted[number] = _theta(view.op, view.uniforms, view.augment)
         elif isinstance(view, SiameseView) and view.uniforms.shape[1] > 1:  # one that is shared becomes numbers, on the host
             wanted[number] = view.uniforms
-    made = list(views)
-    for number, moved in zip(wanted, send_together(list(wanted.values()), device), strict=True):
+    made, moved = list(views), send_together([*wanted.values(), *beside], device)
+    for number, there in zip(wanted, moved, strict=False):
         view = views[number]
         assert isinstance(view, SiameseView)
-        made[number] = replace(view, theta=moved) if view.op in MATRICES else replace(view, uniforms=moved)
-    return made
+        made[number] = replace(view, theta=there) if view.op in MATRICES else replace(view, uniforms=there)
+    return made, moved[len(wanted) :]
 
 
 def apply_together(views: Sequence[View], batches: Sequence[Tensor]) -> list[Tensor]:

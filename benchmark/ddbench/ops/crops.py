@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,7 @@ class CropFlipView:
     augment: CropFlip
     uniforms: Tensor  # [41, 1 or num] in [0, 1), on the CPU
     num: int | None
+    theta: Tensor | None = None  # where the images are; None: not there yet
 
     def boxes(self, height: int, width: int) -> Tensor:
         """Top, left, height and width of each box, in pixels, and whether it is mirrored: [5, 1 or num] float64."""
@@ -65,19 +67,30 @@ class CropFlipView:
         box = torch.where(fits.any(0), torch.stack([top, left, tall, wide]), whole[:, None])
         return torch.cat([box, (self.uniforms[-1:] < self.augment.flip).double()])
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B,C,H,W]."""
-        if self.num is not None and len(images) != self.num:
-            raise ConfigError(f"this view was drawn for {self.num} images and cannot augment {len(images)}.")
-        height, width = images.shape[2:]
+    def matrix(self, height: int, width: int) -> Tensor:
+        """Where output pixels come from: [1 or num, 2, 3] float64, on the CPU."""
         top, left, tall, wide, mirrored = self.boxes(height, width)
         sign = 1 - 2 * mirrored
         zero = torch.zeros_like(top)
         rows = [sign * wide / width, zero, (2 * left + wide) / width - 1, zero, tall / height, (2 * top + tall) / height - 1]
-        theta = torch.stack(rows, 1).view(-1, 2, 3).to(images.dtype)
-        theta = send(theta, images.device)
+        return torch.stack(rows, 1).view(-1, 2, 3)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B,C,H,W] -> [B,C,H,W]."""
+        if self.num is not None and len(images) != self.num:
+            raise ConfigError(f"this view was drawn for {self.num} images and cannot augment {len(images)}.")
+        theta = self.theta
+        if theta is None:
+            theta = send(self.matrix(images.shape[2], images.shape[3]), images.device)
+        theta = theta.to(images.dtype)
         grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=False).expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def ahead(views: Sequence[CropFlipView], height: int, width: int, device: torch.device) -> list[CropFlipView]:
+    """The same views of images of that size, with what they would each move to a device there already, in one copy."""
+    moved = send_together([view.matrix(height, width) for view in views], device)
+    return [replace(view, theta=theta) for view, theta in zip(views, moved, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,23 @@ def class_batches(syn: Batch, run: Run, batch_real: int, augment: bool) -> tuple
     """
     images = syn.images.unflatten(0, (run.spec.num_classes, -1))  # [K,n,C,H,W]
 
-    own = run.real_by_class(batch_real, "real", run.step)
-    if not augment:
-        return (lambda label: images[label]), own
-    drawn = [run.augment.draw(run.rng("augment", run.step, label)) for label in range(run.spec.num_classes)]
-    views = ahead(drawn, run.device)
-    return (lambda label: views[label](images[label])), (lambda label: views[label](own(label)))
+    classes = range(run.spec.num_classes)
+    chosen = {label: run.choose(label, batch_real, run.rng("real", run.step, label)) for label in classes}
+    picked = {label: index for label, index in chosen.items() if index is not None}
+    drawn = [run.augment.draw(run.rng("augment", run.step, label)) for label in classes] if augment else []
+    views, moved = ahead(drawn, run.device, *picked.values())
+    there = dict(zip(picked, moved, strict=True))
+
+    def seen(images: Tensor, label: int) -> Tensor:
+        return views[label](images) if views else images
+
+    def fake(label: int) -> Tensor:
+        return seen(images[label], label)
+
+    def real(label: int) -> Tensor:
+        return seen(run.read(label, there.get(label)), label)
+
+    return fake, real
 
 
 def class_means(features: Features, batches: Iterable[Tensor], at_once: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run
 from ddbench.errors import ConfigError
 from ddbench.ops.checkpoints import fit_state
-from ddbench.ops.crops import CropFlip, ShiftFlip
+from ddbench.ops.crops import CropFlip, ShiftFlip, ahead
 from ddbench.ops.moments import batch_norms, moment_distances
 from ddbench.ops.priors import mean_norm, total_variation
 
@@ -154,8 +155,10 @@ class BatchNormStatistics(Loss):
         """Group by group, so that memory holds one group's graph at a time."""
         teacher = self._loaded(run, syn.images.dtype)
         value = torch.zeros((), dtype=syn.images.dtype, device=syn.images.device)
-        for number, group in enumerate(self._groups(syn.classes, run)):
-            images = self._view(syn.images[group], run, number)
+        groups = list(self._groups(syn.classes, run))
+        views = self._views(run, len(groups))
+        for group, view in zip(groups, views, strict=True):
+            images = view(syn.images[group])
             with moment_distances(teacher) as distances:
                 logits = teacher(images)
             weighted = [distance * (self.first_multiplier if place == 0 else 1.0) for place, distance in enumerate(distances)]
@@ -187,12 +190,17 @@ class BatchNormStatistics(Loss):
             for column in by_class.T:
                 yield from column.split(self.classes_a_group)
 
-    def _view(self, images: Tensor, run: Run, group: int) -> Tensor:
-        """The augmentation of this group and step."""
-        if self.crop:
-            images = CropFlip().draw(run.rng("crop", run.step, group))(images)
+    def _views(self, run: Run, num: int) -> list[Callable[[Tensor], Tensor]]:
+        """The augmentation of this step's groups, of which there are so many."""
+        drawn = [CropFlip().draw(run.rng("crop", run.step, group)) for group in range(num)] if self.crop else []
+        crops = ahead(drawn, *run.spec.shape[1:], run.device)
+        low, shifts = -self.roll if self.roll_both_ways else 0, list[list[int]]()
         if self.roll:
-            low = -self.roll if self.roll_both_ways else 0
-            down, right = torch.randint(low, self.roll + 1, (2,), generator=run.rng("roll", run.step, group)).tolist()
-            images = images.roll((down, right), (2, 3))
-        return images
+            streams = (run.rng("roll", run.step, group) for group in range(num))
+            shifts = [torch.randint(low, self.roll + 1, (2,), generator=rng).tolist() for rng in streams]
+
+        def seen(group: int, images: Tensor) -> Tensor:
+            images = crops[group](images) if crops else images
+            return images.roll(shifts[group], (2, 3)) if shifts else images
+
+        return [partial(seen, group) for group in range(num)]

@@ -191,7 +191,7 @@ class StudentMatching(Loss):
         if self.augment == "dsa":  # both passes of TESLA see the same images
             sizes = [len(syn.images) if isinstance(part, slice) else len(part) for part in parts]
             streams = [run.rng("student-augment", run.step, step) for step in range(self.syn_steps)]
-            views = ahead([run.augment.draw(rng, num) for rng, num in zip(streams, sizes, strict=True)], run.device)
+            views, _ = ahead([run.augment.draw(rng, num) for rng, num in zip(streams, sizes, strict=True)], run.device)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
             images, labels = syn.images[parts[step]], syn.labels[parts[step]]
