@@ -1,0 +1,106 @@
+"""What a step asks of a CUDA device, counted on a pretended one: launches, copies from the host, and waits. No card is needed.
+
+    python tests/perf/launches.py
+
+Ten classes of 3x32x32, IPC 1, ConvNet-3 (with BatchNorm for bn-statistics), 16 real images a class, MTT and TESLA with 5 student
+steps; judging: an epoch of glad-1's step, once what is made once is there. Narrow networks: a width launches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ddbench import protocols
+from ddbench.api import Spec
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation
+from ddbench.compute.run import DistillRun
+from ddbench.compute.train import train
+from ddbench.ops.augment import SiameseAugment
+from ddbench.ops.moves import send_network
+from ddbench.refs import PluginRef
+from ddbench.seeds import global_stream
+from ddbench.testing import prepared, toy_data, toy_plan
+from ddbench.testing.pretended import Counts, Pretended
+from ddbench_plugins.spaces.pixel import Pixel
+
+SPEC = Spec("counted", (3, 32, 32), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+STEPS = 3  # of which the last is counted
+REAL: dict[str, Any] = {"batch_real": 16}
+EXPERTS: dict[str, Any] = {"num_experts": 2, "syn_steps": 5, "max_start_epoch": 1, "expert_epochs": 1}
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, REAL) for name in ("dm", "dc", "dsa", "datadam", "cafe", "krr", "dd")},
+    **{f"{name}, class by class": (name, REAL | {"batched": False}) for name in ("dm", "dc", "dsa", "datadam")},
+    "mtt": ("mtt", EXPERTS),
+    "tesla": ("tesla", EXPERTS),
+    "bn-statistics": ("bn-statistics", {"teacher_epochs": 1}),
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "convnet": {"width": 8}, "alexnet": {"width": 8}, "vgg11": {"width": 8}, "resnet18": {"width": 8}, "vit": {"width": 16},
+}  # fmt: skip
+
+
+def of_loss(name: str) -> Counts:
+    """A step of the engine in pixels."""
+    plugin, settings = LOSSES[name]
+    loss = PluginRef.resolve("losses", plugin, settings).make()
+    norm = "batch" if plugin == "bn-statistics" else "instance"
+    backbone = PluginRef.resolve("architectures", "convnet", {"width": 8, "norm": norm})
+    run = DistillRun(("counted",), toy_data(SPEC, 20, 2), backbone, 1, torch.device("cpu"), {})
+    run = prepared(loss, run)
+    with Pretended() as fake:
+        loop = Distillation(plan_of(loss, backbone), fake.run(run), Stopwatch(fake.device))
+        loop.begin()
+        for _ in range(STEPS - 1):
+            loop.one_step()
+        with fake.counting() as counts:
+            loop.one_step()
+    return counts
+
+
+def plan_of(loss: Any, backbone: PluginRef) -> Any:
+    return toy_plan(loss, Pixel(), steps=STEPS + 1, ipc=1, backbone=backbone)
+
+
+def of_judging(name: str, captured: bool) -> Counts:
+    """The last of some epochs."""
+    recipe = protocols.load("glad-1").judging.shortened(4).recipe(0.001)
+    arch = PluginRef.resolve("architectures", name, NETWORKS[name]).make()
+    found = list[Counts]()
+    with Pretended() as fake:
+        with global_stream("counted"):
+            network = send_network(arch.build(SPEC), fake.device)
+        images = torch.randn(10, *SPEC.shape, device=fake.device)
+        labels = torch.arange(10, device=fake.device)
+        fake.counts = Counts()
+
+        def on_epoch(epoch: int) -> None:
+            found.append(fake.counts)
+            fake.counts = Counts()
+
+        train(network, images, labels, recipe, ("c",), SiameseAugment(SPEC.augmentation), on_epoch=on_epoch, captured=captured)
+    return found[-1]
+
+
+def counted() -> Iterator[tuple[str, Counts]]:
+    """Everything, by name."""
+    for name in LOSSES:
+        yield f"step of {name}", of_loss(name)
+    for name in NETWORKS:
+        for captured in (False, True):
+            yield f"epoch of {name}, {'captured' if captured else 'plain'}", of_judging(name, captured)
+
+
+def plain(counts: Counts) -> dict[str, int]:
+    return {
+        "launches": counts.launches, "copies": len(counts.copies), "blocking": len(counts.blocking), "waits": len(counts.waits),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print("| | launches | copies | blocking | waits |\n|:--|--:|--:|--:|--:|")
+    for name, counts in counted():
+        print(f"| {name} | " + " | ".join(f"{value:,}" for value in plain(counts).values()) + " |", flush=True)
