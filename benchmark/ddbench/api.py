@@ -228,6 +228,19 @@ class Run(Protocol):
         they are when a network is built. Parameters hold anything at all, NaN as a rule: read none before it is overwritten."""
         ...
 
+    @property
+    def replays(self) -> bool:
+        """Whether `replayed` records: on a CUDA device, for losses that were measured faster by it."""
+        ...
+
+    def replayed(
+        self, name: str, step: Callable[..., tuple[Tensor, ...]], network: nn.Module, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """`step(network, *inputs)`. Where the run `replays`, the first call of that name with inputs of such shapes is recorded
+        as a CUDA graph, and later ones are replays of it with their network's weights and their inputs: so `step` must hang on
+        nothing else, draw no random numbers and ask nothing of the host. Results hold until the next call of that name."""
+        ...
+
     def resource(self, need: Resource) -> dict[str, Tensor]:
         """The tensors of a resource that `needs` declared, on the device, or on the host where it says so."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -13,18 +14,25 @@ from torch import Tensor, nn
 
 from ddbench.api import Objective, Recipe
 from ddbench.compute import batches, capture, ways
-from ddbench.compute.capture import record
+from ddbench.compute.capture import Recorder, record
+from ddbench.compute.clock import Stopwatch
+from ddbench.compute.engine import Distillation
 from ddbench.compute.stacked import Stack, train_stacked
 from ddbench.compute.train import Steps, cross_entropy, train
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
 from ddbench.evaluate.teacher import follow
 from ddbench.ops.augment import SiameseAugment
+from ddbench.ops.layers import Dropout, lend
 from ddbench.plan import Judging
 from ddbench.protocols import Numbers
-from ddbench.testing import TOY_ARCH, Given, toy_spec
+from ddbench.testing import TOY_ARCH, Given, toy_plan, toy_run, toy_spec
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import TOY_RECIPE
+from ddbench_plugins.losses.datadam import AttentionMatching
+from ddbench_plugins.losses.dc import GradientMatching, dsa
+from ddbench_plugins.losses.dm import DistributionMatching
+from ddbench_plugins.spaces.pixel import Pixel
 
 AUGMENT = SiameseAugment(FULL)
 CASES = {"convnet-bn": RECIPE, "resnet18": RECIPE, "vit": RECIPE, "toy": ADAMW, "convnet": replace(RECIPE, batch=7)}
@@ -48,15 +56,15 @@ def test_a_recorded_step_is_the_step() -> None:
         torch.cuda.set_device(0)  # which is not where the step computes
         weight = torch.zeros(3, device=fake.device)
 
-        def step(add: Tensor) -> Tensor:
+        def step(add: Tensor) -> tuple[Tensor]:
             weight.add_(add)
-            return weight.sum()
+            return (weight.sum(),)
 
         recorded = record(step, (torch.ones(3, device=fake.device),), lambda: {"weight": weight}, (), fake.device)
         assert recorded is not None
         assert weight.tolist() == [0.0] * 3  # as before
-        assert float(recorded(torch.full((3,), 2.0, device=fake.device))) == 6.0
-        assert float(recorded(torch.full((3,), 0.5, device=fake.device))) == 7.5
+        assert float(*recorded(torch.full((3,), 2.0, device=fake.device))) == 6.0
+        assert float(*recorded(torch.full((3,), 0.5, device=fake.device))) == 7.5
         assert weight.tolist() == [2.5] * 3
         ones = torch.ones(3, device=fake.device)
         with fake.counting() as counts:
@@ -69,10 +77,10 @@ def test_a_step_that_a_graph_cannot_see_is_not_recorded() -> None:
     with Pretended() as fake:
         weight, calls = torch.zeros(3, device=fake.device), [0]
 
-        def step(add: Tensor) -> Tensor:
+        def step(add: Tensor) -> tuple[Tensor]:
             calls[0] += 1
             weight.add_(add * calls[0])
-            return weight.sum()
+            return (weight.sum(),)
 
         assert record(step, (torch.ones(3, device=fake.device),), lambda: {"weight": weight}, (), fake.device) is None
         assert weight.tolist() == [0.0] * 3
@@ -84,9 +92,9 @@ def test_an_empty_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: None)
         weight = torch.zeros(3, device=fake.device)
 
-        def step(add: Tensor) -> Tensor:
+        def step(add: Tensor) -> tuple[Tensor]:
             weight.add_(add)
-            return weight.sum()
+            return (weight.sum(),)
 
         assert record(step, (torch.ones(3, device=fake.device),), lambda: {"weight": weight}, (), fake.device) is None
 
@@ -261,3 +269,74 @@ def test_a_block_is_judged_by_the_way_that_was_asked_for(monkeypatch: pytest.Mon
     assert {one.way for one in found[way]} == {"captured" if way == "auto" else way}
     if way != "stacked":
         assert [one.repeat for one in found[way]] == [one.repeat for one in found["serial"]]
+
+
+# ---------------------------------------------------------------- losses
+
+
+REAL = {"batch_real": 4}
+REPLAYED: dict[str, Any] = {
+    "dm": DistributionMatching(**REAL), "dm, class by class": DistributionMatching(**REAL, batched=False),
+    "dc": GradientMatching(**REAL), "dc, inner loop": GradientMatching(**REAL, outer_loop=2, inner_loop=1), "dsa": dsa(**REAL),
+    "datadam": AttentionMatching(**REAL),
+}  # fmt: skip
+
+
+def distilled(loss: Any, is_on: bool, **changes: Any) -> tuple[dict[str, Tensor], list[int]]:
+    """The tensors after four steps, and what each launched."""
+    launches = list[int]()
+    with Pretended(index=1, num_devices=2) as fake:
+        torch.cuda.set_device(0)
+        run = dataclasses.replace(fake.run(toy_run()), recorder=Recorder(is_on))
+        assert run.replays is is_on
+        loop = Distillation(toy_plan(loss, Pixel(), steps=5, **changes), run, Stopwatch(fake.device))
+        loop.begin()
+        for _ in range(4):
+            with fake.counting() as counts:
+                loop.one_step()
+            launches.append(counts.launches)
+        assert (counts.waits, counts.blocking) == ([], [])
+    return {name: tensor.detach().clone() for name, tensor in (loop.state.params | loop.memory).items()}, launches
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_replayed_step_of_a_loss_is_the_plain_one(name: str) -> None:
+    (plain, before), (replayed, after) = distilled(REPLAYED[name], False), distilled(REPLAYED[name], True)
+    assert plain.keys() == replayed.keys()
+    for key, tensor in plain.items():
+        torch.testing.assert_close(replayed[key], tensor, rtol=1e-5, atol=1e-6)
+    assert after[-1] < before[-1]
+
+
+def test_learned_labels_are_replayed_too() -> None:
+    (plain, _), (replayed, _) = (distilled(GradientMatching(4), is_on, labels="learned") for is_on in (False, True))
+    for key, tensor in plain.items():
+        torch.testing.assert_close(replayed[key], tensor, rtol=1e-5, atol=1e-6)
+    assert "labels" in replayed
+
+
+def test_a_network_that_draws_is_not_replayed() -> None:
+    with Pretended() as fake:
+        run = dataclasses.replace(fake.run(toy_run()), recorder=Recorder(True))
+        network = nn.Sequential(Dropout(0.5)).to(fake.device)
+        lend(network, torch.Generator("cuda").manual_seed(0))
+        images = torch.ones(64, device=fake.device)
+        seen = [run.replayed("x", lambda net, images: (net(images),), network, images)[0] for _ in "ab"]
+        assert not torch.equal(*seen)
+        assert not run.recorder._known
+
+
+def test_other_shapes_and_names_are_other_graphs() -> None:
+    with Pretended() as fake:
+        recorder = Recorder(True)
+
+        def forward(network: nn.Module, images: Tensor) -> tuple[Tensor]:
+            return (network(images).detach(),)
+
+        for size in (4, 5, 4):
+            network, images = nn.Linear(3, 2).to(fake.device), torch.randn(size, 3, device=fake.device)
+            wanted = network(images).detach()
+            (found,) = recorder.call("f", forward, network, [images], fake.device)
+            assert torch.equal(found, wanted)  # with the weights of this network
+        recorder.call("g", forward, network, [images], fake.device)
+        assert len(recorder._known) == 3

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 WARM_UPS = 3  # steps before a capture, as CUDA graphs want
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-3}  # how far a replay may be from the plain step, relative to the largest value
 
-Step = Callable[..., Tensor]
-"""Inputs -> losses, detached. Draws from known generators alone, and asks nothing of the host."""
+Step = Callable[..., tuple[Tensor, ...]]
+"""Inputs -> results, detached. Draws from known generators alone, and asks nothing of the host."""
 Changed = Callable[[], Mapping[str, Tensor]]
 """All that a step changes, by name; an optimiser's tensors are there after its first step."""
 
@@ -23,14 +23,14 @@ Changed = Callable[[], Mapping[str, Tensor]]
 class Recorded:
     """A recorded step."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Sequence[Tensor], losses: Tensor) -> None:
-        self.graph, self.inputs, self.losses = graph, inputs, losses
+    def __init__(self, graph: torch.cuda.CUDAGraph, inputs: Sequence[Tensor], results: tuple[Tensor, ...]) -> None:
+        self.graph, self.inputs, self.results = graph, inputs, results
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """One step. The losses are valid until the next one."""
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """One step. The results are valid until the next one."""
         torch._foreach_copy_(list(self.inputs), list(inputs))
         self.graph.replay()
-        return self.losses
+        return self.results
 
 
 def record(
@@ -64,7 +64,7 @@ def record(
                 step(*own)
         torch.cuda.current_stream(device).wait_stream(side)
         put_back()
-        plain = step(*own).clone()
+        plain = [result.clone() for result in step(*own)]
         wanted = {name: tensor.detach().clone() for name, tensor in changed().items()}
         put_back()
         graph = torch.cuda.CUDAGraph()
@@ -72,13 +72,14 @@ def record(
             graph.register_generator_state(rng)
         allow(True)
         with torch.cuda.graph(graph):
-            losses = step(*own)
+            results = step(*own)
         allow(False)
         graph.replay()
-        same = [_alike(losses, plain), *(_alike(tensor.detach(), wanted[name]) for name, tensor in changed().items())]
+        same = [_alike(one, other) for one, other in zip(results, plain, strict=True)]
+        same += [_alike(tensor.detach(), wanted[name]) for name, tensor in changed().items()]
         is_step = bool(torch.stack(same).all())
         put_back()
-    return Recorded(graph, own, losses) if is_step else None
+    return Recorded(graph, own, results) if is_step else None
 
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
@@ -88,6 +89,35 @@ def _alike(one: Tensor, other: Tensor) -> Tensor:
     if not one.numel():
         return torch.ones((), dtype=torch.bool, device=one.device)
     return (one - other).abs().max() <= CLOSE.get(one.dtype, 1e-2) * other.abs().max()
+
+
+class Recorder:
+    """Recorded calls of functions of a network and of tensors, by name and shapes; off, it calls."""
+
+    def __init__(self, is_on: bool = False) -> None:
+        self.is_on = is_on
+        self._known: dict[tuple[object, ...], tuple[nn.Module, Recorded | None]] = {}
+
+    def call(
+        self, name: str, step: Step, network: nn.Module, inputs: Sequence[Tensor], device: torch.device
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """`step(network, *inputs)`."""
+        if not self.is_on or device.type != "cuda":
+            return step(network, *inputs)
+        key = (name, *((tensor.shape, tensor.dtype) for tensor in inputs))
+        if key not in self._known:
+            self._known[key] = network, record(lambda *given: step(network, *given), inputs, dict, (), device)
+        own, recorded = self._known[key]
+        if recorded is None:
+            return step(network, *inputs)
+        if own is not network:
+            with torch.no_grad():
+                torch._foreach_copy_(_tensors_of(own), _tensors_of(network))
+        return recorded(*inputs)
+
+
+def _tensors_of(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.compute.capture import Recorder
 from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
-from ddbench.compute.train import cross_entropy, train
+from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.compute.ways import is_captured
 from ddbench.compute.weights import read_weights
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
-from ddbench.ops.layers import lend
+from ddbench.ops.layers import Dropout, lend
 from ddbench.ops.moves import send, send_network
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
@@ -95,6 +96,7 @@ class DistillRun:
     folder: Path | None = None  # the user's data folder, where resources find weights
     fed: Spec | None = None  # what images of a generator are normalised by; None: the data set's own
     skeletons: Skeletons = field(default_factory=Skeletons, compare=False, repr=False)
+    recorder: Recorder = field(default_factory=Recorder, compare=False, repr=False)
 
     @property
     def spec(self) -> Spec:
@@ -175,6 +177,18 @@ class DistillRun:
         lend(network, stream(*self.root, "network", *name, "dropout", device=self.device))
         return network
 
+    @property
+    def replays(self) -> bool:
+        """Whether calls are recorded."""
+        return self.recorder.is_on and self.device.type == "cuda"
+
+    def replayed(
+        self, name: str, step: Callable[..., tuple[Tensor, ...]], network: nn.Module, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """A call, or a replay of it. A network that draws in training is never recorded."""
+        draws = not can_stack(network) or any(isinstance(layer, Dropout) and layer.rate for layer in network.modules())
+        return step(network, *inputs) if draws else self.recorder.call(name, step, network, inputs, self.device)
+
     def resource(self, need: Resource) -> dict[str, Tensor]:
         """The tensors of a resource that was declared."""
         if need not in self.resources:
@@ -202,7 +216,9 @@ def open_run(
 ) -> DistillRun:  # fmt: skip
     """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike. `folder` is
     the user's data folder, `generators` those that this process has loaded already."""
-    run = DistillRun(("distill", plan.seed), data, plan.backbone, plan.ipc, device, resources, folder=folder)
+    recorder = Recorder(plan.loss is not None and is_captured(f"loss {plan.loss.name}", device))
+    root = ("distill", plan.seed)
+    run = DistillRun(root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder)
     if plan.generator is None:
         return run
     run, loaded = replace(run, fed=fed_spec(plan, data.spec)), {} if generators is None else generators

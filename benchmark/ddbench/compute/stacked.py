@@ -106,9 +106,12 @@ class Stack:
         size = images.shape[1]
         if size not in self.graphs:
             allow = partial(allow_capture, self.optimizer)
-            self.graphs[size] = record(self._step, (images, targets), self._changed, self.rngs, self.device, allow)
+            self.graphs[size] = record(self._recorded, (images, targets), self._changed, self.rngs, self.device, allow)
         graph = self.graphs[size]
-        return self._step(images, targets) if graph is None else graph(images, targets)
+        return self._step(images, targets) if graph is None else graph(images, targets)[0]
+
+    def _recorded(self, images: Tensor, targets: Tensor) -> tuple[Tensor]:
+        return (self._step(images, targets),)
 
     def _changed(self) -> dict[str, Tensor]:
         return {**self.params, **self.fixed} | optimizer_tensors(self.optimizer)

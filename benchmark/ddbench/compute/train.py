@@ -121,10 +121,10 @@ class Steps:
             allow = partial(allow_capture, self.optimizer)
             self.graphs[size] = record(self._recorded, (images, targets), self._changed, self.rngs, self.device, allow)
         graph = self.graphs[size]
-        return self._recorded(images, targets) if graph is None else graph(images, targets).clone()
+        return (self._recorded(images, targets) if graph is None else graph(images, targets))[0].clone()
 
-    def _recorded(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self._step(images, targets, NOTHING)
+    def _recorded(self, images: Tensor, targets: Tensor) -> tuple[Tensor]:
+        return (self._step(images, targets, NOTHING),)
 
     def _step(self, images: Tensor, targets: Tensor, rng: torch.Generator | None) -> Tensor:
         loss = self.objective(self.network, images, targets, rng)  # type: ignore[arg-type]

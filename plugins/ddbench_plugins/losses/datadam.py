@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ddbench.api import Batch, Loss, Memory, Resource, Run
 from ddbench.errors import ConfigError
 from ddbench.ops.activations import maps_and_embedding, stages
-from ddbench.ops.embedding import class_batches, images_a_pass, match_means, match_means_by_class
+from ddbench.ops.embedding import OfClass, class_batches, images_a_pass, match_means, match_means_by_class
+from ddbench.ops.replays import matched_by_class
 
 
 def attention(maps: Tensor, power: float) -> Tensor:
@@ -71,7 +72,11 @@ class AttentionMatching(Loss):
         """The squared distance of the means of concatenated vectors is the sum of the terms."""
         network = run.network("datadam", run.step).requires_grad_(False)
         fake, real = class_batches(syn, run, self.batch_real, self.augment == "dsa")
-        features, num = partial(self.features, network), run.spec.num_classes
+        return matched_by_class("datadam", partial(self._match, run.spec.num_classes), network, fake, real, syn, run)
+
+    def _match(self, num: int, network: nn.Module, fake: OfClass, real: OfClass, syn: Batch) -> Tensor:
+        """Of so many classes."""
+        features = partial(self.features, network)
         if not self.batched:
             return match_means_by_class(features, fake, real, syn, num)
         return match_means(features, fake, real, syn, num, images_a_pass(network, syn.images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from ddbench.api import Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.ops.distance import DISTANCES, class_distances, gradients
-from ddbench.ops.embedding import class_batches, class_groups, images_a_pass, sees_images_alone
+from ddbench.ops.embedding import OfClass, class_batches, class_groups, images_a_pass, sees_images_alone
 from ddbench.ops.moves import send
+from ddbench.ops.replays import matched_by_class
 
 Loops = Literal["given", "by-ipc"]
 
@@ -87,6 +89,10 @@ class GradientMatching(Loss):
         """Match a group of classes at a time, so that memory holds one group's graph."""
         network, num = self._network(syn, memory, run), run.spec.num_classes
         fake, real = class_batches(syn, run, self.batch_real, self.augment == "dsa")
+        return matched_by_class("dc", partial(self._match, num), network, fake, real, syn, run)
+
+    def _match(self, num: int, network: nn.Module, fake: OfClass, real: OfClass, syn: Batch) -> Tensor:
+        """Of so many classes."""
         labels = syn.labels.unflatten(0, (num, -1))  # [K,n,K]
         together = self.batched and sees_images_alone(network)
         value = torch.zeros((), dtype=syn.images.dtype, device=syn.images.device)

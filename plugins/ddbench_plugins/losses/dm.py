@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddbench.api import Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError
-from ddbench.ops.embedding import class_batches, embed, images_a_pass, match_means, match_means_by_class
+from ddbench.ops.embedding import OfClass, class_batches, embed, images_a_pass, match_means, match_means_by_class
+from ddbench.ops.replays import matched_by_class
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ class DistributionMatching(Loss):
         """The value is the sum over classes."""
         network = run.network("dm", run.step).requires_grad_(False)
         fake, real = class_batches(syn, run, self.batch_real, self.augment == "dsa")
-        features, num = partial(embed, network), run.spec.num_classes
+        return matched_by_class("dm", partial(self._match, run.spec.num_classes), network, fake, real, syn, run)
+
+    def _match(self, num: int, network: nn.Module, fake: OfClass, real: OfClass, syn: Batch) -> Tensor:
+        """Of so many classes."""
+        features = partial(embed, network)
         if not self.batched:
             return match_means_by_class(features, fake, real, syn, num)
         return match_means(features, fake, real, syn, num, images_a_pass(network, syn.images))
