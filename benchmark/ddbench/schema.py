@@ -153,7 +153,7 @@ class JudgementMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     flops_per_image: Amount  # of a training step, forward and backward
     peak_share: Amount  # of the device's peak that the training reached
     peak_memory_bytes: Count
-    way: str  # serial, captured or stacked
+    way: str  # serial, captured, streams or stacked
     processes: Some  # side by side
     commit: str | None
     finished: str

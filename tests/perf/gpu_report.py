@@ -27,13 +27,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "perf"
 PARTS = ("tests", "evaluators", "losses")
-OURS = {"plain": "serial", "captured": "captured", "stacked": "stacked"}  # ways of the evaluators, and what `auto` calls them
+OURS = {"plain": "serial", "captured": "captured", "streams": "streams", "stacked": "stacked"}  # as `auto` calls them
 NETWORKS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
 CASES = [(name, side, ipc) for side, ipc in ((128, 1), (32, 1), (32, 10)) for name in NETWORKS]
 TWO_FORMS = product(("dm", "dsa", "dc", "datadam"), (1, 10), ("plain", "batched"))
 LOSSES = [f"test_matching[{loss}-{ipc}-{form}]" for loss, ipc, form in TWO_FORMS]
 LOSSES += [f"test_matching[{loss}-1-default]" for loss in ("cafe", "krr", "dd", "bn-statistics")]
 LOSSES += [f"test_unrolled[{loss}-1-20]" for loss in ("mtt", "tesla")]
+LOSSES += [f"test_replayed[{loss}-1]" for loss in ("dm", "dsa", "dc", "datadam", "mtt", "tesla")]
 SUITE = """
 schema = 1
 name = "on-the-card"
@@ -146,17 +147,13 @@ class Report:
         found, best = [], dict[str, str]()
         for name, side, ipc in [("convnet", 32, 1)] if self.rehearse else CASES:
             path = self.folder / f"{name}-{side}-{ipc}.json"
-            ways = ("plain", "widespread") if self.rehearse else ("plain", "widespread", "captured", "stacked")
+            ways = ("plain", "widespread") if self.rehearse else ("plain", "widespread", "captured", "streams", "stacked")
             file = HERE / "test_evaluator_ways.py"
             chosen = [f"{file}::test_evaluator[{name}-{side}px-ipc{ipc}x-{way}]" for way in ways]
             if self.measure(f"{name}, {side} px, IPC {ipc}", path, *chosen):
                 found += rows(path)
                 best.setdefault(name, fastest(path))
-        table = self.into / "benchmark" / "ddbench" / "compute" / "ways.json"
-        known = json.loads(table.read_text()) if table.is_file() else {}
-        known[about["hardware"]["device"]] = best
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        self.table(about, best)
         return {"rows": found, "fastest": best}
 
     def losses(self, about: dict[str, Any]) -> dict[str, Any]:
@@ -166,10 +163,23 @@ class Report:
 
         file, paths = HERE / "test_loss_steps.py", []
         for case in [case for case in LOSSES if "[krr-" in case] if self.rehearse else LOSSES:
-            path = self.folder / f"{case.partition('[')[2].rstrip(']')}.json"
+            path = self.folder / f"{case.removeprefix('test_').translate(str.maketrans('[', '-', ']'))}.json"
             if self.measure(case, path, f"{file}::{case}"):
                 paths.append(path)
-        return {"tables": loss_tables(loss_cases(paths))}
+        cases = loss_cases(paths)
+        faster = replays(cases)
+        self.table(about, {f"loss {loss}": "captured" for loss in faster})
+        return {"tables": loss_tables(cases), "faster replayed": faster}
+
+    def table(self, about: dict[str, Any], best: dict[str, str]) -> None:
+        """Put the fastest ways into the table that `auto` reads; the other part's stay."""
+        path = self.into / "benchmark" / "ddbench" / "compute" / "ways.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        card = about["hardware"]["device"]
+        kept = {name: way for name, way in known.get(card, {}).items() if name.startswith("loss ") != (self.part == "losses")}
+        known[card] = kept | best
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
     def write(self, about: dict[str, Any], found: dict[str, Any]) -> None:
         """The record, and the section of docs/performance.md."""
@@ -203,6 +213,16 @@ def fastest(path: Path) -> str:
     """Of ddbench's ways that have a place in one process."""
     found = {entry["extra_info"]["way"]: entry["stats"]["min"] for entry in json.loads(path.read_text())["benchmarks"]}
     return OURS[min((way for way in found if way in OURS), key=lambda way: found[way])]
+
+
+def replays(cases: list[dict[str, Any]]) -> list[str]:
+    """The losses whose replayed step at IPC 1 is faster than their fastest other one."""
+    found: dict[str, dict[bool, float]] = {}
+    for case in cases:
+        if case["ipc"] == 1:
+            of_loss, is_replayed = found.setdefault(case["loss"], {}), case.get("form") == "replayed"
+            of_loss[is_replayed] = min(of_loss.get(is_replayed, case["ms"]), case["ms"])
+    return sorted(loss for loss, of_loss in found.items() if len(of_loss) == 2 and of_loss[True] < of_loss[False])
 
 
 def section(part: str, about: dict[str, Any], found: dict[str, Any]) -> str:

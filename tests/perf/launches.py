@@ -9,12 +9,14 @@ steps; judging: an epoch of glad-1's step, once what is made once is there. Narr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ddbench import protocols
 from ddbench.api import Spec
+from ddbench.compute.capture import Recorder
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
 from ddbench.compute.run import DistillRun
@@ -38,13 +40,14 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "tesla": ("tesla", EXPERTS),
     "bn-statistics": ("bn-statistics", {"teacher_epochs": 1}),
 }
+REPLAYED = ("dm", "dc", "dsa", "datadam", "mtt", "tesla")
 NETWORKS: dict[str, dict[str, Any]] = {
     "convnet": {"width": 8}, "alexnet": {"width": 8}, "vgg11": {"width": 8}, "resnet18": {"width": 8}, "vit": {"width": 16},
 }  # fmt: skip
 
 
-def of_loss(name: str) -> Counts:
-    """A step of the engine in pixels."""
+def of_loss(name: str, replays: bool = False) -> Counts:
+    """A step of the engine in pixels; `replays`: what is behind the augmentation as one graph."""
     plugin, settings = LOSSES[name]
     loss = PluginRef.resolve("losses", plugin, settings).make()
     norm = "batch" if plugin == "bn-statistics" else "instance"
@@ -52,7 +55,8 @@ def of_loss(name: str) -> Counts:
     run = DistillRun(("counted",), toy_data(SPEC, 20, 2), backbone, 1, torch.device("cpu"), {})
     run = prepared(loss, run)
     with Pretended() as fake:
-        loop = Distillation(plan_of(loss, backbone), fake.run(run), Stopwatch(fake.device))
+        there = replace(fake.run(run), recorder=Recorder(replays))
+        loop = Distillation(plan_of(loss, backbone), there, Stopwatch(fake.device))
         loop.begin()
         for _ in range(STEPS - 1):
             loop.one_step()
@@ -89,6 +93,8 @@ def counted() -> Iterator[tuple[str, Counts]]:
     """Everything, by name."""
     for name in LOSSES:
         yield f"step of {name}", of_loss(name)
+        if name in REPLAYED:
+            yield f"step of {name}, replayed", of_loss(name, replays=True)
     for name in NETWORKS:
         for captured in (False, True):
             yield f"epoch of {name}, {'captured' if captured else 'plain'}", of_judging(name, captured)

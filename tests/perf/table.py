@@ -44,8 +44,8 @@ def loss_cases(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def loss_tables(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
-    """The losses of two forms, plain against batched; those of one; and those that unroll a student."""
-    tables: dict[str, list[dict[str, str]]] = {"two forms": [], "one form": [], "unrolled": []}
+    """The losses of two forms, plain against batched; those of one; those that unroll a student; and replayed steps."""
+    tables: dict[str, list[dict[str, str]]] = {"two forms": [], "one form": [], "unrolled": [], "replayed": []}
     forms = {(case["loss"], case["ipc"], case.get("form")): case for case in cases}
     for case in cases:
         row = {"loss": case["loss"], "IPC": str(case["ipc"])}
@@ -53,6 +53,9 @@ def loss_tables(cases: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
             row |= {"student steps": str(case["syn_steps"]), "ms": f"{case['ms']:,.1f}"}
             row |= {"held by autograd MiB": mib(case["saved_bytes"], 1), "peak MiB": mib(case["peak_bytes"])}
             tables["unrolled"].append(row)
+            continue
+        if case["form"] == "replayed":
+            tables["replayed"].append(row | {"replayed ms": f"{case['ms']:,.1f}", "peak MiB": mib(case["peak_bytes"])})
             continue
         row["real a class"] = str(case["batch_real"] or "none")
         if case["form"] == "default":

@@ -25,6 +25,7 @@ from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.hardware import num_cores
 from ddbench.compute.run import be_deterministic, build_network
 from ddbench.compute.stacked import train_stacked
+from ddbench.compute.streams import train_on_streams
 from ddbench.compute.train import train
 from ddbench.evaluate.cost import flops_of_step
 from ddbench.ops.augment import SiameseAugment
@@ -37,7 +38,7 @@ SECONDS = float(os.environ.get("DDBENCH_PERF_SECONDS", "4"))  # about so long a 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 REPEATS = 5 if CUDA else num_cores()
-ON_CUDA = ("plain", "widespread", "captured", "stacked")
+ON_CUDA = ("plain", "widespread", "captured", "streams", "stacked")
 WAYS = ON_CUDA if CUDA else ("plain", "plain, all cores", "widespread", "side by side", "stacked")
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 MEMORY: dict[tuple[str, int, int], int] = {}  # of the plain evaluator
@@ -80,6 +81,10 @@ def stacked(networks: list[nn.Module], images: Tensor, labels: Tensor, epochs: i
     train_stacked(networks, images, labels, recipe(epochs), names(), SiameseAugment(STRATEGY))
 
 
+def streams(networks: list[nn.Module], images: Tensor, labels: Tensor, epochs: int) -> None:
+    train_on_streams(networks, images, labels, recipe(epochs), names(), SiameseAugment(STRATEGY))
+
+
 @lru_cache(maxsize=1)
 def case_of_process(name: str, side: int, ipc: int) -> tuple[list[nn.Module], Tensor, Tensor]:
     """A process's own network, kept from its first call, which is not timed, to the next."""
@@ -118,13 +123,14 @@ def test_evaluator(benchmark: Any, request: pytest.FixtureRequest, name: str, si
     benchmark.group = f"{name}, {side} px, IPC {ipc}"
     available = torch.cuda.mem_get_info()[0] if CUDA else psutil.virtual_memory().available
     needed = MEMORY.get(key, 0) * REPEATS
-    if way in ("side by side", "stacked") and needed > 0.9 * available:
+    if way in ("side by side", "streams", "stacked") and needed > 0.9 * available:
         pytest.skip(f"{way} would take about {needed / 2**30:.0f} GiB of memory")
     be_deterministic(1 if way == "plain" else num_cores())  # scripts use torch's default: all cores within each operation
     networks, images, labels = case(name, side, ipc)
     local = () if way == "widespread" else (DEVICE,)  # scripts keep the set on the CPU
     images, labels = (tensor.to(*local) if local else tensor for tensor in (images, labels))
-    runs = {"plain": plain, "plain, all cores": plain, "widespread": as_scripts_do, "captured": captured, "stacked": stacked}
+    runs = {"plain": plain, "plain, all cores": plain, "widespread": as_scripts_do, "captured": captured}
+    runs |= {"streams": streams, "stacked": stacked}
     run = runs.get(way)
     epochs = how_many_epochs(*key)
     peaks: list[int] = []

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ddbench.api import Loss, Recipe, Spec
+from ddbench.compute.capture import Recorder
 from ddbench.compute.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from ddbench.compute.engine import Distillation
 from ddbench.compute.hardware import hardware, num_cores
@@ -35,6 +36,7 @@ FORMS = dict.fromkeys(("dm", "dc", "dsa", "datadam"), ("plain", "batched")) | di
 SYN_STEPS = {"mtt": (5, 20, 50), "tesla": (5, 20, 50), "datm": (5,)}  # DATM is MTT but for where its students start
 MATCHING = [(name, ipc, form) for name, forms in FORMS.items() for ipc in IPCS for form in forms]
 UNROLLED = [(name, ipc, num) for name, steps in SYN_STEPS.items() for ipc in IPCS for num in steps]
+REPLAYED = [(name, ipc) for name in ("dm", "dc", "dsa", "datadam", "mtt", "tesla") for ipc in IPCS]
 IMAGES_A_CLASS = 512  # of CIFAR-10's 5,000: more than any loss draws at once
 SECONDS = float(os.environ.get("DDBENCH_PERF_SECONDS", "3"))  # about so long the timed steps of a case may take together
 CUDA = torch.cuda.is_available()
@@ -64,12 +66,12 @@ def noise() -> TrainingData:
     return TrainingData(spec, images, labels.to(DEVICE), starts, images[:0], labels[:0].to(DEVICE))
 
 
-def distillation(name: str, ipc: int, settings: dict[str, Any]) -> Distillation:
+def distillation(name: str, ipc: int, settings: dict[str, Any], replays: bool = False) -> Distillation:
     """The engine at step 0 of a plan with this loss."""
     loss: Loss = PluginRef.resolve("losses", name, settings).make()
     norm = "batch" if name == "bn-statistics" else "instance"
     backbone = PluginRef.resolve("architectures", "convnet", {"norm": norm})
-    run = prepared(loss, Untrained(("perf",), noise(), backbone, ipc, DEVICE, {}))
+    run = prepared(loss, Untrained(("perf",), noise(), backbone, ipc, DEVICE, {}, recorder=Recorder(replays)))
     plan = toy_plan(loss, Pixel(), steps=10**6, ipc=ipc, backbone=backbone)
     loop = Distillation(plan, run, Stopwatch(DEVICE))
     loop.begin()
@@ -116,3 +118,11 @@ def test_unrolled(benchmark: Any, name: str, ipc: int, syn_steps: int) -> None:
     be_deterministic(num_cores())
     loop = distillation(name, ipc, {"syn_steps": syn_steps, "num_experts": 2})
     measure(benchmark, loop, loss=name, ipc=ipc, syn_steps=syn_steps)
+
+
+@pytest.mark.skipif(not CUDA, reason="steps are recorded on a CUDA device alone")
+@pytest.mark.parametrize(("name", "ipc"), REPLAYED)
+def test_replayed(benchmark: Any, name: str, ipc: int) -> None:
+    be_deterministic(num_cores())
+    settings = {"syn_steps": 20, "num_experts": 2} if name in SYN_STEPS else {}
+    measure(benchmark, distillation(name, ipc, settings, replays=True), loss=name, ipc=ipc, form="replayed")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from stacked_runs import ADAMW, FULL, RECIPE, fresh, images_for, names_of
+from stacked_runs import ADAMW, FULL, NETWORKS, RECIPE, fresh, images_for, names_of
 from torch import Tensor, nn
 
 from ddbench.api import Objective, Recipe
@@ -18,6 +18,7 @@ from ddbench.compute.capture import Recorder, record
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
 from ddbench.compute.stacked import Stack, train_stacked
+from ddbench.compute.streams import train_on_streams
 from ddbench.compute.train import Steps, cross_entropy, train
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
@@ -26,12 +27,13 @@ from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import Dropout, lend
 from ddbench.plan import Judging
 from ddbench.protocols import Numbers
-from ddbench.testing import TOY_ARCH, Given, toy_plan, toy_run, toy_spec
+from ddbench.testing import TOY_ARCH, Given, prepared, toy_plan, toy_run, toy_spec
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import TOY_RECIPE
 from ddbench_plugins.losses.datadam import AttentionMatching
 from ddbench_plugins.losses.dc import GradientMatching, dsa
 from ddbench_plugins.losses.dm import DistributionMatching
+from ddbench_plugins.losses.mtt import Tesla, TrajectoryMatching
 from ddbench_plugins.spaces.pixel import Pixel
 
 AUGMENT = SiameseAugment(FULL)
@@ -229,6 +231,32 @@ def test_a_teacher_s_labels_are_captured_too() -> None:
     assert_equal(found[:1], found[1:])
 
 
+# ---------------------------------------------------------------- side by side
+
+
+@pytest.mark.parametrize("name", ["convnet-bn", "vit", "toy"])
+@pytest.mark.parametrize("ahead", [1, 100])
+def test_networks_side_by_side_are_each_as_it_is_alone(monkeypatch: pytest.MonkeyPatch, name: str, ahead: int) -> None:
+    recipe, found = replace(CASES[name], epochs=3), []
+    monkeypatch.setattr(batches, "PREPARED_BYTES", ahead * 2 * 7 * 3 * NETWORKS[name][1] ** 2 * 8)
+    for together in (True, False):
+        with Pretended(index=1, num_devices=2) as fake:
+            torch.cuda.set_device(0)
+            networks = [network.to(fake.device) for network in fresh(name, 2)]
+            images, targets = (tensor.to(fake.device) for tensor in images_for(name))
+            told = list[int]()
+            if together:
+                last = train_on_streams(networks, images, targets, recipe, names_of(2), AUGMENT, on_epoch=told.append)
+                assert told == [0, 1, 2]
+            else:
+                pairs = zip(networks, names_of(2), strict=True)
+                last = [train(network, images, targets, recipe, own, AUGMENT) for network, own in pairs]
+        assert not any(network.training for network in networks)
+        found.append((last, states(networks)))
+    assert found[0][0] == found[1][0]
+    assert_equal(found[0][1], found[1][1])
+
+
 # ---------------------------------------------------------------- which way
 
 
@@ -250,7 +278,7 @@ def test_the_shipped_table_can_be_read() -> None:
         assert set(networks.values()) <= set(ways.WAYS)
 
 
-@pytest.mark.parametrize("way", ["serial", "captured", "stacked", "auto"])
+@pytest.mark.parametrize("way", ["serial", "captured", "streams", "stacked", "auto"])
 def test_a_block_is_judged_by_the_way_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
     """On a device; the captured repeats are the plain ones to the bit."""
     monkeypatch.setattr(ways, "_table", lambda: {"Pretended": {"toy": "captured"}})
@@ -275,19 +303,22 @@ def test_a_block_is_judged_by_the_way_that_was_asked_for(monkeypatch: pytest.Mon
 
 
 REAL = {"batch_real": 4}
+EXPERTS: dict[str, Any] = {"num_experts": 2, "syn_steps": 3, "max_start_epoch": 2, "expert_epochs": 1}
 REPLAYED: dict[str, Any] = {
     "dm": DistributionMatching(**REAL), "dm, class by class": DistributionMatching(**REAL, batched=False),
     "dc": GradientMatching(**REAL), "dc, inner loop": GradientMatching(**REAL, outer_loop=2, inner_loop=1), "dsa": dsa(**REAL),
-    "datadam": AttentionMatching(**REAL),
+    "datadam": AttentionMatching(**REAL), "mtt": TrajectoryMatching(**EXPERTS), "tesla": Tesla(**EXPERTS),
+    "mtt, mini-batches": TrajectoryMatching(**EXPERTS, batch_syn=4),
+    "mtt, no views": TrajectoryMatching(**EXPERTS, augment="none"),
 }  # fmt: skip
 
 
 def distilled(loss: Any, is_on: bool, **changes: Any) -> tuple[dict[str, Tensor], list[int]]:
     """The tensors after four steps, and what each launched."""
-    launches = list[int]()
+    launches, ready = list[int](), prepared(loss, toy_run())
     with Pretended(index=1, num_devices=2) as fake:
         torch.cuda.set_device(0)
-        run = dataclasses.replace(fake.run(toy_run()), recorder=Recorder(is_on))
+        run = dataclasses.replace(fake.run(ready), recorder=Recorder(is_on))
         assert run.replays is is_on
         loop = Distillation(toy_plan(loss, Pixel(), steps=5, **changes), run, Stopwatch(fake.device))
         loop.begin()
@@ -308,8 +339,9 @@ def test_a_replayed_step_of_a_loss_is_the_plain_one(name: str) -> None:
     assert after[-1] < before[-1]
 
 
-def test_learned_labels_are_replayed_too() -> None:
-    (plain, _), (replayed, _) = (distilled(GradientMatching(4), is_on, labels="learned") for is_on in (False, True))
+@pytest.mark.parametrize("loss", [GradientMatching(4), TrajectoryMatching(**EXPERTS), Tesla(**EXPERTS)])
+def test_learned_labels_are_replayed_too(loss: Any) -> None:
+    (plain, _), (replayed, _) = (distilled(loss, is_on, labels="learned") for is_on in (False, True))
     for key, tensor in plain.items():
         torch.testing.assert_close(replayed[key], tensor, rtol=1e-5, atol=1e-6)
     assert "labels" in replayed

@@ -210,9 +210,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         trained.append(repeat)
         return once(judged, repeat, *more)
 
-    def note_stacked(judged: Evaluator, repeats: range, on_epoch: Any) -> list[Finished]:
+    def note_stacked(judged: Evaluator, repeats: range, *more: Any) -> list[Finished]:
         trained.extend(repeats)
-        return stacked(judged, repeats, on_epoch)
+        return stacked(judged, repeats, *more)
 
     monkeypatch.setattr(evaluator, "evaluate_once", note_once)
     monkeypatch.setattr(evaluator, "evaluate_stacked", note_stacked)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perf import gpu_report
-from perf.gpu_report import entry_points, fastest, with_section
+from perf.gpu_report import entry_points, fastest, replays, with_section
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +83,15 @@ def test_the_fastest_way_of_ours_is_found(tmp_path: Path) -> None:
     seconds = {"plain": 3.0, "widespread": 0.5, "captured": 1.0, "stacked": 2.0}
     path.write_text(json.dumps({"benchmarks": [{"extra_info": {"way": w}, "stats": {"min": s}} for w, s in seconds.items()]}))
     assert fastest(path) == "captured"
+
+
+def test_losses_that_replay_faster_are_found() -> None:
+    told = [("dm", "plain", 9.0), ("dm", "batched", 5.0), ("dm", "replayed", 4.0)]
+    told += [("dc", "batched", 1.0), ("dc", "replayed", 2.0)]
+    cases: list[dict[str, object]] = [{"loss": loss, "ipc": 1, "form": form, "ms": ms} for loss, form, ms in told]
+    cases += [{"loss": "mtt", "ipc": 1, "syn_steps": 20, "ms": 8.0}, {"loss": "mtt", "ipc": 1, "form": "replayed", "ms": 3.0}]
+    cases += [{"loss": "dc", "ipc": 10, "form": "replayed", "ms": 0.1}, {"loss": "krr", "ipc": 1, "form": "default", "ms": 1.0}]
+    assert replays(cases) == ["dm", "mtt"]
 
 
 def test_a_section_takes_the_place_of_its_last_one() -> None:

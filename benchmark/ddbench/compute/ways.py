@@ -10,9 +10,10 @@ import torch
 
 from ddbench.errors import DataError
 
-Way = Literal["serial", "captured", "stacked"]
-"""One network after the other, by plain steps or by recorded ones, which give the same numbers; or all at once."""
-WAYS: tuple[Way, ...] = ("serial", "captured", "stacked")
+Way = Literal["serial", "captured", "streams", "stacked"]
+"""One network after the other, by plain steps or by recorded ones; side by side by recorded ones; or all at once. All but the
+last give the same numbers."""
+WAYS: tuple[Way, ...] = ("serial", "captured", "streams", "stacked")
 TABLE = "ways.json"
 
 
@@ -25,8 +26,8 @@ def fastest(network: str, device: torch.device) -> Way | None:
 
 
 def is_captured(network: str | None, device: torch.device) -> bool:
-    """Whether one network of that architecture is trained fastest by recorded steps."""
-    return network is not None and fastest(network, device) == "captured"
+    """Whether one network of that architecture, or one loss, is fastest by recorded steps."""
+    return network is not None and fastest(network, device) in ("captured", "streams")
 
 
 def _table() -> dict[str, dict[str, str]]:

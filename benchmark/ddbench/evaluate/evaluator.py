@@ -21,6 +21,7 @@ from ddbench.api import Arch, Augment, Objective, Recipe, Spec
 from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.run import build_network
 from ddbench.compute.stacked import train_stacked
+from ddbench.compute.streams import train_on_streams
 from ddbench.compute.train import can_stack, cross_entropy, predict, train
 from ddbench.compute.ways import Way, fastest
 from ddbench.data.sealed import TestData
@@ -32,7 +33,7 @@ from ddbench.plan import Judging
 from ddbench.schema import Repeat
 from ddbench.seeds import StreamName
 
-Asked = Literal["auto", "serial", "captured", "stacked"]
+Asked = Literal["auto", "serial", "captured", "streams", "stacked"]
 """A way of training the repeats; auto: the one that was measured fastest, and serial where nobody has measured."""
 
 
@@ -65,7 +66,7 @@ class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds_train: float
     seconds_test: float
     peak_memory_bytes: int
-    way: str  # serial, captured or stacked
+    way: str  # serial, captured, streams or stacked
 
 
 @dataclass(frozen=True)
@@ -161,20 +162,22 @@ def evaluate_once(
 
 
 def evaluate_stacked(
-    evaluator: Evaluator, repeats: Sequence[int], on_epoch: Callable[[int], None] | None = None
+    evaluator: Evaluator, repeats: Sequence[int], on_epoch: Callable[[int], None] | None = None, way: Way = "stacked"
 ) -> list[Finished]:
-    """Several repeats of the network at once, with the random numbers that each has alone. Raises as `evaluate_once` does."""
+    """Several repeats of the network at once, with the random numbers that each has alone: stacked, or side by side on streams.
+    Raises as `evaluate_once` does."""
     started = time.perf_counter()
     networks, names = [evaluator.network(repeat) for repeat in repeats], [evaluator.name(repeat) for repeat in repeats]
     images, labels, recipe = evaluator.training_images(), evaluator.subject.labels, evaluator.recipe
-    losses = train_stacked(networks, images, labels, recipe, names, evaluator.augment, evaluator.objective, on_epoch)
+    how = (networks, images, labels, recipe, names, evaluator.augment, evaluator.objective, on_epoch)
+    losses = train_stacked(*how) if way == "stacked" else train_on_streams(*how, evaluator.view)
     train_share = (time.perf_counter() - started) / len(networks)
     finished = []
     for network, repeat, loss in zip(networks, repeats, losses, strict=True):
         began = time.perf_counter()
         read = evaluator.read(network, repeat, loss)
         seconds = train_share, time.perf_counter() - began
-        finished.append(Finished(read, *seconds, evaluator.peak_memory_bytes(), "stacked"))
+        finished.append(Finished(read, *seconds, evaluator.peak_memory_bytes(), way))
     return finished
 
 
@@ -184,9 +187,11 @@ def way_of(evaluator: Evaluator, asked: Asked, num: int) -> Way:
     ref, device = evaluator.judging.network, evaluator.device
     arch: Arch = ref.make()
     way = asked if asked != "auto" else fastest(ref.name, device) or ("stacked" if device.type in arch.stacked else "serial")
-    if way == "stacked" and (num < 2 or evaluator.subject.everything or evaluator.view or not can_stack(evaluator.network(0))):
+    if way in ("captured", "streams") and device.type != "cuda":
         return "serial"
-    return "serial" if way == "captured" and device.type != "cuda" else way
+    if way in ("streams", "stacked") and (num < 2 or evaluator.subject.everything or not can_stack(evaluator.network(0))):
+        return "captured" if way == "streams" else "serial"
+    return "serial" if way == "stacked" and evaluator.view else way
 
 
 def evaluate_block(
@@ -202,13 +207,14 @@ def evaluate_block(
     reset_peak_memory(evaluator.device)
     taken = way_of(evaluator, way, total - len(finished)) if len(finished) < total else "serial"
     while len(finished) < total:
-        num, done = total - len(finished) if taken == "stacked" else 1, len(finished)
+        together = taken in ("streams", "stacked")
+        num, done = total - len(finished) if together else 1, len(finished)
 
         def on_epoch(epoch: int, num: int = num, done: int = done) -> None:
             tick((done + num * (epoch + 1) / epochs) / total)
 
-        if taken == "stacked":
-            finished += evaluate_stacked(evaluator, range(first + done, last + 1), on_epoch)
+        if together:
+            finished += evaluate_stacked(evaluator, range(first + done, last + 1), on_epoch, taken)
         else:
             finished.append(evaluate_once(evaluator, first + done, on_epoch, taken == "captured"))
         keep(list(finished))

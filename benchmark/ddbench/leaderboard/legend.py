@@ -43,7 +43,8 @@ LEGEND = """\
   training images, counted once an epoch. **GFLOP per image** are the operations of convolutions and matrix products in
   one training step on one image, forward and backward. **% of peak** is the product of these two over the peak: the best
   float32 matrix product, measured on that device with that number of threads. **peak MiB** is the largest. **way**:
-  serial trains the repeats one after the other, captured likewise by recorded steps, stacked all at once.
+  serial trains the repeats one after the other, captured likewise by recorded steps, streams side by side by such, stacked all
+  at once.
 - **{mixed}** marks rows that mix circumstances: seeds made on, or networks judged on, different hardware (the model of the
   processor and the instruction set that torch uses count), different Pythons, or different sources of one plugin, by the
   first digits of their hashes. A line below the table says which. **{marked}** marks rows with something else that a reader

@@ -15,6 +15,7 @@ from ddbench.errors import ConfigError
 from ddbench.ops.augment import ahead
 from ddbench.ops.checkpoints import parameters_under
 from ddbench.ops.moves import send_together
+from ddbench.ops.replays import unrolled_backward
 from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward, within
 
 
@@ -255,7 +256,7 @@ class TrajectoryMatching(StudentMatching):
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """Through the whole unroll."""
-        return exact_backward(self.unroll(syn, memory, run), syn.leaves)
+        return unrolled_backward("mtt", exact_backward, self.unroll(syn, memory, run), syn, run)
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ class Tesla(StudentMatching):
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """In two passes over the steps."""
-        return two_pass_backward(self.unroll(syn, memory, run), syn.leaves)
+        return unrolled_backward("tesla", two_pass_backward, self.unroll(syn, memory, run), syn, run)
 
 
 def datm(
