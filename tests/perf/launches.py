@@ -2,14 +2,15 @@
 
     python tests/perf/launches.py
 
-Ten classes of 3x32x32, IPC 1, ConvNet-3 (with BatchNorm for bn-statistics), 16 real images a class, MTT and TESLA with 5 student
-steps; judging: an epoch of glad-1's step, once what is made once is there. Narrow networks: a width launches nothing.
+Ten classes, IPC 1, ConvNet-3 (with BatchNorm for bn-statistics), MTT and TESLA with 5 student steps; judging at 32 px: an epoch
+of glad-1, once what is made once is there. Small images, narrow networks, few real images: their number launches nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,9 +30,10 @@ from ddbench.testing import prepared, toy_data, toy_plan
 from ddbench.testing.pretended import Counts, Pretended
 from ddbench_plugins.spaces.pixel import Pixel
 
-SPEC = Spec("counted", (3, 32, 32), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+SPEC = Spec("counted", (3, 16, 16), tuple("abcdefghij"), (0.5,) * 3, (0.25,) * 3)
+JUDGED = replace(SPEC, shape=(3, 32, 32))
 STEPS = 3  # of which the last is counted
-REAL: dict[str, Any] = {"batch_real": 16}
+REAL: dict[str, Any] = {"batch_real": 4}
 EXPERTS: dict[str, Any] = {"num_experts": 2, "syn_steps": 5, "max_start_epoch": 1, "expert_epochs": 1}
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, REAL) for name in ("dm", "dc", "dsa", "datadam", "cafe", "krr", "dd")},
@@ -51,8 +53,8 @@ def of_loss(name: str, replays: bool = False) -> Counts:
     plugin, settings = LOSSES[name]
     loss = PluginRef.resolve("losses", plugin, settings).make()
     norm = "batch" if plugin == "bn-statistics" else "instance"
-    backbone = PluginRef.resolve("architectures", "convnet", {"width": 8, "norm": norm})
-    run = DistillRun(("counted",), toy_data(SPEC, 20, 2), backbone, 1, torch.device("cpu"), {})
+    backbone = PluginRef.resolve("architectures", "convnet", {"width": 4, "depth": 3, "norm": norm})
+    run = DistillRun(("counted",), toy_data(SPEC, 6, 2), backbone, 1, torch.device("cpu"), {})
     run = prepared(loss, run)
     with Pretended() as fake:
         there = replace(fake.run(run), recorder=Recorder(replays))
@@ -76,8 +78,8 @@ def of_judging(name: str, captured: bool) -> Counts:
     found = list[Counts]()
     with Pretended() as fake:
         with global_stream("counted"):
-            network = send_network(arch.build(SPEC), fake.device)
-        images = torch.randn(10, *SPEC.shape, device=fake.device)
+            network = send_network(arch.build(JUDGED), fake.device)
+        images = torch.randn(10, *JUDGED.shape, device=fake.device)
         labels = torch.arange(10, device=fake.device)
         fake.counts = Counts()
 
@@ -85,19 +87,20 @@ def of_judging(name: str, captured: bool) -> Counts:
             found.append(fake.counts)
             fake.counts = Counts()
 
-        train(network, images, labels, recipe, ("c",), SiameseAugment(SPEC.augmentation), on_epoch=on_epoch, captured=captured)
+        train(network, images, labels, recipe, ("c",), SiameseAugment(JUDGED.augmentation), on_epoch=on_epoch, captured=captured)
     return found[-1]
 
 
-def counted() -> Iterator[tuple[str, Counts]]:
-    """Everything, by name."""
+def counted() -> dict[str, Callable[[], Counts]]:
+    """Everything that can be counted, by name."""
+    made: dict[str, Callable[[], Counts]] = {}
     for name in LOSSES:
-        yield f"step of {name}", of_loss(name)
+        made[f"step of {name}"] = partial(of_loss, name)
         if name in REPLAYED:
-            yield f"step of {name}, replayed", of_loss(name, replays=True)
+            made[f"step of {name}, replayed"] = partial(of_loss, name, replays=True)
     for name in NETWORKS:
-        for captured in (False, True):
-            yield f"epoch of {name}, {'captured' if captured else 'plain'}", of_judging(name, captured)
+        made |= {f"epoch of {name}, {word}": partial(of_judging, name, word == "captured") for word in ("plain", "captured")}
+    return made
 
 
 def plain(counts: Counts) -> dict[str, int]:
@@ -108,5 +111,5 @@ def plain(counts: Counts) -> dict[str, int]:
 
 if __name__ == "__main__":
     print("| | launches | copies | blocking | waits |\n|:--|--:|--:|--:|--:|")
-    for name, counts in counted():
-        print(f"| {name} | " + " | ".join(f"{value:,}" for value in plain(counts).values()) + " |", flush=True)
+    for name, count in counted().items():
+        print(f"| {name} | " + " | ".join(f"{value:,}" for value in plain(count()).values()) + " |", flush=True)
