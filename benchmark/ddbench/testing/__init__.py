@@ -21,13 +21,6 @@ from ddbench.testing.architectures import architecture_checks
 from ddbench.testing.baselines import baseline_checks
 from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks
-from ddbench.testing.devices import (
-    architecture_stays_on_its_device,
-    baseline_stays_on_its_device,
-    generator_stays_on_its_device,
-    loss_stays_on_its_device,
-    space_stays_on_its_device,
-)
 from ddbench.testing.executors import executor_checks
 from ddbench.testing.generators import generator_checks
 from ddbench.testing.losses import loss_checks
@@ -87,12 +80,12 @@ class ContractReport:
 
 
 CHECKS: dict[str, list[Check]] = {
-    "losses": [*loss_checks, loss_stays_on_its_device],
-    "spaces": [*space_checks, space_stays_on_its_device],
-    "generators": [*generator_checks, generator_stays_on_its_device],
-    "architectures": [*architecture_checks, architecture_stays_on_its_device],
+    "losses": loss_checks,
+    "spaces": space_checks,
+    "generators": generator_checks,
+    "architectures": architecture_checks,
     "datasets": dataset_checks,
-    "baselines": [*baseline_checks, baseline_stays_on_its_device],
+    "baselines": baseline_checks,
     "presets": preset_checks,
     "protocols": protocol_checks,
     "executors": executor_checks,

@@ -15,8 +15,11 @@ from ddbench.api import (
 )
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
+from ddbench.ops.moves import send_network
 from ddbench.seeds import global_stream
 from ddbench.testing.checks import Check, Skipped, assert_close
+from ddbench.testing.devices import all_on, runs_ahead
+from ddbench.testing.pretended import Pretended
 
 
 def _built(arch: Arch, run: DistillRun, scale: int = 1, *name: str) -> tuple[nn.Module, Tensor]:
@@ -98,10 +101,30 @@ def architecture_starts_from_the_global_stream(arch: Arch, run: DistillRun) -> N
     assert any(not torch.equal(first[name], other[name]) for name in first), "another seed gives the same weights."
 
 
+def architecture_stays_on_its_device(arch: Arch, run: DistillRun) -> None:
+    """A training step, and a prediction."""
+    spec = replace(run.spec, shape=(run.spec.shape[0], arch.min_size, arch.min_size))
+    with Pretended() as fake, global_stream("toy"):
+        network = send_network(arch.build(spec), fake.device).train()
+        images = torch.randn(3, *spec.shape, device=fake.device)
+        labels = torch.zeros(3, dtype=torch.int64, device=fake.device)
+        optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, fused=True)
+        for _ in range(2):
+            with fake.counting() as counts:
+                F.cross_entropy(network(images), labels).backward()
+                optimizer.step()
+        runs_ahead(counts, "a training step")
+        with fake.counting() as counts, torch.no_grad():
+            logits = network.eval()(images)
+        all_on(fake.device, **{"the logits": logits})
+        runs_ahead(counts, "a prediction")
+
+
 architecture_checks: list[Check] = [
     architecture_has_its_shapes,
     architecture_is_head_of_features,
     architecture_has_second_derivatives,
     architecture_refuses_smaller_images,
     architecture_starts_from_the_global_stream,
+    architecture_stays_on_its_device,
 ]

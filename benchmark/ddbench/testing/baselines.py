@@ -7,6 +7,8 @@ import torch
 from ddbench.api import Baseline, Batch
 from ddbench.compute.run import DistillRun
 from ddbench.testing.checks import Check, Skipped
+from ddbench.testing.pretended import Pretended
+from ddbench.testing.toys import prepared
 
 
 def _built(baseline: Baseline, run: DistillRun) -> Batch:
@@ -55,6 +57,16 @@ def baseline_keeps_the_real_images(baseline: Baseline, run: DistillRun) -> None:
     assert torch.equal(run.data.images, before), "it has changed the real images."
 
 
+def baseline_stays_on_its_device(baseline: Baseline, run: DistillRun) -> None:
+    """It builds a set there."""
+    if baseline.everything:
+        raise Skipped("it is all real training images, and builds nothing.")
+    run = prepared(baseline, run)
+    with Pretended() as fake:
+        baseline.build(fake.run(run))
+
+
 baseline_checks: list[Check] = [
     baseline_builds_a_set, baseline_sorts_its_classes, baseline_repeats_itself, baseline_keeps_the_real_images,
+    baseline_stays_on_its_device,
 ]  # fmt: skip

@@ -16,6 +16,8 @@ from ddbench.api import (
 from ddbench.compute.run import DistillRun
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, assert_close
+from ddbench.testing.devices import all_on, runs_ahead
+from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
     prepared,
 )
@@ -90,9 +92,27 @@ def generator_is_frozen(config: GeneratorConfig, run: DistillRun) -> None:
         assert not generator.training, "a loaded generator must be in evaluation mode."
 
 
+def generator_stays_on_its_device(config: GeneratorConfig, run: DistillRun) -> None:
+    """Loaded there, it draws codes and makes pixels there."""
+    run = prepared(config, replace(run, loaded=None))
+    with Pretended() as fake:
+        generator = config.load(fake.run(run))
+        classes = torch.arange(run.spec.num_classes, device=fake.device)
+        w = generator.latents(classes, stream("codes"))
+        all_on(fake.device, **{"the codes": w})
+        w = w.detach().requires_grad_()
+        for _ in range(2):
+            with fake.counting() as counts:
+                pixels = generator.synthesize(w, None, 0, generator.depth)
+                pixels.sum().backward()
+        all_on(fake.device, **{"the pixels": pixels})
+        runs_ahead(counts, "synthesize")
+
+
 generator_checks: list[Check] = [
     generator_layers_compose,
     generator_gives_pixels,
     generator_draws_codes_from_its_stream,
     generator_is_frozen,
+    generator_stays_on_its_device,
 ]

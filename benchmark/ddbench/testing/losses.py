@@ -18,6 +18,8 @@ from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
 from ddbench.seeds import stream
 from ddbench.testing.checks import STEP, TOLERANCE, Check, Skipped, assert_close
+from ddbench.testing.devices import all_on, runs_ahead
+from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
     in_double,
     prepared,
@@ -207,6 +209,29 @@ def loss_picks_what_it_needs(loss: Loss, run: DistillRun) -> None:
         assert_close(got, wanted, f"the gradient of the {name} is another for the images that picks names.")
 
 
+def _batch_there(run: DistillRun) -> Batch:
+    """A few real images as synthetic ones, with labels that want a gradient too."""
+    own = [run.real(label, run.ipc, run.rng("toy batch", label)) for label in range(run.spec.num_classes)]
+    classes = torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc)
+    labels = F.one_hot(classes, run.spec.num_classes).float()
+    return Batch(torch.cat(own).requires_grad_(), labels.requires_grad_(), classes)
+
+
+def loss_stays_on_its_device(loss: Loss, run: DistillRun) -> None:
+    """A step of it."""
+    run = prepared(loss, run)
+    with Pretended() as fake:
+        there = fake.run(run)
+        memory = loss.init(there)
+        for step in range(2):  # what is made once is there after the first
+            syn = _batch_there(there.at(step))
+            with fake.counting() as counts:
+                value = loss.backward(syn, memory, there.at(step))
+        assert syn.images.grad is not None, "backward left no gradient on the images."
+        all_on(fake.device, **{"the value": value, "the images' gradient": syn.images.grad})
+        runs_ahead(counts, "a step")
+
+
 loss_checks: list[Check] = [
     loss_gradient_is_the_slope,
     loss_gives_a_detached_number,
@@ -217,4 +242,5 @@ loss_checks: list[Check] = [
     loss_goes_on_from_a_checkpoint,
     loss_teacher_gives_labels,
     loss_picks_what_it_needs,
+    loss_stays_on_its_device,
 ]

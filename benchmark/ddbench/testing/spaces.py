@@ -21,6 +21,8 @@ from ddbench.compute.run import DistillRun
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, Skipped, assert_close
+from ddbench.testing.devices import all_on, runs_ahead
+from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
     prepared,
 )
@@ -195,6 +197,27 @@ def space_penalty_is_a_number(space: Space, run: DistillRun) -> None:
             assert any(tensor.grad is not None for tensor in state.params.values()), "the penalty reaches no parameter."
 
 
+def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
+    """Its tensors, and what a step asks of it, in every stage."""
+    run = run_of(space, run)
+    with Pretended() as fake:
+        there = fake.run(run)
+        for state in stages(space, there):
+            all_on(fake.device, **{f"'{name}'": tensor for name, tensor in (state.params | state.fixed).items()})
+            classes = space.classes(state, there)
+            index = torch.arange(len(classes), device=fake.device)
+            all_on(fake.device, classes=classes)
+            for _ in range(2):
+                with fake.counting() as counts:
+                    images = space.decode(state, index, there)
+                    images.sum().backward()
+                    space.penalty(state, there)
+                    with torch.no_grad():
+                        space.project_(state)
+            all_on(fake.device, **{"the decoded images": images})
+            runs_ahead(counts, f"a step in stage {state.stage}")
+
+
 space_checks: list[Check] = [
     space_starts_the_same_every_time,
     space_names_its_tensors,
@@ -206,4 +229,5 @@ space_checks: list[Check] = [
     space_keeps_images_when_it_advances,
     space_projects_once,
     space_penalty_is_a_number,
+    space_stays_on_its_device,
 ]
