@@ -17,6 +17,7 @@ from ddbench.compute import batches, capture, ways
 from ddbench.compute.capture import Recorder, record
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
+from ddbench.compute.run import be_deterministic
 from ddbench.compute.stacked import Stack, train_stacked
 from ddbench.compute.streams import train_on_streams
 from ddbench.compute.train import Steps, cross_entropy, train
@@ -28,7 +29,7 @@ from ddbench.ops.layers import Dropout, lend
 from ddbench.plan import Judging
 from ddbench.protocols import Numbers
 from ddbench.testing import TOY_ARCH, Given, prepared, toy_plan, toy_run, toy_spec
-from ddbench.testing.pretended import Pretended
+from ddbench.testing.pretended import Pretended, moved
 from ddbench.testing.toys import TOY_RECIPE
 from ddbench_plugins.losses.datadam import AttentionMatching
 from ddbench_plugins.losses.dc import GradientMatching, dsa
@@ -372,3 +373,64 @@ def test_other_shapes_and_names_are_other_graphs() -> None:
             assert torch.equal(found, wanted)  # with the weights of this network
         recorder.call("g", forward, network, [images], fake.device)
         assert len(recorder._known) == 3
+
+
+# ---------------------------------------------------------------- on a card
+
+ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CARD = torch.device("cuda", 0)
+
+
+def on_card(name: str, num: int) -> tuple[list[nn.Module], Tensor, Tensor]:
+    be_deterministic(1)
+    images, targets = images_for(name)
+    return [network.to(CARD) for network in fresh(name, num)], images.to(CARD), targets.to(CARD)
+
+
+@pytest.mark.gpu
+@ON_CUDA
+@pytest.mark.parametrize("name", [*CASES, "alexnet", "vgg11", "resnet18-bn"])
+def test_captured_and_side_by_side_are_plain_on_a_card(name: str) -> None:
+    recipe, found = replace(CASES.get(name, RECIPE), epochs=5), []
+    for way in ("plain", "captured", "streams"):
+        networks, images, targets = on_card(name, 2)
+        if way == "streams":
+            last = train_on_streams(networks, images, targets, recipe, names_of(2), AUGMENT)
+        else:
+            pairs = zip(networks, names_of(2), strict=True)
+            last = [train(one, images, targets, recipe, own, AUGMENT, captured=way == "captured") for one, own in pairs]
+        found.append((last, states(networks)))
+    for last, tensors in found[1:]:
+        assert last == pytest.approx(found[0][0], rel=1e-7)
+        for one, other in zip(tensors, found[0][1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.gpu
+@ON_CUDA
+@pytest.mark.parametrize("name", ["convnet", "vit", "toy"])
+def test_steps_are_really_recorded_on_a_card(name: str) -> None:
+    """And not refused, which would be right, slow and unseen."""
+    (network,), images, targets = on_card(name, 1)
+    steps = Steps(network.train(), CASES[name], ("net",), cross_entropy, CARD, captured=True)
+    steps.begin(0)
+    for number in range(3):
+        steps.step(images, targets, 0, number)
+    assert None not in steps.graphs.values()
+
+
+@pytest.mark.gpu
+@ON_CUDA
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_replayed_step_is_the_plain_one_on_a_card(name: str) -> None:
+    be_deterministic(1)
+    ready, found = prepared(REPLAYED[name], toy_run()), []
+    for is_on in (False, True):
+        run = dataclasses.replace(moved(ready, CARD), recorder=Recorder(is_on))
+        loop = Distillation(toy_plan(REPLAYED[name], Pixel(), steps=5), run, Stopwatch(CARD))
+        loop.begin()
+        for _ in range(4):
+            loop.one_step()
+        found.append({key: tensor.detach().cpu() for key, tensor in (loop.state.params | loop.memory).items()})
+        assert not is_on or None not in [recorded for _, recorded in run.recorder._known.values()]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)

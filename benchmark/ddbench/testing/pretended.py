@@ -384,18 +384,7 @@ class Pretended:
 
     def run(self, run: DistillRun) -> DistillRun:
         """A run on the CPU, moved to the device with all that it holds."""
-        data = run.data
-        names = ("images", "labels", "validation_images", "validation_labels")
-        moved = {name: getattr(data, name).to(self.device) for name in names}
-        resources = {
-            need: {name: tensor.to(CPU if need.on_host else self.device) for name, tensor in tensors.items()}
-            for need, tensors in run.resources.items()
-        }
-        loaded: Any = run.loaded
-        return replace(
-            run, device=self.device, data=replace(data, **moved), resources=resources, skeletons=Skeletons(),
-            loaded=loaded.to(self.device) if hasattr(loaded, "to") else loaded,
-        )  # fmt: skip
+        return moved(run, self.device)
 
     # ------------------------------------------------------------ captures
 
@@ -480,3 +469,15 @@ class Pretended:
             "graph": self._capture,
         }  # fmt: skip
 
+
+def moved(run: DistillRun, device: torch.device) -> DistillRun:
+    """A run on the CPU, moved to a device, pretended or real, with all that it holds."""
+    names = ("images", "labels", "validation_images", "validation_labels")
+    data = replace(run.data, **{name: getattr(run.data, name).to(device) for name in names})
+    resources = {
+        need: {name: tensor.to(CPU if need.on_host else device) for name, tensor in tensors.items()}
+        for need, tensors in run.resources.items()
+    }
+    loaded: Any = run.loaded
+    generator = loaded.to(device) if hasattr(loaded, "to") else loaded
+    return replace(run, device=device, data=data, resources=resources, skeletons=Skeletons(), loaded=generator)
