@@ -349,4 +349,4 @@ def test_device_gives_the_same_and_is_not_waited_for(op, num):
         out.sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(out.detach().cpu(), view(images))
+    torch.testing.assert_close(out.detach().cpu(), view(images), rtol=1e-4, atol=1e-4)  # its sampler rounds coordinates otherwise

@@ -16,7 +16,7 @@ from ddbench.api import Objective, Recipe
 from ddbench.compute import batches, capture, ways
 from ddbench.compute.capture import Recorder, record
 from ddbench.compute.clock import Stopwatch
-from ddbench.compute.engine import Distillation
+from ddbench.compute.engine import Distillation, distill
 from ddbench.compute.run import be_deterministic
 from ddbench.compute.stacked import Stack, train_stacked
 from ddbench.compute.streams import train_on_streams
@@ -346,6 +346,31 @@ def test_learned_labels_are_replayed_too(loss: Any) -> None:
     for key, tensor in plain.items():
         torch.testing.assert_close(replayed[key], tensor, rtol=1e-5, atol=1e-6)
     assert "labels" in replayed
+
+
+@pytest.mark.parametrize("loss", [GradientMatching(4), TrajectoryMatching(**EXPERTS)])
+def test_the_last_iterate_is_ranked_without_gradients_of_labels(loss: Any) -> None:
+    """Its graph is not the one of the steps, whose shapes are the same."""
+    with Pretended() as fake:
+        run = dataclasses.replace(fake.run(prepared(loss, toy_run())), recorder=Recorder(True))
+        made = distill(toy_plan(loss, Pixel(), labels="learned", rank_steps="loss"), run, Stopwatch(fake.device))
+    assert made.images.isfinite().all()
+
+
+def test_a_step_that_needs_too_much_memory_as_a_graph_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = list[bool]()
+    with Pretended() as fake:
+        weight = torch.zeros(3, device=fake.device)
+
+        def step(add: Tensor) -> tuple[Tensor]:
+            weight.add_(add)
+            if fake.graph is not None:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return (weight.sum(),)
+
+        inputs = (torch.ones(3, device=fake.device),)
+        assert record(step, inputs, lambda: {"weight": weight}, (), fake.device, allowed.append) is None
+        assert (weight.tolist(), allowed) == ([0.0] * 3, [True, False])
 
 
 def test_a_network_that_draws_is_not_replayed() -> None:

@@ -46,6 +46,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     stub = Cuda()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     for name in ("init", "set_device", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, getattr(stub, name))
     return stub

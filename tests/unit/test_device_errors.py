@@ -156,8 +156,8 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.most, self.emptied = 0, 0, 0
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.now << 20)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.most << 20)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.now << 20)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.most << 20)
         monkeypatch.setattr(torch.cuda, "empty_cache", self.empty)
         monkeypatch.setattr(gc, "collect", lambda: 0)
 
@@ -167,14 +167,14 @@ class Held:
 
 def test_a_job_that_leaves_much_on_the_device_ends_its_process(monkeypatch: pytest.MonkeyPatch, place: Workplace) -> None:
     held = Held(monkeypatch)
-    held.now = 60
+    held.now = 250
     assert (place.leave(), place.is_stained, held.emptied) == (0, False, 1)
     module = nn.Linear(1 << 10, 10 << 10)  # 40 MiB
     place.generators["kept"] = module  # type: ignore[assignment]
-    held.now = 100
+    held.now = 290
     assert (place.leave(), place.is_stained) == (0, False)
-    held.now = 200
-    assert place.leave() >> 20 == 159
+    held.now = 400
+    assert place.leave() >> 20 == 359
     assert place.is_stained
     assert Workplace(place.store, CPU, None).leave() == 0
 

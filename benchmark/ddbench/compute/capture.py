@@ -70,16 +70,30 @@ def record(
         graph = torch.cuda.CUDAGraph()
         for rng in rngs:
             graph.register_generator_state(rng)
+        clear_workspaces()  # that graphs which run side by side do not share the one of the stream that captures
         allow(True)
-        with torch.cuda.graph(graph):
-            results = step(*own)
-        allow(False)
+        try:
+            with torch.cuda.graph(graph):
+                results = step(*own)
+        except torch.OutOfMemoryError:  # a graph keeps what a plain step gives back
+            put_back()
+            return None
+        finally:
+            allow(False)
+            clear_workspaces()
         graph.replay()
         same = [_alike(one, other) for one, other in zip(results, plain, strict=True)]
         same += [_alike(tensor.detach(), wanted[name]) for name, tensor in changed().items()]
         is_step = bool(torch.stack(same).all())
         put_back()
     return Recorded(graph, own, results) if is_step else None
+
+
+def clear_workspaces() -> None:
+    """Give back the scratch memory that torch keeps for cuBLAS, by handle and stream; it is taken again where it is needed."""
+    clear: Callable[[], None] | None = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None and torch.cuda.is_initialized():
+        clear()
 
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
@@ -97,6 +111,10 @@ class Recorder:
     def __init__(self, is_on: bool = False) -> None:
         self.is_on = is_on
         self._known: dict[tuple[object, ...], tuple[nn.Module, Recorded | None]] = {}
+
+    def forget(self) -> None:
+        """Let go of all graphs, and of the memory that they keep."""
+        self._known.clear()
 
     def call(
         self, name: str, step: Step, network: nn.Module, inputs: Sequence[Tensor], device: torch.device

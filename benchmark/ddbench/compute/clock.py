@@ -90,6 +90,7 @@ def reset_peak_memory(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.init()  # the reset does not start CUDA, and raises before it has started
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.exists():
         gc.collect()
@@ -100,9 +101,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory used since the last reset: allocated on a CUDA device, or resident of this whole process on a CPU."""
+    """The most memory used since the last reset: taken from a CUDA device, with what recorded graphs keep for themselves, or
+    resident of this whole process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     for line in lines:
         if line.startswith("VmHWM:"):

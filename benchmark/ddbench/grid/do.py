@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ddbench import schema
 from ddbench.api import Generator, Resource
 from ddbench.compute import hardware, precision
+from ddbench.compute.capture import clear_workspaces
 from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.flags import Flags, changed_flags, read_flags
 from ddbench.compute.run import be_deterministic
@@ -32,7 +33,7 @@ from ddbench.schema import JobFile, Place, UsedResource
 Report = Callable[[str, float], None]
 """(phase, fraction of the job done)."""
 End = Literal["done", "found", "busy"]
-MOST_LEFT = 64 << 20  # bytes that a job may leave on a device: constants, and what libraries keep
+MOST_LEFT = 256 << 20  # bytes that a job may leave on a device: constants, what libraries keep, and gaps between what is kept
 ROUNDED = "The device rounded float32 products to TF32 although that was not allowed (NVIDIA_TF32_OVERRIDE?)."
 
 
@@ -65,7 +66,7 @@ class Workplace:
             self.rounded[tf32] = precision.rounds(self.device)
         self.is_rounded = self.rounded.get(tf32, False) and not tf32
         reset_peak_memory(self.device)
-        self.resident = torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        self.resident = torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
         self.flags, self.found, self.given, self.short_of_memory = read_flags(), (), [], ""
 
     def marks(self) -> tuple[str, ...]:
@@ -113,13 +114,14 @@ class Workplace:
         if self.device.type != "cuda" or self.is_stained:
             return 0
         gc.collect()
+        clear_workspaces()
         torch.cuda.empty_cache()
         modules = [generator for generator in self.generators.values() if isinstance(generator, nn.Module)]
         if len(modules) < len(self.generators):
             return 0  # what a generator of another kind holds is unknown
         kept = self.training.num_bytes + sum(data.num_bytes for data in self.tests.values())
         kept += sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
-        left = torch.cuda.memory_allocated(self.device) - kept
+        left = torch.cuda.memory_reserved(self.device) - kept
         self.is_stained = left > MOST_LEFT
         return left if self.is_stained else 0
 

@@ -108,6 +108,7 @@ def _make(
         short = f"Its device ran out of memory with chunk {plan.chunk}"
         here.short_of_memory = f"{short}: chunk {smaller.chunk} was taken, which changes no bit."
     watch.restart()
+    run.recorder.forget()  # its graphs hold memory too
     return made(smaller)  # from the last checkpoint; outside of the handler, so that what it held is free
 
 

@@ -31,7 +31,8 @@ def matched_by_class(name: str, match: Match, network: nn.Module, fake: OfClass,
         value = match(network, lambda label: fakes[label], lambda label: parts[label], Batch(leaf, label_leaf, classes))
         return value, *(_grad_of(one) for one in ([leaf, label_leaf] if wants else [leaf]))
 
-    value, grad, *more = run.replayed(name, step, network, seen.detach(), syn.labels.detach(), torch.cat(own))
+    told = f"{name}, labels {wants}"  # another graph where they want a gradient
+    value, grad, *more = run.replayed(told, step, network, seen.detach(), syn.labels.detach(), torch.cat(own))
     seen.backward(grad, inputs=[syn.images])
     for label_grad in more:
         syn.labels.grad = label_grad.clone() if syn.labels.grad is None else syn.labels.grad + label_grad
@@ -61,7 +62,7 @@ def unrolled_backward(
 
     rate, rate_wants = unroll.rate, unroll.rate.requires_grad
     tensors = [*unroll.start.values(), *unroll.target.values(), *(tensor.detach() for side in sides for tensor in side)]
-    value, *grads = run.replayed(name, step, unroll.network, rate.detach(), *tensors)
+    value, *grads = run.replayed(f"{name}, labels {wants}, rate {rate_wants}", step, unroll.network, rate.detach(), *tensors)
     seen = [*sides[0], *(sides[1] if wants else [])]
     torch.autograd.backward(seen, [grad.clone() for grad in grads[: len(seen)]], inputs=syn.leaves)
     for grad in grads[len(seen) :]:

@@ -461,6 +461,7 @@ class Pretended:
             "get_device_properties": started(properties), "get_device_name": started("Pretended"),
             "get_device_capability": started((9, 0)), "reset_peak_memory_stats": started(None),
             "max_memory_allocated": started(0), "memory_allocated": started(0), "memory_reserved": started(0),
+            "max_memory_reserved": started(0),
             "mem_get_info": started((80 << 30, 80 << 30)), "empty_cache": started(None),
             "synchronize": lambda *_: self.wait("synchronize"), "get_rng_state": lambda *_: memory,
             "set_rng_state": lambda *_: None, "manual_seed": lambda seed: None, "manual_seed_all": lambda seed: None,
