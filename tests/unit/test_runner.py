@@ -75,6 +75,7 @@ class Clean:
 
 @pytest.fixture(scope="module")
 def clean(home: Home, suites: tuple[Path, Path]) -> Clean:
+    (home.root / "steps").unlink(missing_ok=True)  # of tests that came first
     process = home.start(suites[0], "clean", "--workers", "1")
     out, error, code = finish(process)
     assert code == 0, error
