@@ -1,9 +1,9 @@
-"""Plans: what decides the numbers of a set and of a judgement, resolved to the last default, and the keys made of it.
+"""Plans: what decides the numbers of a set and of a judgement, and the keys made of it; long because both are written out here.
 
 A **set** is what was distilled, selected, sampled or imported, under the key of a `SetPlan`. A **judgement** is one network
 trained on a set under one protocol for a block of repeats, under the key of a `Judging`. A set never knows who will judge it.
 
-A key is the SHA-256 of what decides the numbers and of nothing else: settings at their defaults, prose, versions and machines
+Everything in them is resolved to the last default. A key is the SHA-256 of what decides the numbers and of nothing else: settings at their defaults, prose, versions and machines
 are outside of it; records hold these. Fields that differ from their default stand in the key under their own name, so that a
 new field changes no key as long as it is at its default.
 """

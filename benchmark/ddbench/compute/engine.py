@@ -1,4 +1,7 @@
-"""distill(): the one distillation loop. Every method is a plan for it, none is a script of its own."""
+"""distill(): the one distillation loop; long because all of its state is begun, put away and taken up again in one class.
+
+Every method is a plan for it, none is a script of its own.
+"""
 
 from __future__ import annotations
 
