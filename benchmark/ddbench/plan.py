@@ -3,9 +3,9 @@
 A **set** is what was distilled, selected, sampled or imported, under the key of a `SetPlan`. A **judgement** is one network
 trained on a set under one protocol for a block of repeats, under the key of a `Judging`. A set never knows who will judge it.
 
-Everything in them is resolved to the last default. A key is the SHA-256 of what decides the numbers and of nothing else: settings at their defaults, prose, versions and machines
-are outside of it; records hold these. Fields that differ from their default stand in the key under their own name, so that a
-new field changes no key as long as it is at its default.
+Everything in them is resolved to the last default. A key is the SHA-256 of what decides the numbers and of nothing else: settings
+at their defaults, prose, versions and machines are outside of it; records hold these. Fields that differ from their default stand
+in the key under their own name, so that a new field changes no key as long as it is at its default.
 """
 
 from __future__ import annotations
