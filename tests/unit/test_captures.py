@@ -293,7 +293,12 @@ def test_a_block_is_judged_by_the_way_that_was_asked_for(monkeypatch: pytest.Mon
             pixels = torch.randint(256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
             test = TestData(pixels.to(fake.device), (torch.arange(6) % 3).to(fake.device))
             subject = Subject(images.to(fake.device), labels.to(fake.device), "0" * 64)
-            made = evaluate_block(Evaluator(judging, spec, subject, test), 0, 1, [], lambda done: None, lambda share: None, asked)
+            judged = Evaluator(judging, spec, subject, test)
+            with fake.counting() as counts:
+                made = evaluate_block(judged, 0, 1, [], lambda done: None, lambda share: None, asked)
+            if asked == "serial":  # the last epoch's loss, the accuracy and the bitmap of two repeats, and no step
+                assert len(counts.waits) == 6
+                assert len(counts.blocking) <= 2  # what the data set is normalised by, once
         found[asked] = made
     assert {one.way for one in found[way]} == {"captured" if way == "auto" else way}
     if way != "stacked":
