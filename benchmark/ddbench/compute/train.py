@@ -24,7 +24,6 @@ def cross_entropy(network: nn.Module, images: Tensor, targets: Tensor, rng: torc
 
 
 cross_entropy.draws_nothing = True  # type: ignore[attr-defined]
-NOTHING = None  # the generator of an objective that draws nothing
 
 
 def rate_at(epoch: int, recipe: Recipe) -> float:
@@ -124,7 +123,7 @@ class Steps:
         return (self._recorded(images, targets) if graph is None else graph(images, targets))[0].clone()
 
     def _recorded(self, images: Tensor, targets: Tensor) -> tuple[Tensor]:
-        return (self._step(images, targets, NOTHING),)
+        return (self._step(images, targets, None),)  # the objective draws nothing
 
     def _step(self, images: Tensor, targets: Tensor, rng: torch.Generator | None) -> Tensor:
         loss = self.objective(self.network, images, targets, rng)  # type: ignore[arg-type]

@@ -27,6 +27,8 @@ REPORT_SECONDS = 0.2  # at most so often, progress goes to the parent
 
 def sentence_of(error: BaseException, title: str, store: Path) -> str:
     """One sentence for whatever stopped a job, whatever its exception does when it is asked for its text."""
+    from ddbench.compute.device_errors import is_out_of_memory
+
     try:
         text = " ".join(str(error).split())
     except Exception:
@@ -35,7 +37,7 @@ def sentence_of(error: BaseException, title: str, store: Path) -> str:
         return text if text.startswith(title) else f"{title}: {text}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disc that holds {store} is full. Free some space, then give the same command again; finished work is kept."
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         told = f"{title}: the device ran out of memory. Run fewer jobs on it at the same time (--workers)"
         return f"{told}, or lower 'chunk', the loss's 'batch_real' or the size of its batches, or the width of the network."
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages/torch" not in frame.filename]
@@ -43,11 +45,6 @@ def sentence_of(error: BaseException, title: str, store: Path) -> str:
     text = text[:300].rstrip(".")
     what = f"{type(error).__name__}{where}{': ' if text else ''}{text}"
     return f"{title}: {what}. The traceback is in the failure record; mend the plugin or the plan."
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Of a device; torch is not imported for it."""
-    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
 
 
 def details_of(error: BaseException) -> str:
