@@ -37,6 +37,7 @@ from ddbench_plugins.losses.dm import DistributionMatching
 from ddbench_plugins.losses.mtt import Tesla, TrajectoryMatching
 from ddbench_plugins.spaces.pixel import Pixel
 
+pytestmark = pytest.mark.slow
 AUGMENT = SiameseAugment(FULL)
 CASES = {"convnet-bn": RECIPE, "resnet18": RECIPE, "vit": RECIPE, "toy": ADAMW, "convnet": replace(RECIPE, batch=7)}
 

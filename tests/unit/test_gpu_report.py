@@ -64,6 +64,7 @@ def test_it_wants_a_card_or_to_be_told_that_there_is_none(tmp_path: Path) -> Non
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_a_clone_that_is_not_installed_has_its_plugins(tmp_path: Path) -> None:
     """Beside a Python that has the dependencies alone."""
     folder = entry_points(tmp_path)

@@ -237,6 +237,7 @@ def run_of(*plugins: Any, normed: bool = False) -> DistillRun:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step_of_a_loss_waits_for_nothing(name: str) -> None:
     run = run_of(LOSSES[name], normed=name == "bn-statistics")
@@ -310,6 +311,7 @@ def drawn(spec: Spec) -> nn.Module:
 # ---------------------------------------------------------------- whole cells
 
 
+@pytest.mark.slow
 def test_a_whole_cell_mixes_no_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generator, a proxy, H-PD's walk with both rankers, and judging by two networks."""
     in_process.be_light(monkeypatch)
