@@ -245,6 +245,16 @@ class Run(Protocol):
         """The tensors of a resource that `needs` declared, on the device, or on the host where it says so."""
         ...
 
+    def sent(self, name: str, choose: Callable[[Run], Sequence[Tensor]]) -> list[Tensor]:
+        """`choose(run)`, tensors on the host, such as parts of a resource that is `on_host`, on the device: found there already
+        where `send_ahead` of that name was called in the step before, or else sent now, all in one copy. Valid in this step."""
+        ...
+
+    def send_ahead(self, name: str, choose: Callable[[Run], Sequence[Tensor]]) -> None:
+        """Begin to send what `choose` gives for the next step, while the device still computes this one: to be called last in a
+        step. `choose` must hang on the run's step and streams alone. On a CPU, nothing: there is nothing to send."""
+        ...
+
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, on the
         CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is executed. Raises ConfigError or DataError."""
@@ -278,7 +288,7 @@ class Resource(ABC):
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a resource of its own
     costly: ClassVar[bool] = False  # True: `ddbench run` builds it only if told to, by --prepare
     on_host: ClassVar[bool] = False  # True: `run.resource` gives it in the host's memory, where its file is mapped: for what is
-    # large and read in small parts, which its reader moves (`ddbench.ops.moves`)
+    # large and read in small parts, which its reader moves (`Run.sent`)
 
     def describe(self) -> str:
         """One line for progress bars and plans."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Recipe, Spec
+from ddbench.api import Batch, Recipe, Spec
 from ddbench.cli import main
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
@@ -28,7 +28,7 @@ from ddbench.results.contents import read_contents
 from ddbench.results.store import Store
 from ddbench.seeds import global_stream, stream
 from ddbench.testing import TOY_NORMED_ARCH, prepared, toy_network, toy_plan, toy_run, toy_spec
-from ddbench.testing.pretended import Counts, DeviceError, Pretended, device_of
+from ddbench.testing.pretended import Counts, DeviceError, Pretended, device_of, moved
 from ddbench_plugins.losses.bn_statistics import BatchNormStatistics
 from ddbench_plugins.losses.cafe import FeatureAlignment
 from ddbench_plugins.losses.datadam import AttentionMatching
@@ -197,6 +197,75 @@ def test_a_network_goes_in_one_copy_and_what_is_tied_stays_tied() -> None:
     for name, tensor in network.state_dict().items():
         if "running" not in name and "tracked" not in name:
             assert torch.equal(tensor, before[name])
+
+
+def test_what_the_next_step_needs_is_sent_ahead_of_it() -> None:
+    """Once, in the step before, to the values that it would have if it were sent when needed; two steps' are kept at most."""
+
+    def choose(run: Any) -> list[Tensor]:
+        return [torch.full((2,), float(run.step)), torch.arange(run.step + 1)]
+
+    with Pretended(index=1, num_devices=2) as fake:
+        first = fake.run(toy_run())
+        for step in range(4):
+            run = first.at(step)
+            with fake.counting() as counts:
+                found = [run.sent("mine", choose) for _ in range(2)][1]
+            assert (len(counts.copies), counts.blocking, counts.waits) == (1 if step == 0 else 0, [], [])
+            for there, wanted in zip(found, choose(run), strict=True):
+                assert there.device == fake.device
+                assert torch.equal(there.cpu(), wanted)
+            assert len(run.ahead._sent[run.root, "mine"]) == 1
+            with fake.counting() as counts:
+                run.send_ahead("mine", choose)
+            assert (len(counts.copies), counts.blocking, counts.waits) == (1, [], [])
+        assert torch.equal(first.at(7).sent("mine", choose)[1].cpu(), torch.arange(8))  # nobody had sent these
+        assert [tensor.numel() for tensor in first.under("x").at(7).sent("mine", lambda run: [torch.ones(5)])] == [5]
+
+
+def test_nothing_is_sent_ahead_on_a_cpu() -> None:
+    run, held = toy_run(), torch.ones(3)
+    run.send_ahead("mine", lambda run: pytest.fail("asked for"))
+    assert run.sent("mine", lambda run: [held])[0] is held
+    assert not run.ahead._sent
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_sent_ahead_arrives_while_the_device_computes() -> None:
+    run = moved(toy_run(), torch.device("cuda", 0))
+    busy, sums = torch.randn(2048, 2048, device=run.device), []
+
+    def choose(run: Any) -> list[Tensor]:
+        return [torch.full((1 << 20,), float(run.step)), torch.full((3,), run.step)]
+
+    for step in range(50):
+        big, small = run.at(step).sent("mine", choose)
+        sums.append(torch.stack([big.double().mean(), small.double().mean()]))
+        busy = busy @ busy * 1e-4
+        run.at(step).send_ahead("mine", choose)
+    assert torch.stack(sums).cpu().tolist() == [[float(step)] * 2 for step in range(50)]
+
+
+@pytest.mark.parametrize("kind", [TrajectoryMatching, Tesla])
+def test_expert_snapshots_are_there_before_their_step(kind: Any) -> None:
+    loss = kind(num_experts=3, syn_steps=2, augment="none")
+    ready = run_of(loss)
+    with Pretended() as fake:
+        run = fake.run(ready)
+        memory, classes = loss.init(run), torch.arange(3, device=fake.device)
+        images = torch.zeros(3, *run.spec.shape, device=fake.device).requires_grad_()
+        labels = torch.nn.functional.one_hot(classes, 3).float()
+        for step in range(3):
+            loss.backward(Batch(images, labels, classes), memory, run.at(step))
+            with fake.counting() as counts:
+                unroll = loss.unroll(Batch(images, labels, classes), memory, run.at(step + 1))
+            assert counts.copies == []
+            index, epoch = loss.choose(run.at(step + 1))
+            held = run.resource(loss._expert(index))
+            for at, snapshot in ((epoch, unroll.start), (epoch + loss.expert_epochs, unroll.target)):
+                for name, tensor in snapshot.items():
+                    assert torch.equal(tensor.cpu(), held[f"{at}/{name}"])
 
 
 # ---------------------------------------------------------------- steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Spec
+from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Run, Spec
 from ddbench.compute.capture import Recorder
 from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
@@ -23,7 +23,7 @@ from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.layers import Dropout, lend
-from ddbench.ops.moves import send, send_network
+from ddbench.ops.moves import Ahead, send, send_network, send_together
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
 from ddbench.refs import PluginRef, require
@@ -97,6 +97,7 @@ class DistillRun:
     fed: Spec | None = None  # what images of a generator are normalised by; None: the data set's own
     skeletons: Skeletons = field(default_factory=Skeletons, compare=False, repr=False)
     recorder: Recorder = field(default_factory=Recorder, compare=False, repr=False)
+    ahead: Ahead = field(default_factory=Ahead, compare=False, repr=False)
 
     @property
     def spec(self) -> Spec:
@@ -194,6 +195,23 @@ class DistillRun:
         if need not in self.resources:
             raise PluginError(f"the resource '{need.describe()}' was asked for but not declared by needs().")
         return self.resources[need]
+
+    def sent(self, name: str, choose: Callable[[Run], Sequence[Tensor]]) -> list[Tensor]:
+        """On a CPU they are where they are needed."""
+        if self.device.type != "cuda":
+            return list(choose(self))
+        key = (self.root, name)
+        found = self.ahead.take(key, self.step)
+        if found is None:
+            found = send_together(choose(self), self.device)
+            self.ahead.keep(key, self.step, found)
+        return found
+
+    def send_ahead(self, name: str, choose: Callable[[Run], Sequence[Tensor]]) -> None:
+        """On a stream of its own."""
+        if self.device.type == "cuda":
+            later = self.at(self.step + 1)
+            self.ahead.send((self.root, name), later.step, choose(later), self.device)
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of `weights/FILE` in the data folder."""

@@ -109,6 +109,7 @@ def _make(
         here.short_of_memory = f"{short}: chunk {smaller.chunk} was taken, which changes no bit."
     watch.restart()
     run.recorder.forget()  # its graphs hold memory too
+    run.ahead.forget()
     return made(smaller)  # from the last checkpoint; outside of the handler, so that what it held is free
 
 

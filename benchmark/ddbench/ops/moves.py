@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -32,6 +33,57 @@ def send_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tenso
         there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for tensor, start in zip(tensors, starts, strict=False)
     ]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Tensors on their way to a CUDA device on a stream of their own."""
+
+    tensors: list[Tensor]
+    arrived: torch.cuda.Event
+
+    def take(self) -> list[Tensor]:
+        """The tensors, for the current stream, which waits until they are there; the host does not."""
+        here = torch.cuda.current_stream(self.tensors[0].device)
+        here.wait_event(self.arrived)
+        for tensor in self.tensors:
+            tensor.record_stream(here)  # or their memory could be given away before this stream has read them
+        return self.tensors
+
+
+class Ahead:
+    """What the next step needs of the host's memory, sent to a CUDA device while that computes this step."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._sent: dict[Hashable, dict[int, Sent | list[Tensor]]] = {}
+
+    def send(self, name: Hashable, step: int, tensors: Sequence[Tensor], device: torch.device) -> None:
+        """Begin to send what a later step will `take` under that name."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._stream):
+            there, arrived = send_together(tensors, device), torch.cuda.Event()
+            arrived.record(self._stream)
+        self._sent.setdefault(name, {})[step] = Sent(there, arrived)
+
+    def take(self, name: Hashable, step: int) -> list[Tensor] | None:
+        """What was sent for this step, as often as it is asked for; None if nothing was. Lets go of earlier steps'."""
+        of_name = self._sent.get(name, {})
+        for earlier in [number for number in of_name if number < step]:
+            del of_name[earlier]
+        found = of_name.get(step)
+        if isinstance(found, Sent):
+            found = of_name[step] = found.take()
+        return found
+
+    def keep(self, name: Hashable, step: int, tensors: list[Tensor]) -> None:
+        """What was sent in the step itself, so that it is sent once."""
+        self._sent.setdefault(name, {})[step] = tensors
+
+    def forget(self) -> None:
+        """Let go of all of it."""
+        self._sent.clear()
 
 
 @torch.no_grad()

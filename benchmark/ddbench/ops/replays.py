@@ -14,6 +14,8 @@ from ddbench.ops.unroll import Unroll
 Match = Callable[[nn.Module, OfClass, OfClass, Batch], Tensor]
 """(network, synthetic images of a class, real ones, the set) -> the value, detached; adds to `.grad` of the set's leaves. It
 hangs on nothing else, draws no random numbers, and asks nothing of the host."""
+Backward = Callable[[Unroll, Sequence[Tensor]], Tensor]
+"""(unroll, leaves) -> the value, detached; adds to `.grad` of the leaves and of the unroll's rate."""
 
 
 def matched_by_class(name: str, match: Match, network: nn.Module, fake: OfClass, real: OfClass, syn: Batch, run: Run) -> Tensor:
@@ -39,9 +41,7 @@ def matched_by_class(name: str, match: Match, network: nn.Module, fake: OfClass,
     return value.clone()
 
 
-def unrolled_backward(
-    name: str, backward: Callable[[Unroll, Sequence[Tensor]], Tensor], unroll: Unroll, syn: Batch, run: Run
-) -> Tensor:  # fmt: skip
+def unrolled_backward(name: str, backward: Backward, unroll: Unroll, syn: Batch, run: Run) -> Tensor:
     """`backward(unroll, syn.leaves)`. Where the run replays, every step's batch is made first, and all of the unroll is one
     graph, whose gradients are then pulled back through the batches."""
     if not run.replays:

@@ -322,6 +322,8 @@ class Pretended:
         """From now on there is such a device."""
         for name, stub in self._cuda().items():
             self.stack.enter_context(mock.patch.object(torch.cuda, name, stub))
+        # It takes a real stream alone, and has nothing to do: memory here is given back when nothing holds it.
+        self.stack.enter_context(mock.patch.object(Tensor, "record_stream", return_value=None))
         own = type("Generator", (Generator,), {"known": self.generators})
         self.stack.enter_context(mock.patch.object(torch, "Generator", own))
         self.stack.enter_context(_Operations(self))
@@ -451,7 +453,8 @@ class Pretended:
 
         def make_stream(device: Any = None, *_: Any, **__: Any) -> Any:
             where = self.normal("cuda" if device is None else device)
-            return SimpleNamespace(device=where, wait_stream=lambda other: None, synchronize=lambda: self.wait("synchronize"))
+            waits = {name: lambda other: None for name in ("wait_stream", "wait_event")}  # a stream waits, and not the host
+            return SimpleNamespace(device=where, synchronize=lambda: self.wait("synchronize"), **waits)
 
         properties = SimpleNamespace(name="Pretended", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132)
         memory = torch.ByteTensor(8).zero_()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from ddbench.errors import ConfigError
 from ddbench.ops.augment import ahead
 from ddbench.ops.checkpoints import parameters_under
 from ddbench.ops.moves import send_together
-from ddbench.ops.replays import unrolled_backward
+from ddbench.ops.replays import Backward, unrolled_backward
 from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward, within
 
 
@@ -198,27 +199,36 @@ class StudentMatching(Loss):
             images, labels = syn.images[parts[step]], syn.labels[parts[step]]
             return views[step](images) if views else images, labels
 
-        network, (index, epoch) = student_mode(run.skeleton("student")).to(dtype), self.choose(run)
-        expert = self._expert(index)
-        start, target = self._snapshots(expert, (epoch, epoch + self.expert_epochs), network, dtype, run)
+        network = student_mode(run.skeleton("student")).to(dtype)
+        start, target = self._snapshots(network, dtype, run)
         return Unroll(network, start, target, memory["student_rate"], self.syn_steps, batch)
 
     def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
         """This step's target expert is the teacher: softmax of its logits. As TESLA assigns soft labels (section "soft label
         assignment" of its paper); MTT has none."""
-        network, (index, epoch) = student_mode(run.skeleton("student")).to(images.dtype), self.choose(run)
-        expert = self._expert(index)
-        (target,) = self._snapshots(expert, (epoch + self.expert_epochs,), network, images.dtype, run)
+        network = student_mode(run.skeleton("student")).to(images.dtype)
+        _, target = self._snapshots(network, images.dtype, run)
         return functional_call(network, target, (images,)).softmax(1)
 
-    @staticmethod
-    def _snapshots(
-        expert: ExpertTrajectory, epochs: Sequence[int], network: nn.Module, dtype: torch.dtype, run: Run
-    ) -> list[dict[str, Tensor]]:  # fmt: skip
-        """Of these epochs, on the device, in one copy."""
-        read = [expert.read(run.resource(expert), epoch, network) for epoch in epochs]
-        moved = iter(send_together([tensor for snapshot in read for tensor in snapshot.values()], run.device))
-        return [{name: next(moved).to(dtype) for name in snapshot} for snapshot in read]
+    def _snapshots(self, network: nn.Module, dtype: torch.dtype, run: Run) -> list[dict[str, Tensor]]:
+        """The student's start and its target, on the device, by parameter."""
+        names = [name for name, _ in network.named_parameters()]
+        moved = iter(run.sent("snapshots", partial(self._chosen, network)))
+        return [{name: next(moved).to(dtype) for name in names} for _ in range(2)]
+
+    def _chosen(self, network: nn.Module, run: Run) -> list[Tensor]:
+        """These snapshots on the host, the start's parameters before the target's."""
+        index, epoch = self.choose(run)
+        expert = self._expert(index)
+        read = [expert.read(run.resource(expert), at, network) for at in (epoch, epoch + self.expert_epochs)]
+        return [tensor for snapshot in read for tensor in snapshot.values()]
+
+    def _matched(self, name: str, backward: Backward, syn: Batch, memory: Memory, run: Run) -> Tensor:
+        """This step's value; the next one's snapshots are then on their way, beside what the device has yet to do."""
+        unroll = self.unroll(syn, memory, run)
+        value = unrolled_backward(name, backward, unroll, syn, run)
+        run.send_ahead("snapshots", partial(self._chosen, unroll.network))
+        return value
 
     def _parts(self, syn: Batch, run: Run) -> list[slice] | list[Tensor]:
         """Where the images of every step of the student are in the batch, which holds the whole set or what `picks` names."""
@@ -256,7 +266,7 @@ class TrajectoryMatching(StudentMatching):
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """Through the whole unroll."""
-        return unrolled_backward("mtt", exact_backward, self.unroll(syn, memory, run), syn, run)
+        return self._matched("mtt", exact_backward, syn, memory, run)
 
 
 @dataclass(frozen=True)
@@ -277,7 +287,7 @@ class Tesla(StudentMatching):
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """In two passes over the steps."""
-        return unrolled_backward("tesla", two_pass_backward, self.unroll(syn, memory, run), syn, run)
+        return self._matched("tesla", two_pass_backward, syn, memory, run)
 
 
 def datm(
