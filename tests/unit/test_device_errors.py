@@ -181,7 +181,7 @@ def test_a_job_that_leaves_much_on_the_device_ends_its_process(monkeypatch: pyte
 
 def test_what_lies_on_the_device_for_others_is_not_in_a_job_s_peak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     held = Held(monkeypatch)
-    place = Workplace(Store(tmp_path / "store"), CUDA, None)
+    place = Workplace(Store(tmp_path / "store"), CUDA, None, is_warm=True)
     monkeypatch.setattr(do, "reset_peak_memory", lambda device: None)
     monkeypatch.setattr(do.precision, "rounds", lambda device: False)
     monkeypatch.setattr(do, "open_test", lambda *given: do_test)

@@ -20,6 +20,7 @@ from ddbench.compute.capture import clear_workspaces
 from ddbench.compute.clock import peak_memory_bytes, reset_peak_memory
 from ddbench.compute.flags import Flags, changed_flags, read_flags
 from ddbench.compute.run import be_deterministic
+from ddbench.compute.warm import warm_up
 from ddbench.data.sealed import TestData, open_test
 from ddbench.data.subsets import CACHE_BYTES, Identity, TrainingCache, TrainingData, identify
 from ddbench.errors import DataError, PluginError
@@ -58,10 +59,14 @@ class Workplace:
     is_rounded: bool = False  # whether it does so in the running job although that does not allow it
     short_of_memory: str = ""  # a sentence, where memory was and the running job made do with less
     peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
+    is_warm: bool = False  # what the first step of a process pays once has been paid
 
     def begin(self, threads: int, tf32: bool) -> None:
         """Fix what numbers depend on beside the seeds, and remember the global flags."""
         be_deterministic(threads, tf32)
+        if not self.is_warm:
+            warm_up(self.device)
+            self.is_warm = True
         if self.device.type == "cuda" and tf32 not in self.rounded:
             self.rounded[tf32] = precision.rounds(self.device)
         self.is_rounded = self.rounded.get(tf32, False) and not tf32

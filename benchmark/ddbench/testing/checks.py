@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import SkipTest
 
 from torch import Tensor
 
@@ -18,8 +19,8 @@ TOLERANCE = 1e-5  # of a derivative against its finite difference, relative
 CLOSE = 1e-5  # of float32 numbers that two orders of summation give
 
 
-class Skipped(Exception):
-    """A check that does not apply to a plugin, and why."""
+class Skipped(SkipTest):
+    """A check that does not apply to a plugin, and why; unittest's and pytest's own word for it, so that both show a skip."""
 
 
 def assert_close(got: Tensor, wanted: Tensor, sentence: str) -> None:

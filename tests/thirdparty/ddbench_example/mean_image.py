@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ddbench.api import Batch, Loss, Memory, Run
@@ -25,9 +26,11 @@ class MeanImage(Loss):
 
     def backward(self, syn: Batch, memory: Memory, run: Run) -> Tensor:
         """See `Loss.backward`."""
-        value = syn.images.new_zeros(())
-        for label in range(run.spec.num_classes):
-            real = run.real(label, self.batch_real, run.rng("real", run.step, label)).mean(0)  # [C,H,W]
-            value = value + (syn.images[syn.classes == label].mean(0) - real).square().sum()
+        num = run.spec.num_classes
+        rngs = [run.rng("real", run.step, label) for label in range(num)]
+        real = torch.stack([run.real(label, self.batch_real, rng).mean(0) for label, rng in enumerate(rngs)])  # [K,C,H,W]
+        member = torch.nn.functional.one_hot(syn.classes, num).to(syn.images)  # [N,K]; a mask as an index would make a GPU wait
+        means = torch.einsum("nk,nchw->kchw", member / member.sum(0), syn.images)
+        value = (means - real).square().sum()
         value.backward(inputs=syn.leaves)
         return value.detach()
