@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # those of tests that ask for more sleep while they wait, and leave others the cores
 
 # A user's own settings decide nothing here. What tests ask for by name stays; the data folder has a fixture, `user_data`.
-OWN = {"DDBENCH_GOLDEN", "DDBENCH_KILL_SEED", "DDBENCH_PERF_SECONDS"}
+OWN = {"DDBENCH_GOLDEN", "DDBENCH_KILL_SEED", "DDBENCH_PERF_SECONDS", "DDBENCH_PERF_SIDE", "DDBENCH_PERF_WIDTH"}
 DATA = os.environ.get("DDBENCH_DATA")
 for name in [name for name in os.environ if name.startswith("DDBENCH_") and name not in OWN]:
     del os.environ[name]
