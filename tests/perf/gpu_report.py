@@ -84,6 +84,10 @@ class Report:
         """Seconds."""
         return self.until - time.monotonic()
 
+    def say(self, told: str) -> None:
+        """What begins, and how much time the part has left."""
+        print(f"{told} ({self.left() / 60:.1f} min left)", file=sys.stderr, flush=True)
+
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command of this Python's, killed where the time is up."""
         try:
@@ -91,7 +95,7 @@ class Report:
             kept = {"capture_output": True, "text": True, "env": self.environment, "cwd": ROOT}
             return subprocess.run(words, timeout=max(1.0, self.left()), **kept)  # type: ignore[call-overload]
         except subprocess.TimeoutExpired as late:
-            return subprocess.CompletedProcess(late.cmd, -1, "", "the time was up")
+            return subprocess.CompletedProcess(late.cmd, -1, "", "the time was up: start the part again, and it goes on")
 
     def measure(self, told: str, path: Path, *chosen: str) -> bool:
         """A perf case in a process of its own, unless it is done; whether it is now."""
@@ -99,7 +103,7 @@ class Report:
             return True
         if self.left() < 20 and not self.rehearse:
             return False
-        print(told, file=sys.stderr, flush=True)
+        self.say(told)
         words = ("-m", "pytest", "-q", "--benchmark-only", "--override-ini=addopts=", f"--benchmark-json={path}", *chosen)
         done = self.call(*words)
         if done.returncode:
@@ -122,10 +126,12 @@ class Report:
 
     def tests(self, about: dict[str, Any]) -> dict[str, Any]:
         """The tests that need a card, and a small grid through the command line: workers, generator, rankers, judging."""
+        self.say("looking for the tests that need a card" if self.rehearse else "the tests that need a card")
         ran = self.call("-m", "pytest", "-q", "-m", "gpu", "--override-ini=addopts=", "tests/unit", *(["--co"] * self.rehearse))
         suite = self.folder / "on-the-card.toml"
         small = SUITE.replace('"dm", "dsa", "dc"', '"dm"').replace('"pixel", "hpd"', '"pixel"')
         suite.write_text(small if self.rehearse else SUITE)
+        self.say("a small grid, from its start to its records")
         started = time.monotonic()
         grid = self.call("-m", "ddbench", "run", str(suite), "--prepare", "--json", "--store", str(self.folder / "store"))
         seconds = time.monotonic() - started
@@ -133,8 +139,9 @@ class Report:
         (self.folder / "tests.txt").write_text(ran.stdout + ran.stderr)
         (self.folder / "grid.txt").write_text(grid.stdout + grid.stderr)
         told = json.loads(grid.stdout) if grid.returncode in (0, 1) and grid.stdout.startswith("{") else {}
+        told_of_tests = (ran.stdout.strip().splitlines() or [ran.stderr[-300:]])[-1]
         return {
-            "tests": (ran.stdout.strip().splitlines() or [ran.stderr[-300:]])[-1],
+            "tests": f"found and not run: {told_of_tests}" if self.rehearse else told_of_tests,
             "grid": f"{len(told.get('computed', []))} of {told.get('total', 0)} computed, {len(told.get('failed', {}))} failed",
             "grid_seconds": round(seconds, 1),
             "store": found.stdout.strip(),
@@ -253,7 +260,8 @@ def section(part: str, about: dict[str, Any], found: dict[str, Any]) -> str:
     from table import markdown
 
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [f"### {about['hardware']['device']}: {part}", "", f"`make gpu-report PART={part}`, {versions}:", ""]
+    rehearsed = " **A rehearsal in tiny sizes: these figures say nothing.**" if about.get("rehearsal") else ""
+    lines = [f"### {about['hardware']['device']}: {part}", "", f"`make gpu-report PART={part}`, {versions}:{rehearsed}", ""]
     if part == "tests":
         lines += [f"- {name}: {found[name]}" for name in ("tests", "grid", "grid_seconds", "store")]
     elif part in ("evaluators", "generator"):
@@ -277,17 +285,20 @@ def main() -> None:
     """One part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--minutes", type=float, default=8.5)
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "gpu-report")
-    parser.add_argument("--into", type=Path)
-    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--minutes", type=float, default=8.5, help="that the part may take, 1 at least (default: 8.5)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "gpu-report", help="for what is done (runs/gpu-report)")
+    parser.add_argument("--into", type=Path, help="the folder that pages and tables are written into (default: this clone)")
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, in tiny sizes; needs --into")
     given = parser.parse_args()
+    if not given.minutes >= 1:
+        parser.error(f"--minutes must be at least 1, got {given.minutes:g}")
     if given.rehearse and given.into is None:
         parser.error("--rehearse writes nothing into this clone: name a folder with --into")
     report = Report(given)
-    about = report.about()
+    about = report.about() | {"rehearsal": given.rehearse}
     if about["hardware"]["kind"] != "cuda" and not given.rehearse:
-        sys.exit("no CUDA device is visible. Rehearse on a CPU with: --rehearse --into FOLDER")
+        words = f"python tests/perf/gpu_report.py {given.part} --rehearse --into FOLDER"
+        parser.exit(2, f"no CUDA device is visible. Rehearse on a CPU with: {words}\n")
     report.write(about, getattr(report, report.part)(about))
 
 

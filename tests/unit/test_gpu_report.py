@@ -27,7 +27,8 @@ def found(part: str, into: Path) -> dict[str, object]:
     (path,) = (into / "out" / "docs" / "gpu").glob(f"{part}-*.json")
     record: dict[str, object] = json.loads(path.read_text())
     page = (into / "out" / "docs" / "performance.md").read_text()
-    assert page.count(f"`make gpu-report PART={part}`") == 1
+    assert page.count(f"`make gpu-report PART={part}`") == page.count("A rehearsal in tiny sizes") == 1
+    assert record["rehearsal"] is True
     assert record["part"] == part
     return record
 
@@ -64,10 +65,11 @@ def test_every_part_runs_to_its_end(part: str, tmp_path: Path) -> None:
 
 
 def test_it_wants_a_card_or_to_be_told_that_there_is_none(tmp_path: Path) -> None:
-    words = [sys.executable, "tests/perf/gpu_report.py", "losses", "--rehearse"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert "name a folder with --into" in done.stderr
-    assert done.returncode == 2
+    for words, told in ((["--rehearse"], "name a folder with --into"), (["--minutes", "-3"], "must be at least 1")):
+        words = [sys.executable, "tests/perf/gpu_report.py", "losses", *words]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+        assert told in done.stderr
+        assert done.returncode == 2
 
 
 @pytest.mark.slow
