@@ -266,12 +266,10 @@ def test_products_along_axes_are_those_of_whole_matrices(columns: int, monkeypat
     monkeypatch.setattr("ddbench_plugins.stylegan.axes.COLUMNS_AT_ONCE", columns)
     rng = torch.Generator().manual_seed(1)
     for before, after in ((6, 11), (11, 6)):
-        pairs = [
-            tuple(torch.randn(sides, generator=rng, dtype=torch.float64) for sides in ((after, before), (before, after)))
-        ] * 2
         band = torch.ones(before, after, dtype=torch.float64).triu(-1).tril(2)
         band[:, 3] = 0
-        pairs = [(v, h * band) for v, h in pairs]
+        drawn = [torch.randn(2, before, after, generator=rng, dtype=torch.float64).unbind() for _ in range(2)]
+        pairs = [(v.t(), h * band) for v, h in drawn]
         maps = torch.randn(3, before, before, generator=rng, dtype=torch.float64)
         wanted = sum(v @ maps @ h for v, h in pairs)
         torch.testing.assert_close(Axes(pairs, CPU, torch.float64)(maps), wanted, rtol=1e-12, atol=1e-12)
