@@ -20,6 +20,7 @@ from ddbench.errors import ConfigError, DataError
 from ddbench.testing import toy_run
 from ddbench_plugins.generators.stylegan_random import RandomStyleGAN, random_weights
 from ddbench_plugins.spaces.layered import Layered
+from ddbench_plugins.stylegan.axes import Axes
 from ddbench_plugins.stylegan.description import count_parameters, read, write
 from ddbench_plugins.stylegan.fast import FilteredLeakyReLU, ModulatedConvolution, Resampling, resampling
 from ddbench_plugins.stylegan.filters import factors
@@ -173,7 +174,7 @@ def test_the_filtered_activation_has_the_slope_of_its_value(radial: bool, clamp:
     scale = (0.5 + torch.rand(2, 3, generator=rng, dtype=torch.float64)).requires_grad_()
     bias = torch.randn(3, generator=rng, dtype=torch.float64)
     how = a_resampling(radial, clamp)
-    assert (len(how.down) > 2) is radial
+    assert (len(how.down.pairs) > 2) is radial
     assert torch.autograd.gradcheck(lambda *leaves: FilteredLeakyReLU.apply(*leaves, bias, how), (y, scale))
 
 
@@ -257,6 +258,21 @@ def test_layers_before_the_entry_are_not_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(made.input, "forward", lambda code: pytest.fail("the input was computed"))
     made.synthesize(w, f, 5, made.depth)
     assert ran == list(range(5, made.depth))
+
+
+@pytest.mark.parametrize("columns", [1, 5, 48])
+def test_products_along_axes_are_those_of_whole_matrices(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pairs, growing and shrinking, with a column of zeros."""
+    monkeypatch.setattr("ddbench_plugins.stylegan.axes.COLUMNS_AT_ONCE", columns)
+    rng = torch.Generator().manual_seed(1)
+    for before, after in ((6, 11), (11, 6)):
+        band = torch.ones(before, after, dtype=torch.float64).triu(-1).tril(2)
+        band[:, 3] = 0
+        drawn = [torch.randn(2, before, after, generator=rng, dtype=torch.float64).unbind() for _ in range(2)]
+        pairs = [(v.t(), h * band) for v, h in drawn]
+        maps = torch.randn(3, before, before, generator=rng, dtype=torch.float64)
+        wanted = sum(v @ maps @ h for v, h in pairs)
+        torch.testing.assert_close(Axes(pairs, CPU, torch.float64)(maps), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_factors_of_a_filter_give_it_back() -> None:

@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ddbench_plugins.stylegan.axes import Axes
 from ddbench_plugins.stylegan.description import LayerShape
 from ddbench_plugins.stylegan.filters import downsampling_matrix, factors, upsampling_matrix
 from ddbench_plugins.stylegan.plain import EPS, GAIN, SLOPE, affine
 
 MAPS_AT_ONCE = 64  # on a CPU: they fit its last cache, and the next slower memory is used once
 VALUES_AT_ONCE = 1 << 28  # elsewhere: of the maps at twice the resolution
-
-Pairs = list[tuple[Tensor, Tensor]]
-"""Matrices (vertical [h',h], horizontal transposed [w,w']) whose products are summed: one pair of a separable filter."""
 
 
 class ModulatedConvolution(torch.autograd.Function):
@@ -53,42 +51,17 @@ class ModulatedConvolution(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Resampling:
-    """What a layer's activation needs beside its input: the way up and down, the limit between, and how many maps at once."""
+    """What a layer's activation needs beside its input: the ways up and down and their transposes, and the limit between."""
 
-    up: Pairs
-    down: Pairs
+    up: Axes
+    down: Axes
+    up_back: Axes
+    down_back: Axes
     clamp: float | None
-
-    def expand(self, maps: Tensor) -> Tensor:
-        """[N,h,w] -> [N,h',w'] at twice the resolution or more."""
-        return product(self.up, maps)
 
     def chunk(self, maps: Tensor) -> int:
         """How many maps go through at once."""
-        if maps.device.type == "cpu":
-            return MAPS_AT_ONCE
-        return max(1, VALUES_AT_ONCE // (self.up[0][0].shape[0] * self.up[0][1].shape[1]))
-
-
-def product(pairs: Pairs, maps: Tensor, out: Tensor | None = None) -> Tensor:
-    """The sum of V m H for every map m of [N,h,w]: [N,h',w']."""
-    rows = maps.shape[0] * maps.shape[1]
-    made = out
-    for number, (vertical, horizontal) in enumerate(pairs):
-        across = torch.mm(maps.reshape(rows, -1), horizontal).view(*maps.shape[:2], -1)
-        whole = vertical.expand(len(maps), -1, -1)
-        if number:
-            assert made is not None
-            made.baddbmm_(whole, across)
-        else:
-            made = torch.bmm(whole, across, out=out) if out is not None else torch.bmm(whole, across)
-    assert made is not None
-    return made
-
-
-def transposed(pairs: Pairs, maps: Tensor, out: Tensor | None = None) -> Tensor:
-    """The sum of V^T m H^T: the way back of a gradient."""
-    return product([(vertical.t(), horizontal.t()) for vertical, horizontal in pairs], maps, out)
+        return MAPS_AT_ONCE if maps.device.type == "cpu" else max(1, VALUES_AT_ONCE // (self.up.sides[0] * self.up.sides[1]))
 
 
 class FilteredLeakyReLU(torch.autograd.Function):
@@ -100,13 +73,12 @@ class FilteredLeakyReLU(torch.autograd.Function):
         ctx.save_for_backward(y, scale)
         ctx.bias, ctx.how = bias, how
         maps, scales, biases = _flat(y, scale, bias)
-        sides = how.down[0][0].shape[0], how.down[0][1].shape[1]
-        made, step = y.new_empty(len(maps), *sides), how.chunk(y)
+        made, step = y.new_empty(len(maps), *how.down.sides), how.chunk(y)
         for first in range(0, len(maps), step):
             part = slice(first, first + step)
             between = activated(maps[part], scales[part], biases[part], how)
-            product(how.down, between, made[part])
-        return made.view(*y.shape[:2], *sides)
+            how.down(between, made[part])
+        return made.view(*y.shape[:2], *how.down.sides)
 
     @staticmethod
     @once_differentiable
@@ -119,18 +91,18 @@ class FilteredLeakyReLU(torch.autograd.Function):
         for first in range(0, len(maps), step):
             part = slice(first, first + step)
             between = activated(maps[part], scales[part], biases[part], how)
-            back = transposed(how.down, grads[part])
+            back = how.down_back(grads[part])
             if how.clamp is not None:
                 back = torch.ops.aten.hardtanh_backward(back, between, -how.clamp, how.clamp)
             back = torch.ops.aten.leaky_relu_backward(back, between, SLOPE, True)
-            transposed(how.up, back, of_maps[part])
+            how.up_back(back, of_maps[part])
             of_scales[part] = torch.einsum("nhw,nhw->n", of_maps[part], maps[part])[:, None, None]
         return of_maps.mul_(scales).view_as(y), of_scales.view_as(scale), None, None
 
 
 def activated(maps: Tensor, scales: Tensor, biases: Tensor, how: Resampling) -> Tensor:
     """The maps of a chunk between up- and down-sampling, without the gain, which the way down holds."""
-    between = F.leaky_relu_(how.expand(torch.addcmul(biases, maps, scales)), SLOPE)
+    between = F.leaky_relu_(how.up(torch.addcmul(biases, maps, scales)), SLOPE)
     return between if how.clamp is None else between.clamp_(-how.clamp, how.clamp)
 
 
@@ -150,23 +122,24 @@ def resampling(shape: LayerShape, tensors: dict[str, Tensor], sides: tuple[int, 
     taps = down.shape[0], down.shape[-1]
     outer = [(side - num + shape.down_factor) // shape.down_factor for side, num in zip(between, taps, strict=True)]
     accuracy = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    device = tensors["weight"].device
-
-    def there(matrix: Tensor) -> Tensor:
-        return matrix.to(device, dtype).contiguous()
-
-    ways_up = [
-        (there(upsampling_matrix(v, height, shape.up_factor, top, between[0])),
-         there(upsampling_matrix(h, width, shape.up_factor, left, between[1]).t()))
+    ups = [
+        (upsampling_matrix(v, height, shape.up_factor, top, between[0]),
+         upsampling_matrix(h, width, shape.up_factor, left, between[1]).t())
         for v, h in factors(up, accuracy)
     ]  # fmt: skip
-    ways_down = [
-        (there(GAIN * downsampling_matrix(v, between[0], shape.down_factor, outer[0])),
-         there(downsampling_matrix(h, between[1], shape.down_factor, outer[1]).t()))
+    downs = [
+        (GAIN * downsampling_matrix(v, between[0], shape.down_factor, outer[0]),
+         downsampling_matrix(h, between[1], shape.down_factor, outer[1]).t())
         for v, h in factors(down, accuracy)
     ]  # fmt: skip
+    # A limit of that precision, since backward passes know what was clamped by its being equal.
     limit = None if shape.conv_clamp is None else torch.tensor(shape.conv_clamp / GAIN, dtype=dtype).item()
-    return Resampling(ways_up, ways_down, limit)  # a limit of that precision: backward passes know what was clamped by equality
+    up_way, down_way, up_back, down_back = (
+        Axes([(v.t(), h.t()) for v, h in pairs] if is_back else pairs, tensors["weight"].device, dtype)
+        for is_back in (False, True)
+        for pairs in (ups, downs)
+    )
+    return Resampling(up_way, down_way, up_back, down_back, limit)
 
 
 class FastLayer(nn.Module):
