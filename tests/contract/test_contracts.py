@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import importlib.util
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +19,7 @@ import torch
 from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
+import made_decoders
 from ddbench import registry, testing
 from ddbench.api import (
     Arch,
@@ -53,6 +58,13 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why i
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
 }
+MADE = {  # of those that read files of users, what makes small ones and gives the settings that name them
+    ("generators", "tiny-autoencoder"): made_decoders.tiny,
+    ("generators", "dcgan"): made_decoders.digits,
+    ("generators", "autoencoder-kl"): made_decoders.kl,
+}
+IN_COLOUR = {("generators", "tiny-autoencoder"), ("generators", "autoencoder-kl")}  # that make no other images
+EXTRAS = {("generators", "autoencoder-kl"): "diffusers"}  # what users install for one plugin alone
 BACKBONES = {("losses", "bn-statistics"): TOY_NORMED_ARCH}  # of those that the plain toy network does not serve
 NAMED = [
     (kind, member)
@@ -65,17 +77,36 @@ NAMED = [
 def make(kind: str, name: str) -> Any:
     source = registry.REGISTRIES[kind]
     known = source.settings(name)
-    return source.make(name, {key: value for key, value in SMALL.items() if key in known})
+    own = MADE[kind, name](files()) if (kind, name) in MADE else {}
+    return source.make(name, {key: value for key, value in SMALL.items() if key in known} | own)
+
+
+@cache
+def files() -> Path:
+    """A folder for the files that plugins of this module's tests read, gone at the end."""
+    folder = tempfile.mkdtemp(prefix="ddbench-contract-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def the_run(kind: str, name: str) -> DistillRun:
-    return toy_run(channels=3 if kind == "architectures" else 1, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    colour = kind == "architectures" or (kind, name) in IN_COLOUR
+    run = toy_run(channels=3 if colour else 1, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    return replace(run, folder=files()) if (kind, name) in MADE else run
+
+
+def lacks_extra(kind: str, name: str) -> str:
+    """The package that a plugin needs and that is not installed; or nothing."""
+    extra = EXTRAS.get((kind, name), "")
+    return extra if extra and importlib.util.find_spec(extra) is None else ""
 
 
 @cache
 def verdict(kind: str, name: str, check: str) -> Exception | None:
     """What a check raises, so that two tests can look at it."""
     (found,) = (entry for entry in CHECKS[kind] if entry.__name__ == check)
+    if extra := lacks_extra(kind, name):
+        return Skipped(f"{extra} is not installed: pip install 'ddbench[{extra}]'")
     try:
         found(make(kind, name), the_run(kind, name))
     except Exception as error:
@@ -129,6 +160,9 @@ def test_no_check_skips_without_a_reason(user_data: Path | None, kind: str, name
     skipped = {check for check, error in found.items() if isinstance(error, Skipped)}
     met = {check for check, error in found.items() if error is None}
     excused = {check for k, n, check in EXCEPTIONS if (k, n) == (kind, name)}
+    if lacks_extra(kind, name):
+        assert skipped == {check.__name__ for check in CHECKS[kind]}
+        return
     assert skipped == may_skip(kind, make(kind, name), user_data)
     assert len(met) == len(CHECKS[kind]) - len(skipped) - len(excused)
     assert met or (kind, name) == ("baselines", "full-data"), "no check at all was met"  # which builds nothing
