@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ddbench.files import sha256_file
 from ddbench.ops.described import Decoder, read
+from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import global_stream
 from ddbench_plugins.generators import autoencoder_kl, tiny_autoencoder
 
@@ -92,6 +93,7 @@ def digits(root: Path, description: Any = None) -> dict[str, Any]:
 
 def kl(root: Path, old_names: bool = False) -> dict[str, Any]:
     """An untrained AutoencoderKL; `old_names`: its attention written as older files have it. Needs diffusers."""
+    load_torchvision()
     from diffusers import AutoencoderKL
 
     with global_stream("made kl"):

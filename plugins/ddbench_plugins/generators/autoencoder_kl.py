@@ -14,6 +14,7 @@ from ddbench.api import Generator, GeneratorConfig, Resource, Run
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.encodings import check_shape, encode_real
+from ddbench.ops.vision import load_torchvision
 
 NAME = "autoencoder-kl"
 CONFIG = "config.json"
@@ -80,9 +81,10 @@ def read_config(content: bytes, name: str) -> KLConfig:
 
 def build_network(config: KLConfig) -> Any:
     """The module of diffusers, without weights. Raises ConfigError where diffusers is not installed."""
+    load_torchvision()  # which diffusers imports
     try:
         from diffusers import AutoencoderKL
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # it wraps what fails inside of it
         told = f"generator '{NAME}' needs the package diffusers, which cannot be imported"
         raise ConfigError(f"{told}: pip install 'ddbench[diffusers]'.") from error
     with torch.device("meta"):
