@@ -74,6 +74,8 @@ def tiny(root: Path) -> dict[str, Any]:
     for half, modules in (("encoder", tiny_autoencoder.encoder_modules), ("decoder", tiny_autoencoder.decoder_modules)):
         with global_stream("made", half):
             tensors = {name: tensor.half() for name, tensor in modules().state_dict().items()}
+        if half == "decoder":
+            tensors["19.bias"] += 0.5  # images are grey rather than black
         settings |= {half: f"{half}.safetensors", f"{half}_sha256": save(root, f"{half}.safetensors", tensors)}
     return settings
 
