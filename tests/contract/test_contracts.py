@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
+import math
 import re
 import shutil
 import tempfile
@@ -55,6 +56,7 @@ from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGener
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {"width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2}
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
+SIDES = {("generators", "stylegan-xl-random"): 32, ("generators", "stylegan3-random"): 32}  # of images that a plugin is for
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
 }
@@ -90,8 +92,8 @@ def files() -> Path:
 
 
 def the_run(kind: str, name: str) -> DistillRun:
-    colour = kind == "architectures" or (kind, name) in IN_COLOUR
-    run = toy_run(channels=3 if colour else 1, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    colour, side = kind == "architectures" or (kind, name) in IN_COLOUR, SIDES.get((kind, name), 8)
+    run = toy_run(channels=3 if colour else 1, side=side, arch=BACKBONES.get((kind, name), TOY_ARCH))
     return replace(run, folder=files()) if (kind, name) in MADE else run
 
 
@@ -621,6 +623,10 @@ def hears_nothing(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: i
     return ToyGenerator.synthesize(self, w if w.numel() else w.new_zeros(len(w), self.depth, 3), hidden, start, stop)
 
 
+def with_one_at_3(made: Tensor) -> Tensor:
+    return made.flatten(1).index_fill(1, torch.tensor(0, device=made.device), 3.0).view_as(made)
+
+
 class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
     """Its weights want gradients."""
 
@@ -633,7 +639,9 @@ class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
 BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
     "generator_layers_compose": [("twice", broken_generator(synthesize=forgets_start), "0 to 1 and then 1 to 13")],
     "generator_gives_pixels": [
-        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 255 * made)), r"\[0, 1\]"),
+        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 2 * made)), r"\[0, 1\]"),
+        ("far", broken_generator(synthesize=after(ToyGenerator.synthesize, with_one_at_3)), "to 3, 9[0-9]% of them inside"),
+        ("nan", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made * math.nan)), r"\[0, 1\]"),
         (
             "batch",
             broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made / made.max())),
@@ -645,7 +653,7 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("global", broken_generator(latents=after(ToyGenerator.latents, torch.randn_like)), "global generator"),
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
-        ("too many codes", broken_generator(num_codes=3), r"must be \[6, 3, D\]"),
+        ("one more", broken_generator(num_codes=property(lambda self: self.depth + 1)), r"\[6, 14, D\], got \[6, 13, 3\]"),
         ("few", broken_generator(num_latents=lambda self, label: 2, latents=only_one), "drawn at once must all be different"),
     ],
     "generator_says_where_codes_are_read": [

@@ -73,7 +73,7 @@ class Layered(Space):
         return len(self.layers(run.generator.depth))
 
     def init(self, run: Run) -> State:
-        """w: [N, codes, D]; f: the feature map of layer `first` under w."""
+        """w: [N, num_codes, D]; f: the feature map of layer `first` under w."""
         classes, rng = self._classes(run), run.rng("latents")
         with torch.no_grad():
             if self.init_from == "average":
