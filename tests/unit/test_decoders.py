@@ -28,7 +28,8 @@ from ddbench.cli import main
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError, DataError
 from ddbench.grid import runner
-from ddbench.ops.encodings import encode_real
+from ddbench.ops import encodings
+from ddbench.ops.encodings import RealEncodings
 from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import stream
 from ddbench.testing import Skipped, prepared, space_checks, stages, toy_run, toy_spec
@@ -78,19 +79,22 @@ def pictures(space: Layered, run: DistillRun) -> list[Tensor]:
 
 def test_codes_are_encodings_of_distinct_training_images_of_their_class(run: DistillRun) -> None:
     classes = torch.tensor([2, 0, 2, 2, 1, 0])
-    w = encode_real(run, lambda pixels: pixels, classes, stream("codes"))
+    drawing = RealEncodings(run, lambda pixels: pixels)
+    w = drawing.draw(classes, stream("codes"))
     assert w.shape == (6, 1, 3 * 16 * 16)
     pixels = (255 * w.view(6, *run.spec.shape)).round().to(torch.uint8)
     found = (pixels[:, None] == run.data.images).flatten(2).all(2)  # and none of those held out
     assert found.sum(1).tolist() == [1] * 6
     assert torch.equal(run.data.labels[found.int().argmax(1)], classes)
     assert len(pixels.unique(dim=0)) == 6
-    many = encode_real(run, lambda pixels: pixels, torch.zeros(30, dtype=torch.int64), stream("codes"))
+    many = drawing.draw(torch.zeros(30, dtype=torch.int64), stream("codes"))
     assert len(many.unique(dim=0)) == 12
     assert torch.equal(many[:12], many[12:24])
 
 
-def test_an_encoder_is_given_few_images_at_a_time(run: DistillRun) -> None:
+def test_an_encoder_is_given_few_images_at_a_time_and_a_whole_class_once(
+    run: DistillRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
 
     def encode(pixels: Tensor) -> Tensor:
@@ -98,8 +102,19 @@ def test_an_encoder_is_given_few_images_at_a_time(run: DistillRun) -> None:
         return pixels
 
     data = replace(run.data, images=run.data.images.repeat(5, 1, 1, 1), starts=(0, 180, 180, 180))
-    encode_real(replace(run, data=data), encode, torch.zeros(100, dtype=torch.int64), stream("codes"))
-    assert sizes == [32, 32, 32, 4]
+    run = replace(run, data=data)
+    drawing = RealEncodings(run, encode)
+    for _ in range(2):
+        drawing.draw(torch.zeros(100, dtype=torch.int64), stream("codes"))
+    assert sizes == 2 * [32, 32, 32, 4]
+    first, second = (drawing.draw(torch.zeros(180, dtype=torch.int64), stream("codes")) for _ in range(2))
+    assert len(sizes) == 8 + 6
+    assert torch.equal(first, second)
+    monkeypatch.setattr(encodings, "KEPT_BYTES", first.nbytes - 1)
+    drawing = RealEncodings(run, encode)
+    assert torch.equal(drawing.draw(torch.zeros(180, dtype=torch.int64), stream("codes")), first)
+    drawing.draw(torch.zeros(180, dtype=torch.int64), stream("codes"))
+    assert len(sizes) == 8 + 6 + 12
 
 
 def test_averages_share_out_the_images_of_a_class(run: DistillRun) -> None:
@@ -109,7 +124,7 @@ def test_averages_share_out_the_images_of_a_class(run: DistillRun) -> None:
     class Counting(Autoencoder):
         def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
             asked.append(len(classes))
-            return encode_real(run, lambda pixels: pixels, classes, rng)
+            return RealEncodings(run, lambda pixels: pixels).draw(classes, rng)
 
     run = replace(run, loaded=Counting(run).eval(), ipc=2)
     averages = w_plus("average", 1000).init(run).params["w"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddbench.api import Generator, GeneratorConfig, Resource, Run
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
-from ddbench.ops.encodings import check_shape, encode_real
+from ddbench.ops.encodings import RealEncodings, check_shape
 from ddbench.ops.vision import load_torchvision
 
 NAME = "autoencoder-kl"
@@ -106,6 +106,7 @@ class KLGenerator(nn.Module, Generator):
         super().__init__()
         self.network: Any = network
         self.config, self.run, self.depth = config, run, len(config.block_out_channels) + 2
+        self.encodings = RealEncodings(run, self._encode)
 
     def reads_codes(self, start: int) -> bool:
         """Never: the latent is all."""
@@ -117,7 +118,7 @@ class KLGenerator(nn.Module, Generator):
 
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
         """[B] -> w [B,1,D]: encodings of real training images of these classes."""
-        return encode_real(self.run, self._encode, classes, rng)
+        return self.encodings.draw(classes, rng)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """The mean of the posterior."""
