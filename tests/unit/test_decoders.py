@@ -32,11 +32,10 @@ from ddbench.ops import encodings
 from ddbench.ops.encodings import RealEncodings
 from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import stream
-from ddbench.testing import Skipped, prepared, space_checks, stages, toy_run, toy_spec
+from ddbench.testing import Skipped, prepared, space_checks, stages, toy_run
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.spaces import space_stays_on_its_device
-from ddbench_plugins.generators import dcgan
 from ddbench_plugins.generators.autoencoder_kl import AutoencoderKLDecoder, build_network, read_config
 from ddbench_plugins.generators.dcgan import SHIPPED, Dcgan
 from ddbench_plugins.generators.tiny_autoencoder import Autoencoder, TinyAutoencoder
@@ -247,8 +246,7 @@ def test_the_published_weights_reconstruct_real_images(
 def test_the_shipped_description_is_the_one_that_the_default_pins() -> None:
     content = (SHIPPED / f"{Dcgan.description}.json").read_bytes()
     assert hashlib.sha256(content).hexdigest() == Dcgan.description_sha256
-    digits = replace(toy_run(num_classes=10, side=28))
-    assert Dcgan().depth(digits) == 3
+    assert Dcgan().depth(toy_run(num_classes=10, side=28)) == 3
 
 
 def test_images_classes_and_descriptions_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -508,8 +506,3 @@ def test_missing_files_are_told_once_and_before_anything_is_computed(home: Path,
 def test_a_grey_data_set_is_told(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     assert command('"tiny-autoencoder"', "mnist-5k") == 2
     assert "makes colour images, and those of 'mnist-5k' have 1 channel" in capsys.readouterr().err
-
-
-def test_names_of_the_toys_are_as_these_tests_think() -> None:
-    assert toy_spec().name == "toy"
-    assert dcgan.SHIPPED.is_dir()
