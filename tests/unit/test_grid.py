@@ -638,7 +638,7 @@ class Data(Dataset):
 
 @dataclass(frozen=True)
 class Gen(GeneratorConfig):
-    def depth(self, spec):
+    def depth(self, run):
         raise RuntimeError("no depth today")
     def load(self, run): ...
 

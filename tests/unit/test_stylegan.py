@@ -17,6 +17,7 @@ from torch import Tensor
 from ddbench import registry
 from ddbench.api import Spec
 from ddbench.errors import ConfigError, DataError
+from ddbench.suite.stages import PlanningRun
 from ddbench.testing import toy_run
 from ddbench_plugins.generators.stylegan_random import RandomStyleGAN, random_weights
 from ddbench_plugins.spaces.layered import Layered
@@ -395,13 +396,13 @@ def test_random_weights_are_drawn_as_the_official_code_draws_them() -> None:
     ],
 )  # fmt: skip
 def test_depths_of_random_generators(config: RandomStyleGAN, side: int, depth: int) -> None:
-    assert config.depth(spec_of(side)) == depth
+    assert config.depth(PlanningRun(spec_of(side), 1, None)) == depth
 
 
 def test_random_generators_refuse_other_images() -> None:
     for shape, side in (("stylegan-xl", 28), ("stylegan-xl", 8), ("stylegan3", 512), ("stylegan3", 36)):
         with pytest.raises(ConfigError, match=f"generator '{shape}-random' makes square images of .* has {side} x {side}"):
-            RandomStyleGAN(shape).depth(spec_of(side))  # type: ignore[arg-type]
+            RandomStyleGAN(shape).depth(PlanningRun(spec_of(side), 1, None))  # type: ignore[arg-type]
     for settings in ({"width": -1}, {"stem": 3}):
         with pytest.raises(ConfigError, match="'width' must be at least 0 and 'stem' 0 or 4 to 64"):
             registry.generators.make("stylegan-xl-random", settings)

@@ -16,14 +16,16 @@ from ddbench.errors import ConfigError
 class Layered(Space):
     """The features F_n that enter layer n of a generator, with the codes w; in stages, n walks from `first` to `last`.
 
-    Image = layers n..L-1 applied to F_n under their codes of w, then normalised like real images. Without `first` the codes alone
-    are optimised (W+). With `first` = `last` it is GLaD. With `step` it is H-PD's walk: first, first + step, ..., last;
+    Image = layers n..L-1 applied to F_n under the codes that these read, then normalised like real images. Where they read none,
+    as in a plain decoder, F_n is all that is kept. Without `first` the codes alone are optimised (W+): in such a decoder, the
+    latent itself. With `first` = `last` it is GLaD. With `step` it is H-PD's walk: first, first + step, ..., last;
     F_L is the image itself, normalised pixels without codes, so that a walk to L ends in pixels.
     Layers count from the front; a negative one counts from the end: -1 is L, the image.
     Source: Cazenavette et al., Generalizing Dataset Distillation via Deep Generative Prior (GLaD), CVPR 2023, section 3;
     Zhong et al., Hierarchical Features Matter (H-PD), CVPR 2025, section 3 and algorithm 1. Departures: latents stay float32
     (GLaD keeps them in float16 under rates of up to 10,000); with IPC > 1 and init "average" every image averages samples of
-    its own, since averaging all would make the images of a class equal; the released H-PD never reaches pixels, its paper does.
+    its own, since averaging all would make the images of a class equal, and a limited number of codes of a class is shared out
+    among its images, so that none is in two averages; the released H-PD never reaches pixels, its paper does.
     Raises: ConfigError where a layer does not exist in the generator.
     """
 
@@ -75,7 +77,7 @@ class Layered(Space):
         classes, rng = self._classes(run), run.rng("latents")
         with torch.no_grad():
             if self.init_from == "average":
-                w = torch.stack([self._average(run, label, rng) for label in classes.tolist()])
+                w = torch.cat([self._averages(run, label, rng) for label in range(run.spec.num_classes)])
             else:
                 w = run.generator.latents(classes, rng)
             layer = self.layers(run.generator.depth)[0]
@@ -85,10 +87,15 @@ class Layered(Space):
                 return self._state(w, run.generator.synthesize(w, None, 0, 0), 0, run)
             return self._state(w, run.generator.synthesize(w, None, 0, layer), layer, run)
 
-    def _average(self, run: Run, label: int, rng: torch.Generator) -> Tensor:
-        """The mean codes [num_codes, D] of fresh samples of a class, which the images of the class share out among them."""
-        num = max(1, self.samples // run.ipc)
-        return run.generator.latents(torch.full((num,), label, device=run.device), rng).mean(0)
+    def _averages(self, run: Run, label: int, rng: torch.Generator) -> Tensor:
+        """The mean codes [IPC, codes, D] of samples of a class, which the images of the class share out among them."""
+        limit = run.generator.num_latents(label)
+        num = max(1, (self.samples if limit is None else min(self.samples, limit)) // run.ipc)
+        if limit is None:
+            of_class = torch.full((num,), label, device=run.device)
+            return torch.stack([run.generator.latents(of_class, rng).mean(0) for _ in range(run.ipc)])
+        drawn = run.generator.latents(torch.full((run.ipc * num,), label, device=run.device), rng)  # at once: all different
+        return drawn.unflatten(0, (run.ipc, num)).mean(1)
 
     def _state(self, w: Tensor, features: Tensor, layer: int, run: Run) -> State:
         """The tensors of a stage at a layer, from new features."""
@@ -96,7 +103,7 @@ class Layered(Space):
             return State({"pixels": run.spec.normalise(features)})
         if self.clip:
             features = features.nan_to_num(0.0, self.clip / 2, -self.clip / 2).clamp(-self.clip, self.clip)
-        return State({"f": features, "w": w})
+        return State({"f": features, "w": w} if run.generator.reads_codes(layer) else {"f": features})
 
     def _classes(self, run: Run) -> Tensor:
         return torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc)
@@ -109,11 +116,12 @@ class Layered(Space):
         """Through the rest of the generator, then the data set's normalisation; not clamped."""
         if "pixels" in state.params:
             return state.params["pixels"][index]
-        generator, w = run.generator, state.params["w"][index]
-        layer = self.layers(generator.depth)[state.stage]
+        generator, layer = run.generator, self.layers(run.generator.depth)[state.stage]
         if layer is None:
-            return run.spec.normalise(generator.synthesize(w, None, 0, generator.depth))
-        return run.spec.normalise(generator.synthesize(w, state.params["f"][index], layer, generator.depth))
+            return run.spec.normalise(generator.synthesize(state.params["w"][index], None, 0, generator.depth))
+        features = state.params["f"][index]
+        w = state.params["w"][index] if "w" in state.params else _no_codes(features)
+        return run.spec.normalise(generator.synthesize(w, features, layer, generator.depth))
 
     def advance(self, state: State, run: Run) -> State:
         """The features of the next layer of the walk; the codes go along."""
@@ -121,8 +129,14 @@ class Layered(Space):
         here, there = layers[state.stage], layers[state.stage + 1]
         assert here is not None
         assert there is not None
-        w = state.params["w"]
-        return self._state(w, run.generator.synthesize(w, state.params["f"], here, there), there, run)
+        features = state.params["f"]
+        w = state.params.get("w", _no_codes(features))
+        return self._state(w, run.generator.synthesize(w, features, here, there), there, run)
+
+
+def _no_codes(features: Tensor) -> Tensor:
+    """[B, 0, 0], for layers that read none."""
+    return features.new_empty(len(features), 0, 0)
 
 
 def w_plus(init_from: Literal["sample", "average"] = "sample", samples: int = 1000) -> Layered:
