@@ -188,7 +188,7 @@ CASES = {
         changed("backbone", '{ name = "convnet", depth = 6 }'),
         "architecture 'convnet(depth=6)' needs images of at least 64 px; those of 'mnist-5k' are 28 x 28.",
     ),
-    "unknown number": (GOOD + "stesp = 1\n", "[distill] has no key 'stesp'. Did you mean 'steps'? It takes: steps, momentum, "),
+    "unknown number": (GOOD + "stesp = 1\n", "[distill] has no key 'stesp'. Did you mean 'steps'? It takes: steps, total_steps, momentum, "),
     "steps a fraction": (GOOD + "chunk = 1.5\n", "[distill]: 'chunk' must be a whole number, got 1.5."),
     "negative chunk": (GOOD + "chunk = 0\n", "'chunk' must be at least 1, got 0."),
     "momentum": (GOOD + "momentum = nan\n", "'momentum' must lie in [0, 1), got nan."),

@@ -308,7 +308,7 @@ DAMAGED = {
     "ipc": (TINY.replace("[10, 50]", "[10, '50']"), "entry 2: 'where': 'ipc' must be a whole number, got '50'."),
     "loss": (TINY.replace('["dm", "dsa"]', "3"), "entry 1: 'where': 'loss' must be text, got 3."),
     "empty list": (TINY.replace("[10, 50]", "[]"), "entry 2: 'where': 'ipc' is an empty list, which fits nothing: leave the key out to fit all."),
-    "setting": (TINY.replace("steps = 11", "stesp = 11"), "entry 1: 'set' has no key 'stesp'. Did you mean 'steps'? It takes: steps, momentum, "),
+    "setting": (TINY.replace("steps = 11", "stesp = 11"), "entry 1: 'set' has no key 'stesp'. Did you mean 'steps'? It takes: steps, total_steps, momentum, "),
     "type": (TINY.replace("steps = 11", "steps = 1.5"), "entry 1: 'set': 'steps' must be a whole number, got 1.5."),
     "rate": (TINY.replace("pixels = 2", "pixels = 'fast'"), "entry 1: 'set': rate 'pixels' must be a number, got 'fast'."),
     "name": (TINY.replace("batch_real = 8", 'name = "dc"'), "entry 1: 'set': 'loss' holds settings of a plugin, not its name."),

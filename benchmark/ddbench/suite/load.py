@@ -33,11 +33,12 @@ def read(name: str) -> str:
         raise ConfigError(f"suite '{name}' cannot be read as text: {error}.") from error
 
 
-def load(name: str, identify: Identify, data_root: Path | None) -> Suite:
-    """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step."""
+def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = False) -> Suite:
+    """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step; `lenient`:
+    missing files of data sets and generators are none."""
     text = read(name)
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
-    return SuiteReader(name, raw, identify, data_root).suite(text)
+    return SuiteReader(name, raw, identify, data_root, lenient).suite(text)
