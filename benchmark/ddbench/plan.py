@@ -308,8 +308,8 @@ class Cell:
 
 
 def differences(stored: msgspec.Struct, now: msgspec.Struct) -> list[str]:
-    """What differs between two plans of one key, by name: resolved settings of plugins, and fields. A setting that the stored plan
-    does not know is new, and at its default, or the key were another."""
+    """What differs between two plans of one key, by name: resolved settings of plugins, and fields. A setting that the stored
+    plan does not know is new, and at its default, or the key were another."""
     names = []
     for field in now.__struct_fields__:
         before, after = getattr(stored, field), getattr(now, field)

@@ -20,8 +20,8 @@ SHOWN = ("shared", "cells", "state", "key")  # of what is shared
 UNKNOWN = "unknown"  # what hangs on data or weights that are not there, or on work that nobody has done yet
 MANY = 5  # of a kind: more are one line of the table
 HOW_KNOWN = """\
-measured: in this store, on whatever machine that was. counted: floating-point operations at a part of this CPU's peak, which narrow
-networks do not reach. A distillation is known once another seed of it has been made here: try one with --only."""
+measured: in this store, on whatever machine that was. counted: floating-point operations at a part of this CPU's peak, which
+narrow networks do not reach. A distillation is known once another seed of it has been made here: try one with --only."""
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
