@@ -265,8 +265,8 @@ class Ready(GeneratorConfig):
     kind: type[Generator] = ToyGenerator
     moves: bool = True
 
-    def depth(self, spec: Spec) -> int:
-        return self.kind(spec).depth  # type: ignore[call-arg]
+    def depth(self, run: Run) -> int:
+        return self.kind(run.spec).depth  # type: ignore[call-arg]
 
     def load(self, run: Run) -> Generator:
         made = self.kind(run.spec)  # type: ignore[call-arg]
@@ -574,6 +574,19 @@ def forgets_start(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: i
     return ToyGenerator.synthesize(self, w, hidden, max(start - 1, 0), stop)
 
 
+def only_one(self: ToyGenerator, classes: Tensor, rng: torch.Generator) -> Tensor:
+    w = ToyGenerator.latents(self, classes, rng)
+    return w if len(classes) > 2 else w[:1].repeat(len(classes), 1, 1)
+
+
+def deaf(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+    return ToyGenerator.synthesize(self, w if hidden is None else 0 * w.detach() + w.sum() * 0, hidden, start, stop)
+
+
+def hears_nothing(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+    return ToyGenerator.synthesize(self, w if w.numel() else w.new_zeros(len(w), self.depth, 3), hidden, start, stop)
+
+
 class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
     """Its weights want gradients."""
 
@@ -586,7 +599,7 @@ class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
 BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
     "generator_layers_compose": [("twice", broken_generator(synthesize=forgets_start), "0 to 1 and then 1 to 13")],
     "generator_gives_pixels": [
-        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 2 * made)), r"\[0, 1\]"),
+        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 255 * made)), r"\[0, 1\]"),
         (
             "batch",
             broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made / made.max())),
@@ -598,6 +611,13 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("global", broken_generator(latents=after(ToyGenerator.latents, torch.randn_like)), "global generator"),
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
+        ("too many codes", broken_generator(num_codes=3), r"must be \[6, 3, D\]"),
+        ("few", broken_generator(num_latents=lambda self, label: 2, latents=only_one), "drawn at once must all be different"),
+    ],
+    "generator_says_where_codes_are_read": [
+        ("never", broken_generator(reads_codes=lambda self, start: start > 2), "none does later"),
+        ("not read", broken_generator(synthesize=deaf), "get no gradient from layer 0 on"),
+        ("read", broken_generator(reads_codes=lambda self, start: start < 12, synthesize=hears_nothing), "read no codes, and do"),
     ],
     "generator_stays_on_its_device": [
         ("host", broken_generator(latents=after(ToyGenerator.latents, Tensor.cpu)), "the codes must be on the run's device"),

@@ -20,17 +20,28 @@ Start = Literal["sample", "average"]
 
 def starting_codes(run: Run, how: Start, samples: int) -> Tensor:
     """w [K * IPC, L, D], sorted by class; equal for all spaces of one seed. "average": `samples` codes of a class are shared out
-    among its images, and each has the mean of its own: the mean of all would make the images of a class equal.
+    among its images, and each has the mean of its own: the mean of all would make the images of a class equal. Where a class has
+    a limited number of codes, none is in two means.
 
     Source: GLaD's code (CVPR 2023), which averages mapped codes. Averaging the noise before it is mapped changes nothing: the
     mapping scales it to unit size again.
     """
-    classes, rng = torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc), run.rng("latents")
-    if how == "sample":
-        return full_precision(run.generator.latents(classes, rng))
-    num = max(1, samples // run.ipc)
-    labels = (torch.full((num,), label, device=run.device) for label in classes.tolist())
-    return full_precision(torch.stack([run.generator.latents(each, rng).mean(0) for each in labels]))
+    rng = run.rng("latents")
+    if how == "average":
+        return full_precision(torch.cat([_averages(run, label, samples, rng) for label in range(run.spec.num_classes)]))
+    classes = torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc)
+    return full_precision(run.generator.latents(classes, rng))
+
+
+def _averages(run: Run, label: int, samples: int, rng: torch.Generator) -> Tensor:
+    """The mean codes [IPC, L, D] of a class."""
+    limit = run.generator.num_latents(label)
+    num = max(1, (samples if limit is None else min(samples, limit)) // run.ipc)
+    if limit is None:
+        of_class = torch.full((num,), label, device=run.device)
+        return torch.stack([run.generator.latents(of_class, rng).mean(0) for _ in range(run.ipc)])
+    drawn = run.generator.latents(torch.full((run.ipc * num,), label, device=run.device), rng)  # at once: all different
+    return drawn.unflatten(0, (run.ipc, num)).mean(1)
 
 
 def pushed(run: Run, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:

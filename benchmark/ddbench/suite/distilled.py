@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_place
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ class Common:
     backbone: PluginRef
     threads: int
     asked: Asked  # of iterates
+    data_root: Path | None  # the user's data folder
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ class Distilled:
             self.findings.fault(error)
         return True
 
-    @staticmethod
-    def _depth(generator: PluginRef, dataset: PluginRef) -> int:
-        return generator.ask(lambda plugin: plugin.depth(dataset.make().spec()))
+    def _depth(self, generator: PluginRef, dataset: PluginRef) -> int:
+        run = PlanningRun(dataset.make().spec(), 0, None, self.common.data_root)
+        return generator.ask(lambda plugin: plugin.depth(run))
 
     def _check_loss(self, loss: PluginRef, labels: str) -> None:
         """Whether the backbone and the labels suit it."""

@@ -191,7 +191,7 @@ class SuiteReader:
             yield from self._baseline(axes, baseline, backbone, dataset, identity)
         if self.places.read_families(self.raw.get("preset", [])):
             iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
-            common = Common(self.protocol, backbone, self.threads, iterates)
+            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root)
             distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 

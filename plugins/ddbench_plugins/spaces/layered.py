@@ -17,16 +17,18 @@ from ddbench.ops.codes import full_precision, gaussian_like, pushed, starting_co
 class Layered(Space):
     """The features F_n that enter layer n of a generator, with the codes w; in stages, n walks from `first` to `last`.
 
-    Image = layers n..L-1 applied to F_n under w_n..w_{L-1}, then normalised like real images. Without `first` the codes alone
-    are optimised (W+). With `first` = `last` it is GLaD. With `step` it is H-PD's walk: first, first + step, ..., last;
+    Image = layers n..L-1 applied to F_n under the codes that these read, then normalised like real images. Where they read none,
+    as in a plain decoder, F_n is all that is kept. Without `first` the codes alone are optimised (W+): in such a decoder, the
+    latent itself. With `first` = `last` it is GLaD. With `step` it is H-PD's walk: first, first + step, ..., last;
     F_L is the image itself, normalised pixels without codes, so that a walk to L ends in pixels. With `repeat` every layer has
     that many stages, each from the best of the one before: what H-PD's search does without its walk.
     Layers count from the front; a negative one counts from the end: -1 is L, the image.
     Source: Cazenavette et al., Generalizing Dataset Distillation via Deep Generative Prior (GLaD), CVPR 2023, section 3;
     Zhong et al., Hierarchical Features Matter (H-PD), CVPR 2025, section 3 and algorithm 1. Departures: latents stay float32
     (GLaD keeps them in float16 under rates of up to 10,000); with IPC > 1 and init "average" every image averages samples of
-    its own, since averaging all would make the images of a class equal; the released H-PD never reaches pixels, its paper does.
-    What a generator gives in half precision is kept in float32.
+    its own, since averaging all would make the images of a class equal, and a limited number of codes of a class is shared out
+    among its images, so that none is in two averages; the released H-PD never reaches pixels, its paper does. What a generator
+    gives in half precision is kept in float32.
     Raises: ConfigError where a layer does not exist in the generator.
     """
 
@@ -77,7 +79,7 @@ class Layered(Space):
         return len(self.layers(run.generator.depth))
 
     def init(self, run: Run) -> State:
-        """w: [N, L, D]; f: the feature map of layer `first` under w, or noise like it."""
+        """w: [N, codes, D]; f: the feature map of layer `first` under w, or noise like it."""
         with torch.no_grad():
             w = starting_codes(run, self.init_from, self.samples)
             layer = self.layers(run.generator.depth)[0]
@@ -94,7 +96,7 @@ class Layered(Space):
             return State({"pixels": run.spec.normalise(features)})
         if self.clip:
             features = features.nan_to_num(0.0, self.clip / 2, -self.clip / 2).clamp(-self.clip, self.clip)
-        return State({"f": features, "w": w})
+        return State({"f": features, "w": w} if run.generator.reads_codes(layer) else {"f": features})
 
     def classes(self, state: State, run: Run) -> Tensor:
         """Sorted by class."""
@@ -104,10 +106,14 @@ class Layered(Space):
         """Through the rest of the generator, then the data set's normalisation; not clamped."""
         if "pixels" in state.params:
             return state.params["pixels"][index]
-        generator, w = run.generator, state.params["w"][index]
-        layer = self.layers(generator.depth)[state.stage]
-        features = None if layer is None else state.params["f"][index]
-        return run.spec.normalise(full_precision(generator.synthesize(w, features, layer or 0, generator.depth)))
+        generator, layer = run.generator, self.layers(run.generator.depth)[state.stage]
+        if layer is None:
+            images = generator.synthesize(state.params["w"][index], None, 0, generator.depth)
+        else:
+            features = state.params["f"][index]
+            w = state.params["w"][index] if "w" in state.params else _no_codes(features)
+            images = generator.synthesize(w, features, layer, generator.depth)
+        return run.spec.normalise(full_precision(images))
 
     def advance(self, state: State, run: Run) -> State:
         """The features of the next layer of the walk; the codes go along. At the same layer, the same tensors."""
@@ -117,8 +123,14 @@ class Layered(Space):
             return state.clone()
         assert here is not None
         assert there is not None
-        w = state.params["w"]
-        return self._state(w, pushed(run, w, state.params["f"], here, there), there, run)
+        features = state.params["f"]
+        w = state.params.get("w", _no_codes(features))
+        return self._state(w, pushed(run, w, features, here, there), there, run)
+
+
+def _no_codes(features: Tensor) -> Tensor:
+    """[B, 0, 0], for layers that read none."""
+    return features.new_empty(len(features), 0, 0)
 
 
 def w_plus(init_from: Literal["sample", "average"] = "sample", samples: int = 1000) -> Layered:
