@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,9 @@ def load_suite(name: str, only: str | None, lenient: bool = False) -> Loaded:
     identities = Identities()
     with asking_plugins():
         suite = load.load(name, identities, default_root(), lenient)
-        check_plans([cell for cell in suite.cells if not suite.lacks(cell.set)], identities, suite.data_root)
+        missing = dict(suite.missing)
+        check_plans(suite.cells, identities, suite.data_root, missing if lenient else None)
+        suite = replace(suite, missing=missing)
         return Loaded(suite, with_needs(select(suite.cells, only)), identities)
 
 
