@@ -120,8 +120,8 @@ class Distilled:
             self.findings.fault(f"space '{space.name}' needs a generator: add generator = \"cvae\", or another, to the suite.")
             return None
         generator = self.findings.plugin("generators", self.raw["generator"], settings)
-        if generator is None:
-            return None
+        if generator is None or generator in self.findings.missing:
+            return generator
         key = (space, generator, dataset)
         if key not in self._fits:
             self._fits[key] = self._fit(space, generator, dataset)
@@ -220,6 +220,8 @@ class Distilled:
     def _num_stages(self, plan: SetPlan, who: str) -> int | None:
         """How many stages the space of a plan has; None, and remembered, where nobody can say. `who` wants to know."""
         assert plan.space
+        if plan.generator in self.findings.missing:
+            return None
         try:
             depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
             run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)

@@ -31,6 +31,7 @@ BASELINES = ("random", "full-data")  # unless told otherwise
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
     "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "iterates",
+    "reduced",
 )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ class SuiteReader:
         if type(self.raw.get("schema")) is not int or self.raw["schema"] != SUITE_SCHEMA:
             got = self.raw.get("schema")
             self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
+        self._value("reduced", dict, {})  # read instead of the suite where it is asked for
         self.protocol = self._protocol()
         self.threads = self._value("threads", int, 1)
         self.repeats = self._value("repeats", int, self.protocol.repeats)
