@@ -11,7 +11,7 @@ Every plugin is a frozen dataclass whose fields are its settings: the keys a use
 may also name a factory function that returns one, with some fields filled in (a preset); its parameters are then the keys.
 
 Shapes: B batch, N synthetic images, K classes, C channels, H height, W width, D features. Images that networks see are
-normalised float32; images of data sets are uint8; generators give pixels in about [0, 1].
+normalised float32; images of data sets are uint8; generators give pixels, about in [0, 1] and not clamped.
 """
 
 from __future__ import annotations
@@ -425,17 +425,19 @@ class Loss(ABC):
 
 
 class Generator(ABC):
-    """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth, where F_depth is pixels in about [0, 1], not clamped.
+    """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth. Abstract: latents, synthesize.
 
-    Nothing here says that it is a GAN. A decoder whose layers read no codes has one, `num_codes` = 1, of which F_0 is made, and
-    `reads_codes` says so. Abstract: latents, synthesize.
+    F_depth is pixels: real images lie in [0, 1], and what a generator makes lies about there. It is not clamped where its
+    authors do not clamp it, so that gradients are those of the published methods. Nothing here says that it is a GAN: a decoder
+    whose layers read no codes has one, `num_codes` = 1, of which F_0 is made, and `reads_codes` says so.
     """
 
     depth: int
 
     @property
     def num_codes(self) -> int:
-        """How many codes an image has: one a layer, unless it says otherwise. A class variable will do here too."""
+        """How many codes an image has, L' of w [B, L', D]; which layer uses which is the generator's business. As here: one a
+        layer. A class variable will do here too."""
         return self.depth
 
     def reads_codes(self, start: int) -> bool:
@@ -448,8 +450,8 @@ class Generator(ABC):
 
     @abstractmethod
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """One random code for each class label: [B] -> w [B, num_codes, D]. Where a class has a limited number, those of one call
-        are different ones as long as that lasts."""
+        """A random set of codes for each class label: [B] -> w [B, num_codes, D] (W+). Where a class has a limited number, those
+        of one call are different ones as long as that lasts."""
 
     @abstractmethod
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import importlib.util
+import math
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,6 +20,7 @@ import torch
 from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
+import made_decoders
 from ddbench import registry, testing
 from ddbench.api import (
     Arch,
@@ -50,9 +56,17 @@ from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGener
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {"width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2}
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
+SIDES = {("generators", "stylegan-xl-random"): 32, ("generators", "stylegan3-random"): 32}  # of images that a plugin is for
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
 }
+MADE = {  # of those that read files of users, what makes small ones and gives the settings that name them
+    ("generators", "tiny-autoencoder"): made_decoders.tiny,
+    ("generators", "dcgan"): made_decoders.digits,
+    ("generators", "autoencoder-kl"): made_decoders.kl,
+}
+IN_COLOUR = {("generators", "tiny-autoencoder"), ("generators", "autoencoder-kl")}  # that make no other images
+EXTRAS = {("generators", "autoencoder-kl"): "diffusers"}  # what users install for one plugin alone
 BACKBONES = {("losses", "bn-statistics"): TOY_NORMED_ARCH}  # of those that the plain toy network does not serve
 NAMED = [
     (kind, member)
@@ -65,17 +79,36 @@ NAMED = [
 def make(kind: str, name: str) -> Any:
     source = registry.REGISTRIES[kind]
     known = source.settings(name)
-    return source.make(name, {key: value for key, value in SMALL.items() if key in known})
+    own = MADE[kind, name](files()) if (kind, name) in MADE else {}
+    return source.make(name, {key: value for key, value in SMALL.items() if key in known} | own)
+
+
+@cache
+def files() -> Path:
+    """A folder for the files that plugins of this module's tests read, gone at the end."""
+    folder = tempfile.mkdtemp(prefix="ddbench-contract-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def the_run(kind: str, name: str) -> DistillRun:
-    return toy_run(channels=3 if kind == "architectures" else 1, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    colour, side = kind == "architectures" or (kind, name) in IN_COLOUR, SIDES.get((kind, name), 8)
+    run = toy_run(channels=3 if colour else 1, side=side, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    return replace(run, folder=files()) if (kind, name) in MADE else run
+
+
+def lacks_extra(kind: str, name: str) -> str:
+    """The package that a plugin needs and that is not installed; or nothing."""
+    extra = EXTRAS.get((kind, name), "")
+    return extra if extra and importlib.util.find_spec(extra) is None else ""
 
 
 @cache
 def verdict(kind: str, name: str, check: str) -> Exception | None:
     """What a check raises, so that two tests can look at it."""
     (found,) = (entry for entry in CHECKS[kind] if entry.__name__ == check)
+    if extra := lacks_extra(kind, name):
+        return Skipped(f"{extra} is not installed: pip install 'ddbench[{extra}]'")
     try:
         found(make(kind, name), the_run(kind, name))
     except Exception as error:
@@ -129,6 +162,9 @@ def test_no_check_skips_without_a_reason(user_data: Path | None, kind: str, name
     skipped = {check for check, error in found.items() if isinstance(error, Skipped)}
     met = {check for check, error in found.items() if error is None}
     excused = {check for k, n, check in EXCEPTIONS if (k, n) == (kind, name)}
+    if lacks_extra(kind, name):
+        assert skipped == {check.__name__ for check in CHECKS[kind]}
+        return
     assert skipped == may_skip(kind, make(kind, name), user_data)
     assert len(met) == len(CHECKS[kind]) - len(skipped) - len(excused)
     assert met or (kind, name) == ("baselines", "full-data"), "no check at all was met"  # which builds nothing
@@ -587,6 +623,10 @@ def hears_nothing(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: i
     return ToyGenerator.synthesize(self, w if w.numel() else w.new_zeros(len(w), self.depth, 3), hidden, start, stop)
 
 
+def with_one_at_3(made: Tensor) -> Tensor:
+    return made.flatten(1).index_fill(1, torch.tensor(0, device=made.device), 3.0).view_as(made)
+
+
 class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
     """Its weights want gradients."""
 
@@ -599,7 +639,9 @@ class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
 BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
     "generator_layers_compose": [("twice", broken_generator(synthesize=forgets_start), "0 to 1 and then 1 to 13")],
     "generator_gives_pixels": [
-        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 255 * made)), r"\[0, 1\]"),
+        ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 2 * made)), r"\[0, 1\]"),
+        ("far", broken_generator(synthesize=after(ToyGenerator.synthesize, with_one_at_3)), "to 3, 9[0-9]% of them inside"),
+        ("nan", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made * math.nan)), r"\[0, 1\]"),
         (
             "batch",
             broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made / made.max())),
@@ -611,7 +653,7 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("global", broken_generator(latents=after(ToyGenerator.latents, torch.randn_like)), "global generator"),
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
-        ("too many codes", broken_generator(num_codes=3), r"must be \[6, 3, D\]"),
+        ("one more", broken_generator(num_codes=property(lambda self: self.depth + 1)), r"\[6, 14, D\], got \[6, 13, 3\]"),
         ("few", broken_generator(num_latents=lambda self, label: 2, latents=only_one), "drawn at once must all be different"),
     ],
     "generator_says_where_codes_are_read": [

@@ -90,7 +90,7 @@ class Blank(Dataset):
 @dataclass(frozen=True)
 class Tall(GeneratorConfig):
     '''As many layers as StyleGAN-XL has for 128 px.'''
-    def depth(self, spec):
+    def depth(self, run):
         return 26
     def load(self, run): ...
 """

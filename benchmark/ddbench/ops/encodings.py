@@ -11,23 +11,46 @@ from ddbench.api import Run, Spec
 from ddbench.errors import ConfigError
 
 AT_ONCE = 32  # images that an encoder is given
+KEPT_BYTES = 256 << 20  # of encodings of whole classes
 
 
-@torch.no_grad()
-def encode_real(run: Run, encode: Callable[[Tensor], Tensor], classes: Tensor, rng: torch.Generator) -> Tensor:
-    """An encoding of a real training image for each class label: [B] -> w [B, 1, D], one code that is the flattened latent.
+class RealEncodings:
+    """Encodings of real training images, drawn by class.
 
-    Images of a class are drawn without replacement; they come again, in the same order, only where more are asked for than
-    there are. `encode`: pixels [B,C,H,W] -> latents [B,...].
+    Those of a class all of whose images were asked for are kept, up to a limit of memory: averages of a class ask for them again
+    for every set, and get the same bits.
     """
-    labels = classes.tolist()
-    codes: list[Tensor] = []
-    for label in sorted(set(labels)):
-        wanted = labels.count(label)
-        images = run.spec.denormalise(run.real(label, wanted, rng))
-        latents = torch.cat([encode(part) for part in images.split(AT_ONCE)]).flatten(1)
-        codes.append(latents[torch.arange(wanted, device=latents.device) % len(latents)])
-    return torch.cat(codes)[_places(labels).to(classes.device), None]
+
+    def __init__(self, run: Run, encode: Callable[[Tensor], Tensor]) -> None:
+        """`encode`: pixels [B,C,H,W] -> latents [B,...]."""
+        self.run, self.encode = run, encode
+        self._whole: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def draw(self, classes: Tensor, rng: torch.Generator) -> Tensor:
+        """One for each class label: [B] -> w [B, 1, D], one code that is the flattened latent.
+
+        Images of a class are drawn without replacement; they come again, in the same order, only where more are asked for than
+        there are.
+        """
+        labels = classes.tolist()
+        codes: list[Tensor] = []
+        for label in sorted(set(labels)):
+            wanted = labels.count(label)
+            latents = self._of_class(label, wanted, rng)
+            codes.append(latents[torch.arange(wanted, device=latents.device) % len(latents)])
+        return torch.cat(codes)[_places(labels).to(classes.device), None]
+
+    def _of_class(self, label: int, wanted: int, rng: torch.Generator) -> Tensor:
+        """[wanted, D], or of all images of a class, where it has fewer."""
+        is_whole = wanted >= self.run.class_counts[label]
+        if is_whole and label in self._whole:
+            return self._whole[label]
+        pixels = self.run.spec.denormalise(self.run.real(label, wanted, rng))
+        latents = torch.cat([self.encode(part) for part in pixels.split(AT_ONCE)]).flatten(1)
+        if is_whole and sum(kept.nbytes for kept in self._whole.values()) + latents.nbytes <= KEPT_BYTES:
+            self._whole[label] = latents
+        return latents
 
 
 def _places(labels: list[int]) -> Tensor:

@@ -22,8 +22,6 @@ from ddbench.testing.toys import (
     prepared,
 )
 
-FAR = 2.0  # that a pixel may lie outside of [0, 1]: decoders are not clamped, but bytes or logits are no pixels
-
 
 def _loaded(config: GeneratorConfig, run: DistillRun) -> tuple[Generator, Tensor]:
     """The generator, and a code for two images of every class."""
@@ -44,7 +42,10 @@ def generator_layers_compose(config: GeneratorConfig, run: DistillRun) -> None:
 
 
 def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
-    """F_L is finite pixels in about [0, 1] of the data set's shape, equal every time and for every image by itself."""
+    """F_L is finite pixels, about in [0, 1], of the data set's shape, equal every time and for every image by itself.
+
+    About: nine in ten of them lie there and all within [-1, 2]. Published generators do not clamp what they make.
+    """
     generator, w = _loaded(config, run)
     with torch.no_grad():
         pixels, again = (generator.synthesize(w, None, 0, generator.depth) for _ in range(2))
@@ -52,8 +53,9 @@ def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
     assert pixels.shape == (len(w), *run.spec.shape), (
         f"the last layer must give {[len(w), *run.spec.shape]}, got {list(pixels.shape)}."
     )
-    inside = bool(((pixels >= -FAR) & (pixels <= 1 + FAR)).all())  # False for NaN too
-    assert inside, f"pixels must lie in about [0, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}."
+    inside, near = ((pixels >= 0) & (pixels <= 1)).float().mean(), bool(((pixels >= -1) & (pixels <= 2)).all())  # no NaN either
+    found = f"{float(pixels.min()):g} to {float(pixels.max()):g}, {float(inside):.0%} of them inside"
+    assert near and inside >= 0.9, f"pixels must lie about in [0, 1], got {found}."
     assert torch.equal(pixels, again), "the same codes give other pixels the second time: is it in evaluation mode?"
     assert_close(alone, pixels, "an image depends on the others of its batch: is it in evaluation mode?")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Generator, GeneratorConfig, Resource, Run
 from ddbench.ops.checkpoints import fit_state
-from ddbench.ops.encodings import check_shape, encode_real
+from ddbench.ops.encodings import RealEncodings, check_shape
 
 NAME = "tiny-autoencoder"
 FACTOR = 8  # of a latent's side to the image's
@@ -78,10 +78,11 @@ class Autoencoder(nn.Module, Generator):
     num_codes: ClassVar[int] = 1
     depth = len(STARTS)
 
-    def __init__(self, run: Run | None = None) -> None:
-        """`run` gives real images; without it there is nothing to encode."""
+    def __init__(self, run: Run) -> None:
+        """`run` gives real images."""
         super().__init__()
         self.decoder, self.encoder, self.run = decoder_modules(), encoder_modules(), run
+        self.encodings = RealEncodings(run, self.encoder)
 
     def reads_codes(self, start: int) -> bool:
         """Never: the latent is all."""
@@ -89,18 +90,15 @@ class Autoencoder(nn.Module, Generator):
 
     def num_latents(self, label: int) -> int:
         """As many as the class has training images."""
-        assert self.run is not None
         return self.run.class_counts[label]
 
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
         """[B] -> w [B,1,D]: encodings of real training images of these classes."""
-        assert self.run is not None
-        return encode_real(self.run, self.encoder, classes, rng)
+        return self.encodings.draw(classes, rng)
 
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
         """F_start -> F_stop."""
         if hidden is None:
-            assert self.run is not None
             _, height, width = self.run.spec.shape
             hidden = w.reshape(len(w), LATENT, height // FACTOR, width // FACTOR)
         bounds = (*STARTS, len(self.decoder))

@@ -79,7 +79,7 @@ class Layered(Space):
         return len(self.layers(run.generator.depth))
 
     def init(self, run: Run) -> State:
-        """w: [N, codes, D]; f: the feature map of layer `first` under w, or noise like it."""
+        """w: [N, num_codes, D]; f: the feature map of layer `first` under w, or noise like it."""
         with torch.no_grad():
             w = starting_codes(run, self.init_from, self.samples)
             layer = self.layers(run.generator.depth)[0]
