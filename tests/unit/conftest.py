@@ -11,9 +11,9 @@ import pytest
 
 from ddbench import registry
 
-SUBSETS = ("a", "b", "c", "d", "e", "birds", "fruits", "cats")
+SUBSETS = [*(f"imagenet-{name}" for name in ("a", "b", "c", "d", "e", "birds", "fruits", "cats")), "imagenette", "imagewoof"]
 NAMES = {
-    "datasets": {f"imagenet-{name}": "Subset" for name in SUBSETS} | {"imagenette": "Subset", "imagewoof": "Subset"},
+    "datasets": dict.fromkeys(SUBSETS, "Subset") | {"image-folder": "Folder"},
     "generators": {"stylegan-xl": "Trained", "stylegan-xl-random": "Untrained", "stylegan3-random": "Untrained"},
 }
 SOURCE = """
@@ -29,6 +29,11 @@ class Subset(Dataset):
         return Spec("subset", (3, self.side, self.side), tuple(map(str, range(10))), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     def load(self, split, root):
         raise DataError("dataset 'subset' is not under DDBENCH_DATA: put ImageNet there.")
+
+@dataclass(frozen=True)
+class Folder(Subset):
+    '''Ten classes in a folder that nobody has.'''
+    folder: str = ""
 
 @dataclass(frozen=True)
 class Trained(GeneratorConfig):

@@ -18,6 +18,7 @@ from ddbench.grid import runner
 from ddbench.results.contents import read_contents
 from ddbench.results.store import Store
 from ddbench.suite import load as grid
+from ddbench.suite import presets
 
 Capture = pytest.CaptureFixture[str]
 
@@ -53,10 +54,14 @@ def test_every_suite_is_planned_without_data_and_weights(
     assert sum(line["missing"] for line in sets.values()) == len({cell.set.key for cell in suite.cells})
     assert sum(line["missing"] for line in judgements.values()) == sum(len(list(cell.all_judgings())) for cell in suite.cells)
     assert all(line["memory_bytes"] is None for line in outlook.values())  # nothing has been done here yet
-    assert all(line["seconds"] is None or line["seconds"] > 0 for line in judgements.values())
+    for line in judgements.values():  # all are counted but those of full data that are not there
+        assert line["seconds"] > 0
+        assert line["unknown"] == len(raw["subsets"]) * ("full-data" in raw.get("baselines", ["full-data"]) and lacks_data)
+    assert all(line["unknown"] == line["missing"] for jobs, line in sets.items() if " / " in jobs)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_a_fault_where_it_is_needed(stand_ins: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DDBENCH_DATA", raising=False)
     assert main(["plan", "glad-table4"]) == 1
@@ -119,6 +124,36 @@ def test_the_controls_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert all(None not in (stage.step_score, stage.stage_score) for stage in stored.record.stages)
     board = (tmp_path / "store" / "leaderboard" / "leaderboard.md").read_text()
     assert all(f"{label} " in board for label in found)
+
+
+MARKED = """
+schema = 1
+[[preset]]
+where = { space = "pixel" }
+set = { steps = 2, momentum = 0.5 }
+marks = { steps = "somebody chose them on test images", momentum = "this too" }
+source = "nobody"
+"""
+
+
+@pytest.mark.slow
+def test_a_preset_s_marks_are_in_the_record_and_on_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of values that the suite has from there; no key knows of them."""
+    be_light(monkeypatch)
+    monkeypatch.setattr(runner, "run", run_in_process)
+    monkeypatch.setattr(presets, "load", lambda name: presets.read("x", "mine", MARKED))
+    changes = {"spaces": ["pixel"], "networks": [{"name": "convnet", "width": 4}], "preset": "mine"}
+    path = small("controls", tmp_path, distill={"rank_steps": "last", "rank_stages": "last"}, **changes)
+    path.write_text(path.read_text().replace('"total_steps" = 45', '"momentum" = 0.5'))
+    assert main(["run", str(path), "--store", str(tmp_path / "store"), "--workers", "1"]) == 0
+    (stored,) = read_contents(Store(tmp_path / "store", create=False)).sets.values()
+    assert stored.record.marks == ("steps is from preset 'mine': somebody chose them on test images",)
+    assert stored.record.steps == 2
+    assert "somebody chose them on test images" in (tmp_path / "store" / "leaderboard" / "leaderboard.md").read_text()
+    raw = tomllib.loads(path.read_text())
+    raw |= {"preset": [], "distill": raw["distill"] | {"steps": 2}}
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in raw.items()))
+    assert main(["plan", str(path), "--store", str(tmp_path / "store")]) == 0
 
 
 @pytest.mark.slow

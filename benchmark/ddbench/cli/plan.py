@@ -177,7 +177,9 @@ def _print(
 
 def _told(line: Line) -> dict[str, str]:
     """A line of the table."""
-    hours = UNKNOWN if line.seconds is None else f"{line.seconds / 3600:.2f}"
+    known = [f"{line.seconds / 3600:.2f}"] * (line.unknown < line.missing)
+    unknown = [UNKNOWN if line.unknown == line.missing else f"{line.unknown} unknown"] * bool(line.unknown)
+    hours = " + ".join([*known, *unknown])
     memory = UNKNOWN if line.memory_bytes is None else f"{line.memory_bytes / 2**30:.1f}"
     return {"jobs": line.jobs, "missing": str(line.missing), "about h": hours, "GiB": memory, "known by": line.known_by}
 

@@ -30,20 +30,23 @@ class Line:
 
     jobs: str
     missing: int = 0
-    seconds: float | None = 0.0  # of all of them, one after the other; None: unknown of one at least
+    unknown: int = 0  # of which nobody can say how long they take
+    seconds: float = 0.0  # of the others, one after the other
     memory_bytes: int | None = None  # the most that one has taken
     known_by: str = ""
 
     def add(self, seconds: float | None, memory_bytes: int | None, known_by: str) -> None:
         """One more job."""
         self.missing += 1
-        self.seconds = None if self.seconds is None or seconds is None else self.seconds + seconds
         self.memory_bytes = max(filter(None, (self.memory_bytes, memory_bytes)), default=None)
-        self.known_by = known_by if self.seconds is not None else ""
+        if seconds is None:
+            self.unknown += 1
+        else:
+            self.seconds, self.known_by = self.seconds + seconds, known_by
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        about = {"jobs": self.jobs, "missing": self.missing, "seconds": self.seconds}
+        about: dict[str, Any] = {"jobs": self.jobs, "missing": self.missing, "unknown": self.unknown, "seconds": self.seconds}
         return about | {"memory_bytes": self.memory_bytes, "known_by": self.known_by}
 
 
