@@ -15,6 +15,7 @@ from test_grid import hash_of
 from ddbench.cli import main
 from ddbench.errors import ConfigError
 from ddbench.grid import runner
+from ddbench.leaderboard.beside import copy_suites
 from ddbench.results.contents import read_contents
 from ddbench.results.store import Store
 from ddbench.suite import load as grid
@@ -88,6 +89,17 @@ def test_a_reduced_suite_is_the_suite_with_what_its_table_says(capsys: Capture) 
     assert main(["plan", "quickstart:reduced"]) == 2
     assert main(["plan", "nothing:reduced"]) == 2
     assert "unknown suite 'nothing'" in capsys.readouterr().err
+
+
+def test_a_board_tells_a_reduced_suite_from_one_of_that_name(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.add_suite("hpd-table7-reduced", grid.read("hpd-table7"))
+    store.add_suite("mine-reduced", 'name = "mine-reduced"')
+    store.add_suite("quickstart", grid.read("quickstart"))
+    texts, shipped, reduced = copy_suites(store, tmp_path / "board")
+    assert set(texts) == {"hpd-table7-reduced", "mine-reduced", "quickstart"}
+    assert shipped == {"hpd-table7-reduced", "quickstart"}
+    assert reduced == {"hpd-table7-reduced": "hpd-table7"}
 
 
 def small(name: str, folder: Path, **changes: Any) -> Path:

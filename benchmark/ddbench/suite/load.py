@@ -60,3 +60,11 @@ def reduced(raw: dict[str, Any], name: str) -> dict[str, Any]:
         raise ConfigError(f"suite '{name}' has no table [{REDUCED}]: name it without ':{REDUCED}'.")
     whole = {key: value for key, value in raw.items() if key != REDUCED}
     return whole | {"name": f"{raw.get('name', Path(name).stem)}-{REDUCED}"} | table
+
+
+def named(path: Path) -> str:
+    """The name that a suite's file gives to it; empty where it says none, or cannot be read."""
+    try:
+        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("name", ""))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        return ""
