@@ -171,8 +171,18 @@ def test_text_cannot_break_a_table() -> None:
             "ddbench run toy-grid --only loss=dm,space=glad",
         ),
         ([baseline(FULL_DATA)], {}, "ddbench run toy-grid --only loss=dm,space=glad"),
+        (
+            [],
+            {"suites": {"toy-grid": ["suites/a.toml"]}, "reduced": {"toy-grid": "toy"}},
+            "ddbench run suites/a.toml:reduced --only loss=dm,space=glad",
+        ),
+        (
+            [],
+            {"suites": {"toy-grid": ["suites/a.toml"]}, "reduced": {"toy-grid": "toy"}, "shipped": frozenset({"toy-grid"})},
+            "ddbench run toy:reduced --only loss=dm,space=glad",
+        ),
     ],
-    ids=["alone", "ipc", "subset", "file", "shipped", "ambiguous", "full data have no ipc"],
+    ids=["alone", "ipc", "subset", "file", "shipped", "ambiguous", "full data have no ipc", "reduced", "reduced and shipped"],
 )
 def test_commands(others: list[SetPlan], around: dict[str, object], command: str) -> None:
     plan = method("dm", "glad")

@@ -19,7 +19,7 @@ from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
 from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import Identity, TrainingData, identify
-from ddbench.errors import BenchError, Faults, PluginError
+from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
 from ddbench.files import canonical
 from ddbench.plan import Cell, Judging, SetPlan
@@ -131,22 +131,26 @@ def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
     return Planned(tuple(made), needs, owners, teachers, broken)
 
 
-def check_plans(cells: Iterable[Cell], identities: Identities, root: Path | None) -> None:
+def check_plans(
+    cells: Iterable[Cell], identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None = None
+) -> None:
     """Ask every loss and baseline whether it can make such a set, every generator whether it could be loaded, and whether the
     classes have enough images. Raises Faults with all that is refused; what a broken plugin raises instead breaks its own cells,
-    later."""
+    later. With `missing`, nothing is asked of data that stand in it, and generators' files that are not there are added to it."""
     faults, asked = list[str](), set[str]()
     for cell in cells:
         plan, subset = cell.set, cell.set.dataset.label
         if plan.everything or plan.imported:
             continue
-        if (key := canonical({name: value for name, value in plan.stem.items() if name != "rates"})) not in asked:
+        key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
+        if key not in asked and plan.dataset not in (missing or {}):
             asked.add(key)
             faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root))
         generator = plan.generator
         if generator and (key := canonical([generator.what, subset])) not in asked:
             asked.add(key)
-            faults += _refused(f"generator '{generator.label}' on '{subset}'", partial(_check_generator, plan, root))
+            told = f"generator '{generator.label}' on '{subset}'"
+            faults += _refused(told, partial(_check_generator, plan, root, missing))
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
 
@@ -177,8 +181,14 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
         plan.loss.make().check(plan.space.make().num_images(run), run)
 
 
-def _check_generator(plan: SetPlan, root: Path | None) -> None:
-    require(plan.generator, "generator").make().check(planning_run(plan, root))
+def _check_generator(plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
+    generator = require(plan.generator, "generator")
+    try:
+        generator.make().check(planning_run(plan, root))
+    except DataError as error:
+        if missing is None:
+            raise
+        missing.setdefault(generator, str(error))
 
 
 def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite: str) -> None:

@@ -16,6 +16,7 @@ from ddbench.plan import short
 from ddbench.results.store import Store
 from ddbench.schema import FailureRecord
 from ddbench.suite.coordinates import coordinates
+from ddbench.suite.load import REDUCED, named
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Surroundings:
     num_faults: int = 0  # files that are left out
     num_unjudged: int = 0  # sets that no network has judged
     places: Mapping[str, Places] = field(default_factory=dict)  # of every suite
+    reduced: Mapping[str, str] = field(default_factory=dict)  # suites that are another's reduced form -> that one's name
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def _command(row: Row, section: Section, suite: str, around: Surroundings) -> st
         del where["ipc"]
     order = sorted(where, key=("baseline", "loss", "space", "subset", "ipc").index)
     texts = around.suites.get(suite, ())
-    source = texts[0] if len(texts) == 1 and suite not in around.shipped else suite
+    source = texts[0] if len(texts) == 1 and suite not in around.shipped else around.reduced.get(suite, suite)
+    source += f":{REDUCED}" if suite in around.reduced else ""
     return f"ddbench run {source} --only " + ",".join(f"{name}={where[name]}" for name in order)
 
 
@@ -88,15 +91,18 @@ def copy_plan(store: Store, result: Result, out: Path) -> None:
     write_if_changed(out / "plans" / f"{short(result.key)}.json", content)
 
 
-def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozenset[str]]:
-    """Copy the suites' texts beside the page; tell which of them come with ddbench, unchanged."""
+def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozenset[str], dict[str, str]]:
+    """Copy the suites' texts beside the page; tell which of them come with ddbench, unchanged, and which are reduced forms."""
     texts: dict[str, list[str]] = {}
-    shipped = set()
+    shipped, reduced = set(), dict[str, str]()
     for path in sorted((store.root / "suites").glob("*.toml")):
         name = path.stem.rpartition("-")[0]
+        whole = name.removesuffix(f"-{REDUCED}")
+        if whole != name and named(path) == whole:  # the text is that of the whole suite
+            reduced[name] = whole
         write_if_changed(out / "suites" / path.name, path.read_bytes())
         texts.setdefault(name, []).append(f"suites/{path.name}")
-        ours = Path(str(files("ddbench.suites"))) / f"{name}.toml"
+        ours = Path(str(files("ddbench.suites"))) / f"{reduced.get(name, name)}.toml"
         if ours.is_file() and sha256_file(ours) == sha256_file(path):
             shipped.add(name)
-    return texts, frozenset(shipped)
+    return texts, frozenset(shipped), reduced

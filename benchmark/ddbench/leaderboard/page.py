@@ -238,13 +238,13 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
     failed, lost = store.failed()
     made = sections(results)
     try:
-        suites, shipped = copy_suites(store, out)
+        suites, shipped, reduced = copy_suites(store, out)
         judged = {result.key: result for result in results}
         images = frozenset(key for key, result in judged.items() if copy_image(store, result, out))
         for result in judged.values():
             copy_plan(store, result, out)
         unjudged = len(contents.sets.keys() - judged.keys())
-        around = Surroundings(images, suites, shipped, failed, len(contents.faults), unjudged, places_of(results))
+        around = Surroundings(images, suites, shipped, failed, len(contents.faults), unjudged, places_of(results), reduced)
         write_if_changed(out / "leaderboard.md", _page(made, results, around, reference).encode())
     except OSError as error:
         what = f"the leaderboard cannot be written to {out}: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ddbench.errors import BenchError, Faults, PluginError
+from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.refs import PluginRef
 from ddbench.suite import presets
 
@@ -13,8 +13,10 @@ from ddbench.suite import presets
 class Findings:
     """Collected while a suite is read, so that a user mends all its faults at once."""
 
-    def __init__(self) -> None:
-        """Nothing yet."""
+    def __init__(self, lenient: bool = False) -> None:
+        """Nothing yet. `lenient`: what is missing is no fault, for a reader who only wants to see the grid."""
+        self.lenient = lenient
+        self.missing: dict[PluginRef, str] = {}  # a sentence for everything that cannot be looked at; only where that is no fault
         self.faults: list[str] = []
         self.broken: list[str] = []  # a sentence for every plugin that cannot be used; its cells are left out
         self._plugins: dict[str, PluginRef | None] = {}
@@ -24,6 +26,13 @@ class Findings:
         """Remember it, once."""
         several = sentence.faults if isinstance(sentence, Faults) else (str(sentence),)
         self.faults.extend(one for one in several if one not in self.faults)
+
+    def lacks(self, ref: PluginRef, error: DataError) -> None:
+        """Files of a plugin are missing or damaged: a fault, unless lenient."""
+        if self.lenient:
+            self.missing.setdefault(ref, str(error))
+        else:
+            self.fault(error)
 
     def broke(self, error: PluginError) -> None:
         """Remember a broken plugin, once."""
