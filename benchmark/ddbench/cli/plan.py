@@ -57,14 +57,14 @@ def main(args: argparse.Namespace) -> int:
     shared = _shared(loaded, store)
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
-        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing}
+        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing, "broken": broken}
         about["outlook"] = [line.to_json() for line in outlook]
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
             print(f"{job['name']}  {job['title']}")
     else:
-        _print(args, loaded, rows, shared, outlook)
+        _print(args, loaded, rows, shared, outlook, len(broken))
     return 1 if broken or contents.faults or missing else 0
 
 
@@ -146,8 +146,9 @@ def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[
 
 
 def _print(
-    args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]], outlook: list[Line]
-) -> None:
+    args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]], outlook: list[Line],
+    broken: int,
+) -> None:  # fmt: skip
     from tabulate import tabulate
 
     print(": ".join(filter(None, (loaded.suite.name, loaded.suite.description))) + "\n")
@@ -171,8 +172,10 @@ def _print(
     elif sets < len(rows) or there < wanted:
         more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
         print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
-    else:
+    elif not broken:
         print("Nothing is missing.")
+    if broken:
+        print(f"{broken} parts of the suite are broken (see above) and not counted.")
 
 
 def _told(line: Line) -> dict[str, str]:

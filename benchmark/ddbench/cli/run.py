@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
         summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": [fault.sentence for fault in contents.faults]}
         print(json.dumps(summary | {"leaderboard": str(written.path)}, indent=1))
     else:
-        print(summary_line(outcome, str(store.root)))
+        print(summary_line(outcome, str(store.root), len(suite.broken)))
         print(written.path)
     return 1 if outcome.failed or suite.broken or contents.faults or written.unreadable else 0
 
@@ -165,8 +165,10 @@ def _resources(work: Work) -> tuple[str, ...]:
     return work.file.judging.resources if work.file.judging else work.file.plan.resources
 
 
-def summary_line(outcome: Outcome, root: str) -> str:
-    """What was done, in a sentence."""
+def summary_line(outcome: Outcome, root: str, broken: int = 0) -> str:
+    """What was done, in a sentence; `broken`: sentences on parts of the suite that cannot be planned, told before."""
+    if broken and not outcome.computed and not outcome.failed:
+        return f"Nothing was computed: {broken} parts of the suite are broken (see above); what is there lies in {root}."
     if not outcome.total and not outcome.failed:
         return f"Nothing to compute: what was asked for is in {root}."
     if outcome.present == outcome.total and not outcome.failed:
