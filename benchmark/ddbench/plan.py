@@ -76,7 +76,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rank_epochs: int = 100  # of the networks that rank stages by validation
     rank_repeats: int = 1
     ranking: Numbers | None = None  # how these networks are trained, over `rank_epochs`
-    proxy: PluginRef | None = None  # the network of the class-relevant feature distance: an architecture, or one that others trained
+    proxy: PluginRef | None = None  # of the class-relevant feature distance: an architecture, or a network of others
     proxy_epochs: int = 10  # for which an architecture is trained
     proxy_layer: str = ""  # of its modules, the one whose maps are compared; empty: the last before the head
     proxy_gradient: str = "grad-cam"  # what weighs a map: the spatial mean of its gradient; or elementwise, the gradient

@@ -64,20 +64,22 @@ def gated_features(
     Source: H-PD (CVPR 2025), whose equations are not legible in the published text; this is the reconstruction with Grad-CAM
     weights, kept per channel, on the last feature map, without augmentation.
     """
-    with torch.no_grad():
-        features = network.forward_features(images) if layer is None else None  # type: ignore[operator]
     with torch.enable_grad():
-        if features is None:
-            features, logits = _cut_behind(layer, network, images)
-        else:
-            logits = network.forward_head(features.requires_grad_())  # type: ignore[operator]
+        features, logits = _cut_at_head(network, images) if layer is None else _cut_behind(layer, network, images)
         (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
     weights = slope if gradient == "elementwise" else slope.mean((2, 3), keepdim=True)
     return (weights * features.detach()).relu_()
 
 
-def _cut_behind(layer: nn.Module | None, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer gives, as a leaf, and the logits with a graph from there on."""
+def _cut_at_head(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps before the head, as a leaf, and the logits with a graph from there on."""
+    with torch.no_grad():
+        features = network.forward_features(images)  # type: ignore[operator]
+    return features, network.forward_head(features.requires_grad_())  # type: ignore[operator]
+
+
+def _cut_behind(layer: nn.Module, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Likewise with what a layer gives."""
     leaves = list[Tensor]()
 
     def cut(module: nn.Module, given: Any, maps: Any) -> Tensor:
@@ -86,7 +88,6 @@ def _cut_behind(layer: nn.Module | None, network: nn.Module, images: Tensor) -> 
         leaves.append(maps.detach().requires_grad_())
         return leaves[0].clone()  # the next layer may write into it
 
-    assert layer is not None
     hook = layer.register_forward_hook(cut)
     try:
         logits = network.forward_head(network.forward_features(images))  # type: ignore[operator]

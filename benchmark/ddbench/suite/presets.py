@@ -44,10 +44,10 @@ NUMBERS: Mapping[str, type] = {
     "steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
     "proxy_epochs": int, "chunk": int,
 }  # fmt: skip
-WORDS = ("labels", "rank_steps", "rank_stages", "optimizer", "schedule")
+WORDS = ("labels", "rank_steps", "rank_stages", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
-SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict)}
+SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), "proxy": dict}
 """What a `set` table takes, and of which type."""
 
 
@@ -60,9 +60,11 @@ def misfit(value: Any, kind: type, where: str) -> str:
 
 
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
-    """Put a `set` table on top of `values`, tables merged; a sentence for each key of it that does not fit."""
+    """Put a `set` table on top of `values`, tables merged but for the proxy, which is a plugin by name or a table with it; a
+    sentence for each key of it that does not fit."""
     faults = []
-    for key, value in new.items():
+    for key, given in new.items():
+        value = {"name": given} if key == "proxy" and isinstance(given, str) else given
         if key not in SETTABLE:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
         elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):
