@@ -346,7 +346,7 @@ class Batchwise(Adapted):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         made = super().forward_head(features, pre_logits)
-        return made - float(made.mean())
+        return made - float(made.detach().mean())
 
 
 SOUND["proxies"] = (Elsewhere(), set())
