@@ -234,7 +234,7 @@ def test_what_is_wrong_is_told_before_any_step(weights: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not say which of ImageNet's classes .* name an architecture as the proxy"):
         proxy.check(nameless)
     grey = replace(run, data=replace(run.data, spec=replace(toy_spec(), class_indices=(1, 2, 3))))
-    with pytest.raises(ConfigError, match="has 1 channels"):
+    with pytest.raises(ConfigError, match=r"has 1 channels"):
         proxy.check(grey)
     with pytest.raises(DataError, match=r"have the SHA-256 .*, not 0000"):
         ResNet18ImageNet("random.pth", "0000").check(run)
@@ -247,7 +247,7 @@ def test_what_is_wrong_is_told_before_any_step(weights: Path) -> None:
 
 def test_another_network_does_not_pass_for_a_resnet18(weights: Path) -> None:
     torch.save(toy().state_dict(), weights / "weights" / "toy.pth")
-    with pytest.raises(DataError, match="do not fit the network"):
+    with pytest.raises(DataError, match=r"do not fit the network"):
         prepared(resnet(weights, "toy.pth"), replace(on(SPEC), folder=weights))
 
 
