@@ -38,7 +38,7 @@ from ddbench.refs import PluginRef
 from ddbench_plugins.losses.dm import DistributionMatching
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
-KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "baselines")  # data sets are their hash; others compute nothing
+KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "baselines")  # data sets are their hash
 MEMBERS: dict[str, dict[str, Any]] = {"architectures timm": {"model": "resnet18"}}  # an example of every family
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in
 

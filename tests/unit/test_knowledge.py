@@ -21,16 +21,19 @@ from ddbench.cli import main
 from ddbench.compute.knowledge import saw_of_judging, saw_of_set
 from ddbench.compute.resources import build, need_of
 from ddbench.errors import PluginError
+from ddbench.files import sha256_file
 from ddbench.grid import runner
 from ddbench.leaderboard.beside import Surroundings
 from ddbench.leaderboard.knowledge import best, kind_of, order, told
 from ddbench.leaderboard.page import page_text
 from ddbench.leaderboard.sections import Section, sections
 from ddbench.leaderboard.tables import accuracy_table, as_json
+from ddbench.ops.vision import load_torchvision
 from ddbench.plan import Judging, SetPlan
 from ddbench.registry import REGISTRIES
 from ddbench.results.contents import read_contents
 from ddbench.results.store import Store
+from ddbench.seeds import global_stream
 from ddbench.testing import Given, toy_data, toy_plan, toy_run, toy_spec
 from ddbench.testing.toys import TOY_RECIPE
 from ddbench_plugins.baselines.real import FullData, RandomReal
@@ -434,3 +437,25 @@ def test_a_suite_names_a_proxy_by_place_and_is_told_what_cannot_be(
     points.write_text(points.read_text().replace("[ddbench.proxies]\n", "[ddbench.proxies]\nconvnet = wool:convnet\n"))
     REGISTRIES["proxies"].refresh()
     assert "'convnet' is an architecture and a proxy that others have trained: uninstall one" in faults('proxy = "convnet"')
+
+
+@pytest.mark.slow
+def test_weights_that_the_user_brings_are_read_once_for_all_sets(
+    wool: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights").mkdir()
+    with global_stream("weights"):
+        torch.save(load_torchvision().models.resnet18(weights=None).state_dict(), tmp_path / "weights" / "r.pth")
+    monkeypatch.setenv("DDBENCH_DATA", str(tmp_path))
+    sha256 = sha256_file(tmp_path / "weights" / "r.pth")
+    suite = wool(f'proxy = {{ name = "resnet18-imagenet", file = "r.pth", sha256 = "{sha256}" }}')
+    suite.write_text("seeds = [0, 1]\n" + suite.read_text())
+    run_suite(suite)
+    records = [each.record for each in read_contents(Store(Path("store"))).sets.values() if each.plan.loss]
+    assert [record.saw for record in records] == [("train", "external-images", "external-labels", "test-images")] * 2
+    (resource,) = {record.resources for record in records}
+    assert resource[0].describe == f"proxy r.pth ({sha256[:8]})"
+    (tmp_path / "weights" / "r.pth").write_bytes(b"another file")
+    capsys.readouterr()
+    assert main(["plan", str(suite), "--store", "store"]) == 2
+    assert "get the right file" in capsys.readouterr().err
