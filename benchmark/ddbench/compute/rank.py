@@ -17,6 +17,7 @@ from ddbench.api import Proxy, Recipe, Resource, State
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
 from ddbench.compute.ways import is_captured
+from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError, did_you_mean
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, require
@@ -122,17 +123,27 @@ def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 def feature_distance(network: nn.Module, run: DistillRun, gradient: str = "grad-cam", layer: str = "") -> Score:
     """sum_c || mean_real A - mean_syn A ||^2 with A the gated features; the real means are computed once, over every image."""
-    num_classes, parts = run.spec.num_classes, []
-    data, cut = run.data, layer_of(network, layer)
-    for images, classes in zip(data.images.split(256), data.labels.split(256), strict=True):
-        parts.append(gated_features(network, data.seen(images), classes, gradient, cut))
-    real = class_means(torch.cat(parts), data.labels, num_classes)
+    num_classes, cut = run.spec.num_classes, layer_of(network, layer)
+    real = _real_means(network, run.data, gradient, cut)
 
     def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         gated = gated_features(network, images.detach(), classes, gradient, cut)
         return (class_means(gated, classes, num_classes) - real).square().sum()
 
     return score
+
+
+def _real_means(network: nn.Module, data: TrainingData, gradient: str, layer: nn.Module | None) -> Tensor:
+    """The mean of each class, [K,...]. Its images are in the order of their classes: memory holds one class and one batch."""
+    means, held, seen = list[Tensor](), list[Tensor](), 0
+    for images, classes in zip(data.images.split(256), data.labels.split(256), strict=True):
+        held.append(gated_features(network, data.seen(images), classes, gradient, layer))
+        seen += len(images)
+        while len(means) < len(data.counts) and data.starts[len(means) + 1] <= seen:
+            features, num = torch.cat(held), data.counts[len(means)]
+            means.append(class_means(features[:num], torch.zeros_like(data.labels[:num]), 1))
+            held = [features[num:]]
+    return torch.cat(means)
 
 
 def validation_error(plan: SetPlan, run: DistillRun) -> Score:
