@@ -34,6 +34,14 @@ Memory = dict[str, Tensor]
 Split = Literal["train", "test"]
 IMAGENET_CLASSES = 1000
 
+Seen = Literal["train", "external-images", "external-labels", "test-images", "unknown"]
+"""What something has learned from, or was picked from: the subset's own training images (and their labels); images of others;
+labels of others; images that are the subset's test images, or may be among them; nobody has said."""
+Saw = frozenset[Seen]
+NOTHING: Saw = frozenset()
+TRAIN: Saw = frozenset({"train"})
+UNKNOWN: Saw = frozenset({"unknown"})
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -258,7 +266,7 @@ class Run(Protocol):
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, or into
         one folder there (`folder/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is
-        executed. Raises ConfigError or DataError."""
+        executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its `saw`."""
         ...
 
     def document(self, file: str, sha256: str) -> bytes:
@@ -295,6 +303,12 @@ class Resource(ABC):
     costly: ClassVar[bool] = False  # True: `ddbench run` builds it only if told to, by --prepare
     on_host: ClassVar[bool] = False  # True: `run.resource` gives it in the host's memory, where its file is mapped: for what is
     # large and read in small parts, which its reader moves (`Run.sent`)
+
+    @property
+    def saw(self) -> Saw:
+        """What it has learned from; by itself what `build` is given, the training images. A class variable, as in all kinds of
+        plugins, will do here too."""
+        return TRAIN
 
     def describe(self) -> str:
         """One line for progress bars and plans."""
@@ -344,6 +358,11 @@ class Space(ABC):
     def tensors(self) -> tuple[str, ...]:
         """Every name that State.params may hold in any stage. A class variable will do here too."""
         return ()
+
+    @property
+    def saw(self) -> Saw:
+        """What it brings along from elsewhere than its resources. One that wraps another adds what that says."""
+        return NOTHING
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `init`; checked and built before step 0. One that wraps another adds what that needs."""
@@ -396,6 +415,11 @@ class Loss(ABC):
     rates: ClassVar[Mapping[str, float]] = {}  # default learning rates by tensor name, tied to this loss's scale
     learned: ClassVar[tuple[str, ...]] = ()  # every name that `params` may return; `student_rate` is what protocols may train at
     relabels: ClassVar[Literal["never", "last", "always"]] = "never"  # whether it has a teacher for labels = "teacher", and when
+
+    @property
+    def saw(self) -> Saw:
+        """What it matches, beside what its resources saw: the training images."""
+        return TRAIN
 
     def check(self, num_images: int, run: Run) -> None:
         """Raise ConfigError where it cannot match a set of that many images, or this backbone; asked before any step, of a run
@@ -475,6 +499,12 @@ class GeneratorConfig(ABC):
     plugin_kind: ClassVar[str] = "generators"
     numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
 
+    @property
+    def saw(self) -> Saw:
+        """What it has learned from, beside what its resources saw: NOTHING for random weights, and for weights that are a
+        resource."""
+        return UNKNOWN
+
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `load`."""
         return ()
@@ -514,6 +544,35 @@ class Arch:
     plugin_kind: ClassVar[str] = "architectures"
 
 
+class Proxy(ABC):
+    """A network that others have trained, for the class-relevant feature distance; it is not trained here. A frozen dataclass.
+
+    An architecture may be named in its place, and is then trained on the training images. Abstract: load.
+    """
+
+    plugin_kind: ClassVar[str] = "proxies"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
+
+    @property
+    def saw(self) -> Saw:
+        """What it was trained on, beside what its resources saw."""
+        return UNKNOWN
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """Its weights, from where `load` takes them."""
+        return ()
+
+    def check(self, run: Run) -> None:
+        """Raise ConfigError or DataError where it does not know the data set's classes, cannot take its images, or is not there;
+        asked before any step, of a run without data."""
+        return
+
+    @abstractmethod
+    def load(self, run: Run) -> nn.Module:
+        """On the run's device, a network as `Arch.build` promises it: for images as the run's networks see them, with the logits
+        of the data set's classes [B,K], in their order."""
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """A split of a data set."""
@@ -545,6 +604,12 @@ class Dataset(ABC):
         """Whether the files are the published ones; False marks every result with a copy's name."""
         return True
 
+    @property
+    def test_images_elsewhere(self) -> bool:
+        """Whether its test images are in circulation as training images, as those of fastai's Imagenette are among ImageNet's:
+        then whatever saw external images may have seen them. A class variable or a setting of that name will do too."""
+        return False
+
     def download(self, root: Path) -> None:
         """Fetch the published files into `root`, because the user asked for it."""
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
@@ -557,6 +622,11 @@ class Baseline(ABC):
     numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
     everything: ClassVar[bool] = False  # True: all real training images, of which no copy is stored; `build` is never asked
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a set of its own
+
+    @property
+    def saw(self) -> Saw:
+        """What its images come from, beside what its resources saw: TRAIN for a selection of the training images."""
+        return UNKNOWN
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `build`."""
@@ -670,6 +740,7 @@ PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "spaces": Space,
     "generators": GeneratorConfig,
     "architectures": Arch,
+    "proxies": Proxy,
     "datasets": Dataset,
     "baselines": Baseline,
     "presets": Presets,

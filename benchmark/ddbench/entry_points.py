@@ -26,6 +26,7 @@ NOUNS: Mapping[str, str] = {
     "spaces": "space",
     "generators": "generator",
     "architectures": "architecture",
+    "proxies": "proxy",
     "datasets": "dataset",
     "baselines": "baseline",
     "presets": "preset",

@@ -30,6 +30,7 @@ and what it trains with; in `ddbench.evaluate`."""
 LABELS = ("hard", "learned", "teacher")
 STEP_RANKERS = ("last", "loss", "feature-distance")
 STAGE_RANKERS = ("last", "feature-distance", "validation")
+PROXY_GRADIENTS = ("grad-cam", "elementwise")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "cosine")
 
@@ -77,8 +78,10 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rank_epochs: int = 100  # of the networks that rank stages by validation
     rank_repeats: int = 1
     ranking: Numbers | None = None  # how these networks are trained, over `rank_epochs`
-    proxy: PluginRef | None = None  # the network of the class-relevant feature distance
-    proxy_epochs: int = 10
+    proxy: PluginRef | None = None  # of the class-relevant feature distance: an architecture, or a network of others
+    proxy_epochs: int = 10  # for which an architecture is trained
+    proxy_layer: str = ""  # of its modules, the one whose maps are compared; empty: the last before the head
+    proxy_gradient: str = "grad-cam"  # what weighs a map: the spatial mean of its gradient; or elementwise, the gradient
     chunk: int = 10  # images decoded with a graph at once
     synthetic_mean: tuple[float, ...] = ()  # what generated images are normalised by; empty: the data set's own
     synthetic_std: tuple[float, ...] = ()
@@ -119,6 +122,16 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Whether it repeats a habit of published code, whose results stand apart: other constants for generated images."""
         return bool(self.synthetic_mean or self.synthetic_std)
 
+    @property
+    def ranks_by_distance(self) -> bool:
+        """Whether a ranker of a distillation reads the class-relevant feature distance."""
+        return not (self.baseline or self.imported) and "feature-distance" in (self.rank_steps, self.rank_stages)
+
+    @property
+    def pretrained(self) -> PluginRef | None:
+        """The rankers' proxy, where others have trained it."""
+        return self.proxy if self.ranks_by_distance and self.proxy and self.proxy.kind == "proxies" else None
+
     def identity(self) -> dict[str, Any]:
         """What the key is made of. The data set is its hash; its name says nothing more."""
         made = {"kind": "set"} | _identity(self, ("dataset", "engine"))
@@ -150,7 +163,9 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         rankers = (self.rank_steps, self.rank_stages)
         idle: dict[str, Any] = {}
         if "feature-distance" not in rankers:
-            idle |= dict.fromkeys(("proxy", "proxy_epochs"))
+            idle |= dict.fromkeys(("proxy", "proxy_epochs", "proxy_layer", "proxy_gradient"))
+        elif self.pretrained:
+            idle |= dict.fromkeys(("proxy_epochs",))
         if "validation" not in rankers:
             idle |= dict.fromkeys(("rank_epochs", "rank_repeats", "ranking"))
         if self.rank_steps == "last":
@@ -169,7 +184,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             if getattr(self, name) < least
         ]
         words = (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
-        for name, allowed in (*words, ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        more = (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("proxy_gradient", PROXY_GRADIENTS))
+        for name, allowed in (*words, *more):
             if getattr(self, name) not in allowed:
                 faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
         if not 0 <= self.momentum < 1:

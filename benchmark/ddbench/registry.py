@@ -35,6 +35,10 @@ class Registry:
         """All names on offer, sorted; without looking whether the plugins work."""
         return sorted(self._scan().offers)
 
+    def offers(self, name: str) -> bool:
+        """Whether a plugin, or a family with such a member, is on offer under that name."""
+        return self._parted(name)[0] in self._scan().offers
+
     def origin(self, name: str) -> Origin:
         """Where the plugin comes from. Raises ConfigError for an unknown name, PluginError for one offered twice."""
         scan, own = self._scan(), self._parted(name)[0]
@@ -155,10 +159,11 @@ class Registry:
 
 losses, spaces, generators = Registry("losses"), Registry("spaces"), Registry("generators")
 architectures, datasets, baselines = Registry("architectures"), Registry("datasets"), Registry("baselines")
+proxies = Registry("proxies")
 presets, protocols, executors = Registry("presets"), Registry("protocols"), Registry("executors")
 REGISTRIES: Mapping[str, Registry] = {
     each.kind: each
-    for each in (losses, spaces, generators, architectures, datasets, baselines, presets, protocols, executors)
+    for each in (losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors)
 }
 
 

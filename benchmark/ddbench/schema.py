@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from ddbench.api import Seen
 from ddbench.errors import DataError
 from ddbench.files import MAX_JSON_BYTES, write_bytes
 from ddbench.plan import Judging, SetPlan
@@ -120,6 +121,7 @@ class SetRecord(_Record, frozen=True, kw_only=True):
     resources: tuple[UsedResource, ...]
     place: Place
     marks: tuple[str, ...]  # sentences: what a reader must know of how it came about
+    saw: tuple[Seen, ...] = ("unknown",)  # all that has a part in it; records of before did not say
     measured: SetMeasured
     checksum: str = ""
 
@@ -175,6 +177,7 @@ class JudgementRecord(_Record, frozen=True, kw_only=True):
     resources: tuple[UsedResource, ...]
     place: Place
     marks: tuple[str, ...]
+    saw: tuple[Seen, ...] = ()  # the protocol's teacher
     measured: JudgementMeasured
     checksum: str = ""
 

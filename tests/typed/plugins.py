@@ -9,7 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Batch, Dataset, LabelledImages, Loss, Memory, Resource, Run, Space, Spec, Split, State
+from ddbench.api import (
+    TRAIN,
+    Arch,
+    Batch,
+    Dataset,
+    LabelledImages,
+    Loss,
+    Memory,
+    Proxy,
+    Resource,
+    Run,
+    Saw,
+    Space,
+    Spec,
+    Split,
+    State,
+)
 from ddbench.errors import ConfigError
 from ddbench.ops.embedding import class_batches, embed
 from ddbench.ops.layers import Network
@@ -21,6 +37,7 @@ class Classifier(Resource):
     """A network trained on the real images."""
 
     uses_backbone: ClassVar[bool] = True
+    saw: ClassVar[Saw] = TRAIN
 
     def build(self, run: Run) -> dict[str, Tensor]:
         return dict(run.network("classifier").state_dict())
@@ -117,8 +134,39 @@ class Mirrored(Space):
 
 
 @dataclass(frozen=True)
+class Borrowed(Resource):
+    """Weights of somebody who was given images and labels, or images alone."""
+
+    labelled: bool = True
+
+    @property
+    def saw(self) -> Saw:
+        return frozenset({"external-images", "external-labels"}) if self.labelled else frozenset({"external-images"})
+
+    def build(self, run: Run) -> dict[str, Tensor]:
+        return run.weights("borrowed.pt", "0" * 64)
+
+
+@dataclass(frozen=True)
+class Seer(Proxy):
+    """One linear layer of others."""
+
+    saw: ClassVar[Saw] = frozenset()
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        return (Borrowed(),)
+
+    def load(self, run: Run) -> nn.Module:
+        network = Network(nn.Identity(), nn.Flatten(), nn.Linear(192, run.spec.num_classes))
+        network.load_state_dict(run.resource(Borrowed()))
+        return network.to(run.device)
+
+
+@dataclass(frozen=True)
 class Wool(Dataset):
-    """A data set of one file, of two of ImageNet's classes."""
+    """A data set of one file, of two of ImageNet's classes, whose test images others may have trained on."""
+
+    test_images_elsewhere: bool = True
 
     def spec(self) -> Spec:
         names, ids = ("ram", "llama"), ("n02412080", "n02437616")

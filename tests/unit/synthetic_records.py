@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_all
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ddbench import protocols
+from ddbench.api import Seen
 from ddbench.entry_points import NOUNS
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.plan import Judging, SetPlan
@@ -122,7 +124,7 @@ def place(hardware: Hardware, versions: Mapping[str, str], *refs: PluginRef | No
 def set_of(
     plan: SetPlan, steps: Iterable[int] = (), *, label: str = "toy", original: bool = True, seconds: float = 10.0,
     hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS, source: str = "a", suite: str = "toy-grid",
-    marks: tuple[str, ...] = (), timeline: tuple[tuple[int, float], ...] = (),
+    marks: tuple[str, ...] = (), timeline: tuple[tuple[int, float], ...] = (), saw: tuple[Seen, ...] = ("unknown",),
 ) -> StoredSet:  # fmt: skip
     """A finished set, with iterates at these steps."""
     distilled = plan.loss is not None
@@ -136,7 +138,7 @@ def set_of(
         files={} if plan.everything else files,
         set_sha256=sha256(plan.train_hash.encode()) if plan.everything else files["set.safetensors"],
         resources=(UsedResource(key="1" * 64, describe="a cvae", sha256="2" * 64),) if distilled else (),
-        place=place(hardware, versions, *plan.refs, source=source), marks=marks,
+        place=place(hardware, versions, *plan.refs, source=source), marks=marks, saw=saw,
         measured=SetMeasured(
             seconds=phases if distilled else {}, resources={"1" * 64: 3.0} if distilled else {},
             peak_memory_bytes=300 << 20, commit=None, finished=FINISHED, timeline=timeline,
@@ -201,6 +203,11 @@ def judged(
             fields = both | {"iterate": step, "measured": (costs or {}).get(label)}
             judgements.append(judgement(stored, known[label], values, **fields))
     return Judged(stored, tuple(judgements))
+
+
+def seen(one: Judged, *saw: Seen) -> Judged:
+    """The same, with what the set saw."""
+    return replace_all(one, set=replace_all(one.set, record=sealed(replace(one.set.record, saw=saw))))
 
 
 def draw(plan: SetPlan, rng: np.random.Generator, level: float, spread: float = 0.01) -> dict[str, list[float]]:

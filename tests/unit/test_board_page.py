@@ -39,10 +39,12 @@ from synthetic_records import (
     numbered,
     ref,
     results,
+    seen,
     toy_records,
     write_store,
 )
 
+from ddbench.api import Seen
 from ddbench.cli import main
 from ddbench.leaderboard.beside import Surroundings, commands, places_of
 from ddbench.leaderboard.join import results_of
@@ -53,6 +55,7 @@ from ddbench.plan import Imported, SetPlan, short
 from ddbench.results.contents import Contents
 from ddbench.schema import FailureRecord
 
+DC = ref("losses", "dc")
 GOLDEN = Path(__file__).parent.parent / "golden" / "leaderboard.md"
 LEVELS = {"convnet": [0.5, 0.52], "vit": [0.4, 0.42]}
 
@@ -75,7 +78,16 @@ def golden_records() -> list[Judged]:
     records += [judged(plan, draw(plan, rng, 0.8), **fields) for plan, fields in extra]
     added = next(each for each in records if each.plan.key == method("dm", "glad", seed=1).key)
     records.append(Judged(added.set, (judgement(added.set, RESNET, [0.5, 0.52], suite="more"),)))
-    return records + judged_otherwise(rng)
+    return [seen(one, *saw_of(one.plan)) for one in records + judged_otherwise(rng)]
+
+
+def saw_of(plan: SetPlan) -> tuple[Seen, ...]:
+    """The training images; a walk is ranked by a network of others, of which one may know the test images."""
+    if plan.imported or plan.labels == "learned":
+        return ("unknown",)
+    if plan.space and plan.space.name == "hpd":
+        return ("train", "external-images", "external-labels", *(("test-images",) if plan.seed and plan.loss == DC else ()))
+    return ("train",)
 
 
 def judged_otherwise(rng: np.random.Generator) -> list[Judged]:

@@ -274,6 +274,24 @@ def test_a_set_of_the_store_is_judged_where_it_lies(own, judged, tmp_path):
     assert bits(other) == bits(told)
 
 
+def test_whoever_brings_a_set_may_say_what_it_saw(judged, capsys, tmp_path):
+    """Once: the record is never rewritten. Unsaid, it is unknown."""
+    store, path = Store(tmp_path / "store"), write(tmp_path / "a.pt", pixels(), torch.arange(10))
+    words = ("--data", "mnist-5k", "--images", "pixels")
+    key = judged(path, *words, "--saw", "external-images,train")["key"]
+    assert store.read_record(key).saw == ("train", "external-images")
+    assert judged(path, *words)["key"] == key  # it is in no key
+    assert judged(path, *words, "--saw", "train,external-images")["key"] == key
+    silent = write(tmp_path / "b.pt", pixels() / 2, torch.arange(10))
+    assert store.read_record(judged(silent, *words)["key"]).saw == ("unknown",)
+    for said, sentence in (
+        ("nothing", "--saw says nothing, and the record of the stored set train,external-images: leave it out"),
+        ("imagenet,train", "--saw takes nothing, or of train, external-images,"),
+    ):
+        assert main(["evaluate", *SMALL, "--store", str(store.root), str(path), *words, "--saw", said]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_a_damaged_set_of_a_store_is_refused_there_and_elsewhere(own, judged, capsys, tmp_path):
     """Also where all that is asked for was judged before the damage."""
     (path,) = sets_of(own)

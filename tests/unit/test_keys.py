@@ -38,7 +38,7 @@ from ddbench.refs import PluginRef
 from ddbench_plugins.losses.dm import DistributionMatching
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
-KINDS = ("losses", "spaces", "generators", "architectures", "baselines")  # data sets are their hash; others compute nothing
+KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "baselines")  # data sets are their hash
 MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
     "architectures timm": {"model": "resnet18"},
     "generators autoencoder-kl": {"folder": "vae"},
@@ -290,7 +290,8 @@ OTHER = {
     "rates": {"pixels": 9.0}, "momentum": 0.6, "baseline": ref("baselines", "random"),
     "imported": Imported(sha256="ab" * 32, images="pixels", labels="indices"),
     "optimizer": "adam", "schedule": "cosine", "labels": "learned", "rank_steps": "loss", "rank_every": 2, "rank_epochs": 9,
-    "rank_stages": "validation", "rank_repeats": 2, "ranking": NUMBERS, "proxy_epochs": 9, "chunk": 9, "synthetic_mean": (0.5,),
+    "rank_stages": "validation", "rank_repeats": 2, "ranking": NUMBERS, "proxy_epochs": 9, "proxy_layer": "layer3",
+    "proxy_gradient": "elementwise", "chunk": 9, "synthetic_mean": (0.5,),
     "synthetic_std": (0.5,), "tf32": True, "threads": 2, "resources": ("ab" * 32,), "generator": None,
     "backbone": ref("architectures", "convnet", width=5), "loss": ref("losses", "dm", batch_real=5), "proxy": None,
     "space": ref("spaces", "pixel", clamp=True), "engine": 9,
@@ -423,13 +424,16 @@ def test_differences_name_what_is_not_as_it_was() -> None:
 
 
 def test_what_nothing_reads_does_not_count() -> None:
-    idle = {"proxy": NET, "proxy_epochs": 3, "rank_epochs": 3, "rank_repeats": 3, "ranking": NUMBERS, "rank_every": 3}
+    idle: dict[str, Any] = {"proxy_layer": "layer3", "proxy_gradient": "elementwise"}
+    idle |= {"proxy": NET, "proxy_epochs": 3, "rank_epochs": 3, "rank_repeats": 3, "ranking": NUMBERS, "rank_every": 3}
     plain = replace(SET, generator=None, proxy=None, momentum=0.5, optimizer="adam")
     more = replace(plain, **idle, momentum=0.9, synthetic_mean=(0.5,), synthetic_std=(0.5,))
     assert more.key != plain.key
     assert more.without_idle_settings() == plain
     read = replace(more, rank_steps="feature-distance", rank_stages="validation", optimizer="sgd", generator=SET.generator)
     assert read.without_idle_settings() == read
+    pretrained = replace(read, proxy=ref("proxies", "resnet18-imagenet"))
+    assert pretrained.without_idle_settings() == replace(pretrained, proxy_epochs=10)  # it is not trained here
 
 
 def test_the_fields_of_an_object_are_those_that_differ_from_their_defaults() -> None:

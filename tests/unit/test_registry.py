@@ -354,6 +354,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
         "spaces": "unknown space ",
         "generators": "unknown generator ",
         "architectures": "unknown architecture ",
+        "proxies": "unknown proxy ",
         "datasets": "unknown dataset ",
         "baselines": "unknown baseline ",
         "presets": "unknown preset ",

@@ -15,6 +15,7 @@ from ddbench.api import Arch, Spec, State
 from ddbench.compute.rank import (
     Classifier,
     StageBest,
+    _real_means,
     class_means,
     feature_distance,
     gated_features,
@@ -134,6 +135,14 @@ def test_feature_distance_looks_at_all_real_images() -> None:
     run = replace(toy_run(channels=3), data=toy_data(spec, per_class=100))
     images, labels, classes = real_set(run)
     assert float(feature_distance(run.network("proxy").eval(), run)(images, labels, classes)) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("per_class", [2, 100, 300])  # several classes a batch, and several batches a class
+def test_the_real_means_are_those_of_all_features_at_once(per_class: int) -> None:
+    run = replace(toy_run(channels=3), data=toy_data(toy_spec(channels=3), per_class=per_class))
+    network, (images, _, classes) = run.network("proxy").eval(), real_set(run)
+    whole = class_means(gated_features(network, images, classes), classes, 3)
+    torch.testing.assert_close(_real_means(network, run.data, "grad-cam", None), whole)
 
 
 def test_the_proxy_is_trained_on_real_images_only_where_a_ranker_needs_it(run: DistillRun, plan: Any) -> None:

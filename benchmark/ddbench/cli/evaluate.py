@@ -18,6 +18,7 @@ REMEDY_FOLDER = "Make it anew, or name another file."
 if TYPE_CHECKING:
     import torch
 
+    from ddbench.api import Seen
     from ddbench.data.subsets import Identity
     from ddbench.evaluate.sets import ImportedSet
     from ddbench.grid.planning import Planned
@@ -44,6 +45,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--labels", choices=("indices", "probabilities", "logits"), help="what its labels are (default: as they look)"
     )
+    parser.add_argument("--saw", metavar="WORD,...", help="what it learned from, as in train,external-images (default: unknown)")
     parser.add_argument("--rate", type=float, metavar="R", help="that the set has learned, for protocols that train at it")
     parser.add_argument(
         "--store", type=Path, default=Path("runs/evaluate"),
@@ -108,6 +110,7 @@ class _Asked:
     teacher: PluginRef | None
     given: ImportedSet
     key: str | None  # of the set's plan, where ddbench wrote the file
+    saw: tuple[Seen, ...]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,6 +118,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.compute import hardware
     from ddbench.compute.run import pick_device
     from ddbench.data.subsets import default_root, identify
+    from ddbench.evaluate.imports import check_saw
     from ddbench.evaluate.judged import Judged
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
@@ -128,6 +132,7 @@ def main(args: argparse.Namespace) -> int:
     store, identity = Store(args.store), identify(asked.dataset, root)
     plan = _set_in(store, args, asked) or _imported(store, args, asked, identity, device)
     _refuse_damaged(store, plan)
+    check_saw(store.read_record(plan.key), args.saw)
     planned = _planned(args, asked, plan, identity)
     outcome = _run(planned, store, args, root)
     (cell,) = planned.cells
@@ -155,6 +160,7 @@ def _prepare(args: argparse.Namespace) -> _Asked:
 
     from ddbench import protocols
     from ddbench.errors import ConfigError
+    from ddbench.evaluate.imports import saw_of_words
     from ddbench.evaluate.sets import metadata, read_set
     from ddbench.refs import PluginRef
 
@@ -182,7 +188,7 @@ def _prepare(args: argparse.Namespace) -> _Asked:
         raise ConfigError(f"whitened images cannot be judged by '{protocol.id}', which works on normalised ones.")
     if args.rate is not None:
         given = replace(given, learned_rate=args.rate)
-    return _Asked(protocol, networks, repeats, dataset, teacher, given, meta.get("key"))
+    return _Asked(protocol, networks, repeats, dataset, teacher, given, meta.get("key"), saw_of_words(args.saw))
 
 
 def _set_in(store: Store, args: argparse.Namespace, asked: _Asked) -> SetPlan | None:
@@ -204,7 +210,7 @@ def _imported(store: Store, args: argparse.Namespace, asked: _Asked, identity: I
     from ddbench.plan import short
 
     place = hardware.place(device, args.threads, (asked.dataset,))
-    new = import_set(args.set, asked.given, asked.dataset, identity, asked.protocol.set, place)
+    new = import_set(args.set, asked.given, asked.dataset, identity, asked.protocol.set, place, asked.saw)
     with store.lock(f"set-{short(new.plan.key)}"):
         if not store.has_set(new.plan.key):
             store.publish_set(new.plan, new.record, new.contents)

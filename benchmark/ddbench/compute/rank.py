@@ -7,17 +7,18 @@ held out before distillation began. Scores are compared on the device, so that r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Recipe, Resource, State
+from ddbench.api import Proxy, Recipe, Resource, State
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
 from ddbench.compute.ways import is_captured
-from ddbench.errors import PluginError
+from ddbench.data.subsets import TrainingData
+from ddbench.errors import ConfigError, PluginError, did_you_mean
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, require
 
@@ -27,7 +28,7 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Classifier(Resource):
-    """A network trained on the real training images: the proxy of the feature distance where no pretrained one fits.
+    """A network trained on the real training images: the proxy of the feature distance where the plan names an architecture.
 
     Departure from H-PD, whose proxy is a ResNet-18 trained on ImageNet-1K: this one knows the subset's classes only.
     """
@@ -48,26 +49,68 @@ class Classifier(Resource):
 
 
 def needs(plan: SetPlan) -> tuple[Resource, ...]:
-    """The resources that the plan's rankers need."""
-    if plan.baseline or "feature-distance" not in (plan.rank_steps, plan.rank_stages):
+    """The resources of the core's own that the plan's rankers need; a proxy that others trained says itself what it needs."""
+    if not plan.ranks_by_distance or plan.pretrained:
         return ()
     return (Classifier(require(plan.proxy, "proxy"), plan.proxy_epochs),)
 
 
-def gated_features(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def gated_features(
+    network: nn.Module, images: Tensor, classes: Tensor, gradient: str = "grad-cam", layer: nn.Module | None = None
+) -> Tensor:
     """Class-relevant features ReLU(alpha_k F_k), alpha_k the spatial mean of d y_c / d F_k: [B,C,H,W], [B] -> [B,D,h,w].
 
-    F are the maps before the head, y_c the logit of the image's own class.
+    F are the maps before the head, or those that `layer` gives; y_c is the logit of the image's own class. With `gradient`
+    "elementwise" it is ReLU(d y_c / d F * F), without the mean.
     Source: H-PD (CVPR 2025), whose equations are not legible in the published text; this is the reconstruction with Grad-CAM
     weights, kept per channel, on the last feature map, without augmentation.
     """
+    with torch.enable_grad():
+        features, logits = _cut_at_head(network, images) if layer is None else _cut_behind(layer, network, images)
+        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
+    weights = slope if gradient == "elementwise" else slope.mean((2, 3), keepdim=True)
+    return (weights * features.detach()).relu_()
+
+
+def _cut_at_head(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The maps before the head, as a leaf, and the logits with a graph from there on."""
     with torch.no_grad():
         features = network.forward_features(images)  # type: ignore[operator]
-    features.requires_grad_()
-    with torch.enable_grad():
-        logits = network.forward_head(features)  # type: ignore[operator]
-        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
-    return (slope.mean((2, 3), keepdim=True) * features.detach()).relu_()
+    return features, network.forward_head(features.requires_grad_())  # type: ignore[operator]
+
+
+def _cut_behind(layer: nn.Module, network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Likewise with what a layer gives."""
+    leaves = list[Tensor]()
+
+    def cut(module: nn.Module, given: Any, maps: Any) -> Tensor:
+        if leaves or not isinstance(maps, Tensor) or maps.dim() != 4:
+            raise ConfigError("'proxy_layer' must name a layer of the proxy that gives maps [B,D,h,w], once: name another.")
+        leaves.append(maps.detach().requires_grad_())
+        return leaves[0].clone()  # the next layer may write into it
+
+    hook = layer.register_forward_hook(cut)
+    try:
+        logits = network.forward_head(network.forward_features(images))  # type: ignore[operator]
+    finally:
+        hook.remove()
+    if not leaves:
+        raise ConfigError("'proxy_layer' names a layer of the proxy that takes no part in its logits: name another.")
+    return leaves[0], logits
+
+
+def layer_of(network: nn.Module, name: str) -> nn.Module | None:
+    """The layer of that name, or the one whose name ends so, as `layer3` of `model.layer3`; None for no name. Raises
+    ConfigError."""
+    layers = dict(network.named_modules())
+    fitting = [name] if name in layers else [known for known in layers if known.endswith(f".{name}")]
+    if not name:
+        return None
+    if len(fitting) != 1:
+        told = f"is that of {', '.join(fitting[:3])}" if fitting else "is none of its layers"
+        near = did_you_mean(name, [*layers, *(known.partition(".")[2] for known in layers)])
+        raise ConfigError(f"'proxy_layer': '{name}' {told}, and must be one of the proxy's.{near}")
+    return layers[fitting[0]]
 
 
 def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
@@ -78,18 +121,29 @@ def class_means(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     return sums.view(num_classes, *values.shape[1:]) / bounds.diff().clamp(min=1).view(-1, *[1] * (values.dim() - 1))
 
 
-def feature_distance(network: nn.Module, run: DistillRun) -> Score:
+def feature_distance(network: nn.Module, run: DistillRun, gradient: str = "grad-cam", layer: str = "") -> Score:
     """sum_c || mean_real A - mean_syn A ||^2 with A the gated features; the real means are computed once, over every image."""
-    num_classes, parts = run.spec.num_classes, []
-    data = run.data
-    for images, classes in zip(data.images.split(256), data.labels.split(256), strict=True):
-        parts.append(gated_features(network, data.seen(images), classes))
-    real = class_means(torch.cat(parts), data.labels, num_classes)
+    num_classes, cut = run.spec.num_classes, layer_of(network, layer)
+    real = _real_means(network, run.data, gradient, cut)
 
     def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        return (class_means(gated_features(network, images.detach(), classes), classes, num_classes) - real).square().sum()
+        gated = gated_features(network, images.detach(), classes, gradient, cut)
+        return (class_means(gated, classes, num_classes) - real).square().sum()
 
     return score
+
+
+def _real_means(network: nn.Module, data: TrainingData, gradient: str, layer: nn.Module | None) -> Tensor:
+    """The mean of each class, [K,...]. Its images are in the order of their classes: memory holds one class and one batch."""
+    means, held, seen = list[Tensor](), list[Tensor](), 0
+    for images, classes in zip(data.images.split(256), data.labels.split(256), strict=True):
+        held.append(gated_features(network, data.seen(images), classes, gradient, layer))
+        seen += len(images)
+        while len(means) < len(data.counts) and data.starts[len(means) + 1] <= seen:
+            features, num = torch.cat(held), data.counts[len(means)]
+            means.append(class_means(features[:num], torch.zeros_like(data.labels[:num]), 1))
+            held = [features[num:]]
+    return torch.cat(means)
 
 
 def validation_error(plan: SetPlan, run: DistillRun) -> Score:
@@ -119,11 +173,20 @@ def validation_error(plan: SetPlan, run: DistillRun) -> Score:
 def scorer(name: str, plan: SetPlan, run: DistillRun) -> Score | None:
     """The score of that name, or None where the order of events decides (`last`) or the loss itself (`loss`)."""
     if name == "feature-distance":
-        (need,) = needs(plan)
-        network = run.bare(require(plan.proxy, "proxy"), "proxy").eval().requires_grad_(False)
-        network.load_state_dict(run.resource(need))
-        return feature_distance(network, run)
+        return feature_distance(proxy_network(plan, run), run, plan.proxy_gradient, plan.proxy_layer)
     return validation_error(plan, run) if name == "validation" else None
+
+
+def proxy_network(plan: SetPlan, run: DistillRun) -> nn.Module:
+    """The proxy, frozen, in evaluation mode. One that others trained sees pixels by the data set's own constants, which real
+    images are normalised by, whatever a protocol does to generated ones."""
+    if plan.pretrained:
+        pretrained: Proxy = plan.pretrained.make()
+        return pretrained.load(replace(run, fed=None)).eval().requires_grad_(False)
+    (need,) = needs(plan)
+    network = run.bare(require(plan.proxy, "proxy"), "proxy").eval().requires_grad_(False)
+    network.load_state_dict(run.resource(need))
+    return network
 
 
 class StageBest:

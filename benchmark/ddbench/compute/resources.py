@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ddbench.api import Resource
+from ddbench.compute.knowledge import declares
 from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import PluginError
@@ -71,7 +72,7 @@ def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[N
     if plan.imported:
         return []
     wanted: list[tuple[Resource, PluginRef | None]] = [(resource, None) for resource in core]
-    for ref in (plan.baseline,) if plan.baseline else (plan.generator, plan.space, plan.loss):
+    for ref in (plan.baseline,) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained):
         if ref:
             asked: tuple[Resource, ...] = ref.ask(lambda plugin: plugin.needs(run))
             wanted.extend((resource, ref) for resource in asked)
@@ -91,7 +92,8 @@ def build(
         if store.is_built(need.key):
             return
         started = time.perf_counter()
-        run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {}, folder=folder)
+        silent = not declares(need.resource)
+        run = DistillRun(("resource", need.stream), data, need.backbone, 0, device, {}, folder=folder, silent=silent)
         tensors = need.resource.build(run)
         seconds = time.perf_counter() - started
         store.publish(need.identity, tensors, need.resource.describe(), place, seconds, marks())

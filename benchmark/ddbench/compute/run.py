@@ -94,6 +94,7 @@ class DistillRun:
     loaded: Generator | None = None
     step: int = 0
     folder: Path | None = None  # the user's data folder, where resources find weights
+    silent: bool = False  # of the building of a resource that does not declare what it saw: it may read no weights
     fed: Spec | None = None  # what images of a generator are normalised by; None: the data set's own
     skeletons: Skeletons = field(default_factory=Skeletons, compare=False, repr=False)
     recorder: Recorder = field(default_factory=Recorder, compare=False, repr=False)
@@ -215,6 +216,9 @@ class DistillRun:
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of `weights/FILE` in the data folder."""
+        if self.silent:
+            told = f"a resource reads the weights '{file}' and does not say what they have seen"
+            raise PluginError(f"{told}: declare `saw` in its class, which otherwise means the training images alone.")
         return read_weights(self.folder, file, sha256)
 
     def document(self, file: str, sha256: str) -> bytes:

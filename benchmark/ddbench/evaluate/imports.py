@@ -6,11 +6,13 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
-from ddbench.api import Spec
+from ddbench.api import Seen, Spec
 from ddbench.compute import hardware
 from ddbench.compute.distilled import DistilledSet, set_files
 from ddbench.data.subsets import Identity
+from ddbench.errors import ConfigError, did_you_mean
 from ddbench.evaluate.sets import ImportedSet
 from ddbench.files import sha256_file
 from ddbench.plan import Imported, SetPlan
@@ -28,8 +30,28 @@ class NewSet:
     contents: dict[str, bytes]  # set.safetensors and images.png
 
 
-def import_set(path: Path, given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making, place: Place) -> NewSet:
-    """The set that was read from a file, for `Store.publish_set`.
+def saw_of_words(text: str | None) -> tuple[Seen, ...]:
+    """What somebody says that a file's set saw: `nothing`, or words with commas between them. Raises ConfigError."""
+    if text is None:
+        return ("unknown",)
+    words, known = set() if text == "nothing" else set(text.split(",")), get_args(Seen)
+    if odd := sorted(words - set(known)):
+        raise ConfigError(f"--saw takes nothing, or of {', '.join(known)}; got '{odd[0]}'.{did_you_mean(odd[0], known)}")
+    return tuple(word for word in known if word in words)
+
+
+def check_saw(record: SetRecord, text: str | None) -> None:
+    """Raise ConfigError where somebody says what a stored set saw and its record, which is never rewritten, something else."""
+    if text is not None and set(record.saw) != set(saw_of_words(text)):
+        kept = ",".join(record.saw) or "nothing"
+        raise ConfigError(f"--saw says {text}, and the record of the stored set {kept}: leave it out, or name another --store.")
+
+
+def import_set(
+    path: Path, given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making, place: Place,
+    saw: tuple[Seen, ...] = ("unknown",),
+) -> NewSet:  # fmt: skip
+    """The set that was read from a file, for `Store.publish_set`; what it `saw`, only the caller knows.
 
     Under a protocol whose `making` has constants of its own for generated images, the set's images count as such and are
     normalised by them. `identity` is the data set's, `place` where this runs.
@@ -50,7 +72,7 @@ def import_set(path: Path, given: ImportedSet, dataset: PluginRef, identity: Ide
     whitening = given.whitening
     transform = {"zca_mean": whitening.mean, "zca_matrix": whitening.matrix} if whitening else None
     contents = set_files(plan, made, spec, transform)
-    return NewSet(plan, _record(plan, made, given, identity, place, contents), contents)
+    return NewSet(plan, _record(plan, made, given, identity, place, contents, saw), contents)
 
 
 def _made(given: ImportedSet, spec: Spec, plan: SetPlan) -> DistilledSet:
@@ -63,8 +85,9 @@ def _made(given: ImportedSet, spec: Spec, plan: SetPlan) -> DistilledSet:
 
 
 def _record(
-    plan: SetPlan, made: DistilledSet, given: ImportedSet, identity: Identity, place: Place, contents: dict[str, bytes]
-) -> SetRecord:
+    plan: SetPlan, made: DistilledSet, given: ImportedSet, identity: Identity, place: Place, contents: dict[str, bytes],
+    saw: tuple[Seen, ...],
+) -> SetRecord:  # fmt: skip
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return SetRecord(
         key=plan.key,
@@ -87,6 +110,7 @@ def _record(
         resources=(),
         place=place,
         marks=given.warnings,
+        saw=saw,
         measured=SetMeasured(
             seconds={},
             peak_memory_bytes=0,

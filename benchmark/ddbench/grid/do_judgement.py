@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
+from ddbench.compute.knowledge import saw_of_judging
 from ddbench.errors import DataError
 from ddbench.evaluate.evaluator import Evaluator, Finished, evaluate_block
 from ddbench.evaluate.judge import record_of, subject_of
@@ -60,8 +61,8 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     block = Block(plan, judging, file.first, file.last)
     resources, marks = [one.resource for one in used], (*here.marks(), *(mark for one in used for mark in one.marks))
     record = record_of(block, evaluator, finished, file.suite, data, resources, place, peak, marks)
-    seconds = {one.resource.key: one.seconds for one in used}
-    _publish(replace(record, measured=replace(record.measured, resources=seconds)), store)
+    seconds, saw = {one.resource.key: one.seconds for one in used}, saw_of_judging(judging, tensors_of)
+    _publish(replace(record, saw=saw, measured=replace(record.measured, resources=seconds)), store)
     shutil.rmtree(work, ignore_errors=True)
     return "done"
 

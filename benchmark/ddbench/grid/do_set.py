@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from ddbench import schema
-from ddbench.api import Baseline
+from ddbench.api import Baseline, Seen
 from ddbench.compute import hardware
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.distilled import DistilledSet, set_files
 from ddbench.compute.engine import COUNTED, distill
+from ddbench.compute.knowledge import saw_of_set
 from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, PluginError
@@ -67,6 +68,7 @@ def make_set(file: JobFile, here: Workplace, report: Report) -> End:
     go_on_only_where_it_began(work, place)
     _go_on_only_with_iterates(work, steps, seconds)
     resources, used = load_resources(file, here, plan.resources)
+    saw = saw_of_set(plan, resources)
     watch = Stopwatch(here.device)
     watch.add({"distill": 0.0, "rank": 0.0})
     made = None
@@ -75,7 +77,7 @@ def make_set(file: JobFile, here: Workplace, report: Report) -> End:
         run = open_run(plan, data, here.device, resources, here.data_root, shared)
         made = _make(replace(file, iterates=steps, iterate_seconds=seconds), run, work, here, watch, report)
         _refuse_nonsense(plan, made)
-    _publish(file, made, data, used, place, watch.seconds(), here)
+    _publish(file, made, data, used, saw, place, watch.seconds(), here)
     return "done"
 
 
@@ -155,7 +157,7 @@ def _go_on_only_with_iterates(work: Path, steps: Collection[int], seconds: Colle
 
 
 def _publish(
-    file: JobFile, made: DistilledSet | None, data: TrainingData, used: tuple[Used, ...], place: Place,
+    file: JobFile, made: DistilledSet | None, data: TrainingData, used: tuple[Used, ...], saw: tuple[Seen, ...], place: Place,
     seconds: dict[str, float], here: Workplace,
 ) -> None:  # fmt: skip
     """Into the store; where the set is there already, only the iterates, once the bits have been seen to be the same."""
@@ -191,6 +193,7 @@ def _publish(
         resources=tuple(one.resource for one in used),
         place=place,
         marks=(*file.marks, *here.marks(), *(mark for one in used for mark in one.marks)),
+        saw=saw,
         measured=schema.SetMeasured(
             seconds={name: value for name, value in seconds.items() if name in COUNTED},
             resources={one.resource.key: one.seconds for one in used},

@@ -91,6 +91,8 @@ def plan_of_need(plan: SetPlan, need: Need) -> SetPlan:
     """The plan without the plugins that have no part in a resource of it, so that the code of none of them runs while it is
     built: others share what comes out."""
     asking = ("baseline",) if plan.baseline else ("loss", "space", "generator")
+    if plan.pretrained and plan.pretrained != need.owner:
+        plan = replace(plan, proxy=None, rank_steps="last", rank_stages="last")
     return replace(plan, resources=(), **{name: None for name in asking if getattr(plan, name) != need.owner})
 
 
@@ -179,6 +181,8 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
         plan.baseline.make().check(run)
     elif plan.loss and plan.space:
         plan.loss.make().check(plan.space.make().num_images(run), run)
+        if plan.pretrained:
+            plan.pretrained.make().check(run)
 
 
 def _check_generator(plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:

@@ -30,6 +30,14 @@ LEGEND = """\
   networks of one seed (ddof 1, mean over seeds; for the cross-arch. mean also the mean over networks) / the standard
   error sqrt(p (1 - p) / n) left by having only n test images. The last one is common to all rows of a table, which see
   the same test images; neither more seeds nor more networks shrink it.
+- **saw** is what has a part in a set and learned from something: the generator, the networks that rank candidates, teachers and
+  experts, the images that a loss matches or a baseline picks. **training images** are the subset's own; **external images** and
+  **external labels** are others', such as ImageNet's; **test images?** stands where the images that sets are judged on may have
+  been among these; **unknown** where nobody has said, as of imported sets. Where all rows of a table saw the same, the line above
+  it says it.
+- **Bold** is the highest mean of its column among the rows of a table that saw the same, where there are two or more. Rows of
+  unknown knowledge, full-data, and means over fewer networks or seeds than others have do not compete. It says nothing of luck:
+  for that look at the ± and the intervals.
 - **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
   a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
   made the set, Python and torch included; on a GPU, what was allocated there.

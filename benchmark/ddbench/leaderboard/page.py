@@ -11,7 +11,7 @@ import msgspec
 
 from ddbench.errors import ConfigError
 from ddbench.files import digest, write_if_changed
-from ddbench.leaderboard import costs, habits, legend, trajectory
+from ddbench.leaderboard import costs, habits, knowledge, legend, trajectory
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.leaderboard.sections import Section, sections
@@ -20,6 +20,7 @@ from ddbench.leaderboard.tables import (
     MIXED,
     ONE_SEED,
     REFERENCE,
+    SAW,
     accuracy_table,
     as_json,
     escape,
@@ -131,7 +132,7 @@ def _title(section: Section) -> str:
 
 
 def _accuracy(section: Section, level: str) -> list[str]:
-    table = markdown(accuracy_table(section), left=("method",))
+    table = markdown(accuracy_table(section), left=("method", SAW))
     return [f"{level} Accuracy (%)", "", table, "", *_footnotes(section)]
 
 
@@ -162,6 +163,8 @@ def _facts(section: Section) -> list[str]:
         f"- Protocol: {section.protocol} `{digest(msgspec.to_builtins(numbers))[:8]}`, {epochs}.{alike}",
         f"- Backbone: {backbones}. Judged by: {', '.join(section.networks)}.",
     ]
+    one = knowledge.told(min(section.kinds)) if len(section.kinds) == 1 else "as the table says"
+    facts.append(f"- What the sets saw: {one}.")
     teacher = section.lead.judging.teacher
     if numbers.teacher and teacher:
         told = f"a teacher ({teacher.label}, {numbers.teacher.epochs} epochs on the real training images) labels every batch"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ddbench.leaderboard.join import CORE, Result, machine
+from ddbench.leaderboard.knowledge import Kind, kind_of
 from ddbench.leaderboard.statistics import Accuracy, accuracy, cross_accuracy
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
@@ -41,6 +42,11 @@ class Row:
     def networks(self) -> tuple[str, ...]:
         """The labels of the networks that judged one seed at least, sorted."""
         return tuple(sorted({name for result in self.results for name in result.accuracies}))
+
+    @cached_property
+    def saw(self) -> Kind:
+        """What its sets saw, and the teacher that judges them."""
+        return kind_of([result.record.saw for result in self.results] + [one.saw for each in self.results for one in each.judged])
 
     def label(self, role: str) -> str | None:
         """The label of a plugin by role, or None where the plan has none."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ddbench.files import digest
+from ddbench.leaderboard import knowledge
 from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.naming import suffixes
 from ddbench.leaderboard.rows import Row
@@ -68,6 +69,11 @@ class Section:
     def backbones(self) -> tuple[str, ...]:
         """Of all rows, sorted."""
         return tuple(sorted({row.backbone for row in self.rows if row.backbone}))
+
+    @cached_property
+    def kinds(self) -> frozenset[knowledge.Kind]:
+        """What the sets of its rows saw: several where that is not the same for all."""
+        return frozenset(row.saw for row in self.rows)
 
     @cached_property
     def distilled(self) -> Mapping[tuple[str | None, str], list[Row]]:
@@ -200,6 +206,7 @@ def _named(groups: Sequence[list[Result]], ids: set[str]) -> tuple[Row, ...]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """Baselines first, full data last; between them by loss, space and generator, then imported sets."""
+    """Baselines first, full data last; between them distilled sets, then imported ones; those of a sort by what they saw, then by
+    loss, space and generator."""
     rank = 3 if row.is_full_data else 2 if row.plan.imported else 0 if row.plan.baseline else 1
-    return rank, *(row.label(role) or "" for role in ("loss", "space", "generator")), row.name
+    return rank, knowledge.order(row.saw), *(row.label(role) or "" for role in ("loss", "space", "generator")), row.name

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ddbench.leaderboard.join import CORE, HARDWARE, Result
+from ddbench.leaderboard.knowledge import Kind, best, told
 from ddbench.leaderboard.rows import PHASES, Row
 from ddbench.leaderboard.sections import Section
 from ddbench.leaderboard.statistics import Accuracy, Mean
@@ -20,6 +21,7 @@ NOTHING = "–"
 ONE_SEED = "†"
 MIXED = "‡"
 MARKED = "§"
+SAW = "saw"
 CROSS = "cross-arch. mean"
 ALL = "mean over networks"  # where no row has a backbone
 
@@ -100,17 +102,35 @@ def _accuracies(row: Row, section: Section) -> dict[str, str]:
     return cells
 
 
+def _best(section: Section) -> set[tuple[int, str]]:
+    """The cells, by the number of the row and the column, that are the best among rows that saw the same. Full data and means
+    over fewer networks or seeds than others have do not compete."""
+    found: dict[str, list[tuple[Kind, float | None]]] = {}
+    most = max(len(row.results) for row in section.rows)
+    for row in section.rows:
+        competes = len(row.results) == most and not row.is_full_data
+        for column, networks in columns(row, section).items():
+            if column in (CROSS, ALL):
+                value = None if fewer(row, section) else row.cross
+            else:
+                value = row.accuracies[networks[0]] if networks and len(row.judged_by(networks[0])) == len(row.results) else None
+            found.setdefault(column, []).append((row.saw, value.mean if value and competes else None))
+    return {(number, column) for column, cells in found.items() for number in best(cells)}
+
+
 def frame(rows: list[dict[str, str]]) -> pd.DataFrame:
     """Texts, a line a row."""
     return pd.DataFrame(rows, dtype=str)
 
 
 def accuracy_table(section: Section) -> pd.DataFrame:
-    """A line a row: accuracies by network, and what they were bought with."""
-    lines = []
-    for row in section.rows:
+    """A line a row: accuracies by network, and what they were bought with; in ranked tables the best of each kind is bold."""
+    lines, bold = [], _best(section) if section.kind == "ranked" else set()
+    for number, row in enumerate(section.rows):
         line = {"method": " ".join([row.name, *([MIXED] if row.mixed else []), *([MARKED] if row.marks else [])])}
-        line |= _accuracies(row, section)
+        line |= {SAW: told(row.saw)} if len(section.kinds) > 1 else {}
+        cells = _accuracies(row, section)
+        line |= {column: f"**{cell}**" if (number, column) in bold else cell for column, cell in cells.items()}
         repeats = sorted({len(values) for result in row.results for values in result.accuracies.values()})
         line["seeds"] = NOTHING if row.is_full_data else str(len(row.results))
         line["networks per seed"] = "–".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
@@ -239,4 +259,5 @@ def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str,
         "versions": row.results[0].software,
         "mixed": list(row.mixed),
         "marks": list(row.marks),
+        "saw": list(row.saw),
     }

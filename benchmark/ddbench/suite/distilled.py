@@ -15,6 +15,7 @@ from ddbench.errors import BenchError, ConfigError, DataError, PluginError, did_
 from ddbench.plan import SetPlan
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
+from ddbench.registry import REGISTRIES
 from ddbench.suite.findings import Findings
 from ddbench.suite.iterates import Asked
 from ddbench.suite.places import Places
@@ -84,7 +85,7 @@ class Distilled:
         total = values.pop("total_steps", None)
         loss = self.findings.plugin("losses", loss_entry, values.pop("loss"))
         space = self.findings.plugin("spaces", space_entry, values.pop("space"))
-        proxy = self.findings.plugin("architectures", self.raw.get("proxy", self.raw.get("backbone", "convnet")))
+        proxy = self._proxy(values.pop("proxy", self.raw.get("proxy", self.raw.get("backbone", "convnet"))))
         rates = self._rates(loss, space, given, labels) if loss and space else None
         if loss is None or space is None or rates is None:
             self._unknown = True
@@ -113,6 +114,17 @@ class Distilled:
         except ConfigError as error:
             self.findings.fault(f"{plan.method}: {error}")
         return plan
+
+    def _proxy(self, entry: Any) -> PluginRef | None:
+        """An architecture, which is then trained on the data set, or a network that others have trained."""
+        name = entry.get("name") if isinstance(entry, dict) else entry
+        kinds = [kind for kind in ("architectures", "proxies") if isinstance(name, str) and REGISTRIES[kind].offers(name)]
+        if len(kinds) > 1:
+            told = f"'{name}' is an architecture and a proxy that others have trained"
+            self.findings.fault(f"{told}: uninstall one of the two, for a suite cannot say which it means.")
+            return None
+        near = not kinds and isinstance(name, str) and did_you_mean(name, REGISTRIES["proxies"].names())
+        return self.findings.plugin(kinds[0] if kinds else "proxies" if near else "architectures", entry)
 
     def _generator(self, space: PluginRef, settings: Mapping[str, Any], dataset: PluginRef) -> PluginRef | None:
         """The suite's generator, where it can make such images and the space live in it."""

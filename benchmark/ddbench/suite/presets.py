@@ -51,10 +51,10 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 LENGTHS = {"steps": "total_steps", "total_steps": "steps"}
 """The two ways to say how long a distillation is: each, and the one that it displaces."""
-WORDS = ("labels", "rank_steps", "rank_stages", "optimizer", "schedule")
+WORDS = ("labels", "rank_steps", "rank_stages", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
-SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict)}
+SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), "proxy": dict}
 """What a `set` table takes, and of which type."""
 
 
@@ -67,11 +67,13 @@ def misfit(value: Any, kind: type, where: str) -> str:
 
 
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
-    """Put a `set` table on top of `values`, tables merged; a sentence for each key of it that does not fit."""
+    """Put a `set` table on top of `values`, tables merged but for the proxy, which is a plugin by name or a table with it; a
+    sentence for each key of it that does not fit."""
     faults = []
     if LENGTHS.keys() <= new.keys():
         faults.append(f"{where} has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them.")
-    for key, value in new.items():
+    for key, given in new.items():
+        value = {"name": given} if key == "proxy" and isinstance(given, str) else given
         if key not in SETTABLE:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
         elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):

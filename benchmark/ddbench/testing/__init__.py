@@ -26,6 +26,7 @@ from ddbench.testing.generators import generator_checks
 from ddbench.testing.losses import loss_checks
 from ddbench.testing.presets import preset_checks
 from ddbench.testing.protocols import protocol_checks
+from ddbench.testing.proxies import proxy_checks
 from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
@@ -60,6 +61,7 @@ __all__ = [
     "prepared",
     "preset_checks",
     "protocol_checks",
+    "proxy_checks",
     "run_checks",
     "space_checks",
     "stages",
@@ -84,6 +86,7 @@ CHECKS: dict[str, list[Check]] = {
     "spaces": space_checks,
     "generators": generator_checks,
     "architectures": architecture_checks,
+    "proxies": proxy_checks,
     "datasets": dataset_checks,
     "baselines": baseline_checks,
     "presets": preset_checks,

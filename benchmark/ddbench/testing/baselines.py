@@ -6,7 +6,7 @@ import torch
 
 from ddbench.api import Baseline, Batch
 from ddbench.compute.run import DistillRun
-from ddbench.testing.checks import Check, Skipped
+from ddbench.testing.checks import Check, Skipped, assert_says_what_it_saw
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import prepared
 
@@ -66,7 +66,13 @@ def baseline_stays_on_its_device(baseline: Baseline, run: DistillRun) -> None:
         baseline.build(fake.run(run))
 
 
+def baseline_says_what_it_saw(baseline: Baseline, run: DistillRun) -> None:
+    """Itself, and what it needs."""
+    assert_says_what_it_saw(baseline, run)
+
+
 baseline_checks: list[Check] = [
     baseline_builds_a_set, baseline_sorts_its_classes, baseline_repeats_itself, baseline_keeps_the_real_images,
     baseline_stays_on_its_device,
+    baseline_says_what_it_saw,
 ]  # fmt: skip

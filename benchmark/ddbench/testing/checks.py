@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 from unittest import SkipTest
 
 from torch import Tensor
 
+from ddbench.api import Seen
 from ddbench.compute.run import DistillRun
 
 Check = Callable[[Any, DistillRun], None]
@@ -21,6 +22,15 @@ CLOSE = 1e-5  # of float32 numbers that two orders of summation give
 
 class Skipped(SkipTest):
     """A check that does not apply to a plugin, and why; unittest's and pytest's own word for it, so that both show a skip."""
+
+
+def assert_says_what_it_saw(plugin: Any, run: DistillRun) -> None:
+    """It and each of its resources says it in the words of `ddbench.api.Seen`."""
+    for one in (plugin, *plugin.needs(run)):
+        said, words = one.saw, get_args(Seen)
+        told = f"`saw` of {type(one).__name__} must be a frozenset of words among {', '.join(words)}"
+        assert isinstance(said, frozenset), f"{told}, got {said!r}."
+        assert said <= set(words), f"{told}, got also {', '.join(sorted(map(str, said - set(words))))}."
 
 
 def assert_close(got: Tensor, wanted: Tensor, sentence: str) -> None:

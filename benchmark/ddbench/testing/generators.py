@@ -15,7 +15,7 @@ from ddbench.api import (
 )
 from ddbench.compute.run import DistillRun
 from ddbench.seeds import stream
-from ddbench.testing.checks import Check, assert_close
+from ddbench.testing.checks import Check, assert_close, assert_says_what_it_saw
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
@@ -139,6 +139,11 @@ def generator_stays_on_its_device(config: GeneratorConfig, run: DistillRun) -> N
         runs_ahead(counts, "synthesize")
 
 
+def generator_says_what_it_saw(config: GeneratorConfig, run: DistillRun) -> None:
+    """Itself, and what it needs."""
+    assert_says_what_it_saw(config, run)
+
+
 generator_checks: list[Check] = [
     generator_layers_compose,
     generator_gives_pixels,
@@ -146,4 +151,5 @@ generator_checks: list[Check] = [
     generator_is_frozen,
     generator_says_where_codes_are_read,
     generator_stays_on_its_device,
+    generator_says_what_it_saw,
 ]

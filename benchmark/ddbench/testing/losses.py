@@ -17,7 +17,7 @@ from ddbench.compute.decoding import picked_index
 from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
 from ddbench.seeds import stream
-from ddbench.testing.checks import STEP, TOLERANCE, Check, Skipped, assert_close
+from ddbench.testing.checks import STEP, TOLERANCE, Check, Skipped, assert_close, assert_says_what_it_saw
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
@@ -232,6 +232,11 @@ def loss_stays_on_its_device(loss: Loss, run: DistillRun) -> None:
         runs_ahead(counts, "a step")
 
 
+def loss_says_what_it_saw(loss: Loss, run: DistillRun) -> None:
+    """Itself, and what it needs."""
+    assert_says_what_it_saw(loss, run)
+
+
 loss_checks: list[Check] = [
     loss_gradient_is_the_slope,
     loss_gives_a_detached_number,
@@ -243,4 +248,5 @@ loss_checks: list[Check] = [
     loss_teacher_gives_labels,
     loss_picks_what_it_needs,
     loss_stays_on_its_device,
+    loss_says_what_it_saw,
 ]

@@ -20,7 +20,7 @@ from ddbench.api import (
 from ddbench.compute.run import DistillRun
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.seeds import stream
-from ddbench.testing.checks import Check, Skipped, assert_close
+from ddbench.testing.checks import Check, Skipped, assert_close, assert_says_what_it_saw
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
@@ -218,6 +218,11 @@ def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
             runs_ahead(counts, f"a step in stage {state.stage}")
 
 
+def space_says_what_it_saw(space: Space, run: DistillRun) -> None:
+    """Itself, and what it needs."""
+    assert_says_what_it_saw(space, run)
+
+
 space_checks: list[Check] = [
     space_starts_the_same_every_time,
     space_names_its_tensors,
@@ -230,4 +235,5 @@ space_checks: list[Check] = [
     space_projects_once,
     space_penalty_is_a_number,
     space_stays_on_its_device,
+    space_says_what_it_saw,
 ]

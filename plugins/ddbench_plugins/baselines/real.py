@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from ddbench.api import Baseline, Batch, Run
+from ddbench.api import TRAIN, Baseline, Batch, Run, Saw
 from ddbench.errors import ConfigError, PluginError
 
 
@@ -19,6 +19,8 @@ class RandomReal(Baseline):
     The lower end of every table. Departures: none.
     Raises: ConfigError where a class has fewer images than IPC.
     """
+
+    saw: ClassVar[Saw] = TRAIN
 
     def check(self, run: Run) -> None:
         """Whether every class has enough."""
@@ -42,6 +44,7 @@ class FullData(Baseline):
     """
 
     everything: ClassVar[bool] = True
+    saw: ClassVar[Saw] = TRAIN
 
     def build(self, run: Run) -> Batch:
         """Never asked: whoever judges it reads the training split."""

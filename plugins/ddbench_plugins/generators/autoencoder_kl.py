@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from ddbench.api import Generator, GeneratorConfig, Resource, Run
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.encodings import RealEncodings, check_shape
@@ -156,6 +156,7 @@ class KLWeights(Resource):
     sha256: str
     config: str
     config_sha256: str
+    saw: ClassVar[Saw] = frozenset({"external-images"})
 
     def describe(self) -> str:
         """One line."""
@@ -201,6 +202,7 @@ class AutoencoderKLDecoder(GeneratorConfig):
     sha256: str = ""
     config_sha256: str = ""
     file: str = "diffusion_pytorch_model.safetensors"
+    saw: ClassVar[Saw] = TRAIN  # latents are encodings of training images
 
     def _weights(self) -> KLWeights:
         return KLWeights(f"{self.folder}/{self.file}", self.sha256, f"{self.folder}/{CONFIG}", self.config_sha256)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Generator, GeneratorConfig, Recipe, Resource, Run, Spec
+from ddbench.api import NOTHING, TRAIN, Generator, GeneratorConfig, Recipe, Resource, Run, Saw, Spec
 from ddbench.errors import ConfigError
 from ddbench.ops.moves import send
 
@@ -139,6 +140,11 @@ class CvaeWeights(Resource):
     epochs: int
     lr: float
 
+    @property
+    def saw(self) -> Saw:
+        """Nothing without epochs."""
+        return TRAIN if self.epochs else NOTHING
+
     def describe(self) -> str:
         """One line."""
         return f"generator cvae, {self.epochs} epochs" if self.epochs else "generator cvae, random weights"
@@ -169,6 +175,7 @@ class ConditionalVAE(GeneratorConfig):
     width: int = 32
     epochs: int = 10
     lr: float = 2e-3
+    saw: ClassVar[Saw] = NOTHING  # but its weights
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""

@@ -10,11 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Generator, GeneratorConfig, Resource, Run
+from ddbench.api import NOTHING, UNKNOWN, Generator, GeneratorConfig, Resource, Run, Saw
 from ddbench.errors import ConfigError, DataError, did_you_mean
 from ddbench.ops.described import Decoder, Description, read
 
 SHIPPED = files("ddbench_plugins.generators") / "descriptions"
+DIGITS = "22ffe3f74a9827340b6b56f8875e3533452beab34aa108fe176c673dfe798be4"  # the SHA-256 of the published digits' weights
 
 
 class DescribedGenerator(nn.Module, Generator):
@@ -67,6 +68,11 @@ class DescribedWeights(Resource):
     description: str
     description_sha256: str
 
+    @property
+    def saw(self) -> Saw:
+        """Of the published digits: MNIST with its labels, of which mnist-5k is a part. Of other files: who knows."""
+        return frozenset({"external-images", "external-labels", "test-images"}) if self.sha256 == DIGITS else UNKNOWN
+
     def describe(self) -> str:
         """One line."""
         return f"generator dcgan, weights {self.weights} ({self.sha256[:8]}), description {self.description}"
@@ -95,9 +101,10 @@ class Dcgan(GeneratorConfig):
     """
 
     weights: str = "mnist-cond-wgan-gp.safetensors"
-    sha256: str = "22ffe3f74a9827340b6b56f8875e3533452beab34aa108fe176c673dfe798be4"
+    sha256: str = DIGITS
     description: str = "mnist-cond-wgan-gp"
     description_sha256: str = "7b3468e5d24460ab4c59c56c62a60821c5621afffb81ada33a487a93d8f2c29a"
+    saw: ClassVar[Saw] = NOTHING  # but its weights
 
     def _description(self, run: Run) -> Description:
         return describe(self.description, self.description_sha256, run)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.api import Generator, GeneratorConfig, Run, Spec
+from ddbench.api import NOTHING, Generator, GeneratorConfig, Run, Saw, Spec
 from ddbench.errors import ConfigError
 from ddbench_plugins.stylegan.description import Description, tensor_shapes
 from ddbench_plugins.stylegan.network import Precision, asked_classes, build
@@ -78,6 +78,7 @@ class RandomStyleGAN(GeneratorConfig):
     stem: int = 0  # hidden layers of the 16-px stem, or all hidden ones of a StyleGAN3; 0: as published for that side
     seed: int = 0  # of the weights
     precision: Precision = "float32"
+    saw: ClassVar[Saw] = NOTHING
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""

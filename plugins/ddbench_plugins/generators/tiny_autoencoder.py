@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Generator, GeneratorConfig, Resource, Run
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.encodings import RealEncodings, check_shape
 
@@ -115,6 +115,7 @@ class AutoencoderWeights(Resource):
     decoder_sha256: str
     encoder: str
     encoder_sha256: str
+    saw: ClassVar[Saw] = frozenset({"external-images"})
 
     def describe(self) -> str:
         """One line."""
@@ -154,6 +155,8 @@ class TinyAutoencoder(GeneratorConfig):
     decoder_sha256: str = "79b69df8dd742e179d3b929905310a39901a805840f9b2b8968d1bbf5f65d642"
     encoder: str = "taef2-encoder.safetensors"
     encoder_sha256: str = "ed439d4f19057d2a3b8fb43e3caa9aff37f5b9fdbf707cddff57f5a8ae8d5068"
+
+    saw: ClassVar[Saw] = TRAIN  # latents are encodings of training images
 
     def _weights(self) -> AutoencoderWeights:
         return AutoencoderWeights(self.decoder, self.decoder_sha256, self.encoder, self.encoder_sha256)

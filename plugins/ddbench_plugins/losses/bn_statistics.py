@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run
+from ddbench.api import UNKNOWN, Batch, Effort, Loss, Memory, Recipe, Resource, Run, Saw
 from ddbench.errors import ConfigError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.crops import CropFlip, ShiftFlip, ahead
@@ -62,6 +62,11 @@ class Pretrained(Resource):
     sha256: str
     classes: tuple[int, ...]  # of its outputs, in the order of the data set's classes; none: it has just these
     uses_backbone: ClassVar[bool] = True
+
+    @property
+    def saw(self) -> Saw:
+        """Images and labels of others, where it knows more classes than the data set has; else nobody has said."""
+        return frozenset({"external-images", "external-labels"}) if self.classes else UNKNOWN
 
     def describe(self) -> str:
         """One line."""

@@ -1,0 +1,1 @@
+"""Built-in proxies: networks that others have trained."""
