@@ -323,14 +323,15 @@ class Cell:
             yield from (replace(judging, iterate_seconds=seconds) for judging in self.judgings)
 
 
-def differences(stored: msgspec.Struct, now: msgspec.Struct) -> list[str]:
+def differences(stored: msgspec.Struct, now: msgspec.Struct, new_too: bool = False) -> list[str]:
     """What differs between two plans of one key, by name: resolved settings of plugins, and fields. A setting that the stored
-    plan does not know is new, and at its default, or the key were another."""
+    plan does not know is new, and at its default, or the key were another: `new_too` names it all the same."""
     names = []
     for field in now.__struct_fields__:
         before, after = getattr(stored, field), getattr(now, field)
         if isinstance(before, PluginRef) and isinstance(after, PluginRef):
-            odd = sorted(key for key, value in before.resolved.items() if value != after.resolved.get(key))
+            names_of = before.resolved.keys() | (after.resolved.keys() if new_too else set())
+            odd = sorted(key for key in names_of if before.resolved.get(key) != after.resolved.get(key))
             names += [f"{after.name}.{key} ({before.resolved.get(key)!r} then, {after.resolved.get(key)!r} now)" for key in odd]
         elif field not in ("protocol", "dataset") and before != after:
             names.append(f"{field} ({before!r} then, {after!r} now)")

@@ -419,6 +419,7 @@ def test_differences_name_what_is_not_as_it_was() -> None:
     assert differences(SET, replace(SET)) == []
     now = replace(SET, loss=replace(SET.loss, resolved={"batch_real": 4, "augment": "none"}))
     assert differences(SET, now) == []  # a new setting
+    assert differences(SET, now, new_too=True) == ["dm.augment (None then, 'none' now)"]
     assert differences(now, replace(SET, steps=7)) == ["dm.augment ('none' then, None now)", "steps (1000 then, 7 now)"]
     assert differences(JUDGING, replace(JUDGING, protocol="mine-1", dataset=ref("datasets", "other"))) == []
 

@@ -155,7 +155,7 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "unknown": ('{ name = "layred" }', "unknown space 'layred'. Did you mean 'layered'? Installed: "),
     "setting": ('{ name = "layered", frist = 2 }', "space 'layered' has no setting 'frist'. Did you mean 'first'?"),
     "type": ('{ name = "layered", first = "x" }', "space 'layered': setting 'first' must be "),
-    "refused": ('{ name = "layered", first = 2, step = 0 }', "space 'layered': 'step' and 'samples' must be at least 1 "),
+    "refused": ('{ name = "layered", first = 2, step = 0 }', "space 'layered': 'step', 'samples' and 'repeat' must be at least "),
     "no table": ("3", f"space 'wrapper': setting 'inner' {TABLE}3"),
     "no name": ("{ first = 2 }", f"space 'wrapper': setting 'inner' {TABLE}"),
     "another kind": ('"dm"', "unknown space 'dm'."),

@@ -130,7 +130,7 @@ class _Merging:
                 self.report.added["sets"] += 1
                 self.report.added["iterates"] += len(one.iterates)
             elif here.record.set_sha256 != one.record.set_sha256:
-                odd = differences(here.plan, one.plan)
+                odd = differences(here.plan, one.plan, new_too=True)
                 hint = f" Their plans differ in {', '.join(odd)}." if odd else ""
                 self.differs(name, here.record.set_sha256, one.record.set_sha256, hint)
             else:
@@ -179,7 +179,7 @@ class _Merging:
     def _repeat_differs(
         self, name: str, here: tuple[Repeat, JudgementRecord], there: tuple[Repeat, JudgementRecord]
     ) -> None:  # fmt: skip
-        odd = differences(here[1].judging, there[1].judging)
+        odd = differences(here[1].judging, there[1].judging, new_too=True)
         hint = f" Their plans differ in {', '.join(odd)}." if odd else ""
         sides = f"accuracy {here[0].accuracy:.4f} in {self.into.root}, {there[0].accuracy:.4f} in {self.other.root}"
         what = f"judgement {short(there[1].set_key)}/{short(there[1].key)} ({name}), repeat {there[0].repeat}"
