@@ -171,7 +171,7 @@ def test_whoever_reads_weights_says_what_they_saw(tmp_path: Path) -> None:
 
     store, plan = Store(tmp_path / "store").resources, toy_plan(DistributionMatching(), Pixel())
     data = toy_data(toy_spec())
-    for kind, error in ((Silent, "reads the weights 'a.pt' and does not say what they"), (Open, "'a.pt' are not there")):
+    for kind, error in ((Silent, "reads the weights 'a.pt' and does not say what they"), (Open, "'a.pt' cannot be found")):
         with pytest.raises(Exception, match=error):
             build(store, need_of(kind(), None, plan), data, torch.device("cpu"), set_of(BASE).record.place, tmp_path)
 

@@ -238,7 +238,7 @@ def test_what_is_wrong_is_told_before_any_step(weights: Path) -> None:
         proxy.check(grey)
     with pytest.raises(DataError, match=r"have the SHA-256 .*, not 0000"):
         ResNet18ImageNet("random.pth", "0000").check(run)
-    with pytest.raises(DataError, match=r"the weights 'resnet18-f37072fd.pth' are not there: put them at"):
+    with pytest.raises(DataError, match=r"the weights 'resnet18-f37072fd.pth' cannot be found: put this file at"):
         ResNet18ImageNet().check(run)
     for kind in (ResNet18ImageNet, EfficientNetLite0ImageNet):
         with pytest.raises(ConfigError, match="'side' must be at least 0"):
