@@ -54,6 +54,7 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
         raise PluginError(f"resource {name} has a field that JSON cannot hold ({error}): keep plain values in it.") from error
     backbone = plan.backbone if resource.uses_backbone else None
     images = {"train_hash": plan.train_hash, "held_out": plan.held_out, "backbone": backbone.what if backbone else None}
+    images |= {"tuning": plan.tuning} if plan.tuning else {}  # a trial's have not seen the images that score it
     identity = {
         "kind": "resource",
         "from": owner.distribution if owner else OURS,

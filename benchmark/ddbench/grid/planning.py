@@ -53,9 +53,10 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:
     """A run that counts the training images of its classes, less those held out, and holds none."""
-    least = min(counts)
-    held_out = max(round(least * plan.held_out), int(plan.held_out > 0))
-    return planning_run(plan, folder, [count - held_out for count in counts])
+    for share in (plan.held_out, plan.tuning):
+        held_out = max(round(min(counts) * share), int(share > 0))
+        counts = [count - held_out for count in counts]
+    return planning_run(plan, folder, [max(count, 0) for count in counts])
 
 
 @dataclass(frozen=True)
