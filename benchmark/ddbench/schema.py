@@ -240,6 +240,12 @@ class TuningRecord(_Record, frozen=True, kw_only=True):
         """Of all trials together."""
         return sum(point.seconds for point in self.tried)
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the choice has the smallest or the largest rates of the grid: better ones may lie beyond."""
+        order = sorted(range(len(self.tried)), key=lambda number: sorted(self.tried[number].rates.items()))
+        return self.choice in (order[0], order[-1])
+
 
 class ResourceMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What differs when a resource is built again."""

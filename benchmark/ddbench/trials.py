@@ -49,10 +49,10 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def default_factors(trials: int) -> tuple[float, ...]:
-    """Evenly spaced powers of ten, from a hundredth on up to below a hundred: 8 lie half a decade apart, 4 a decade. An even number
-    has 1 among them, the method's own rates."""
+    """Evenly spaced powers of ten, from a hundredth on up to below a hundred: 8 lie half a decade apart, 4 a decade. An even
+    number has 1 among them, the method's own rates. To four digits, so that no machine's rounding enters keys."""
     low, high = DECADES
-    return tuple(10 ** (low + (high - low) * number / trials) for number in range(trials))
+    return tuple(float(f"{10 ** (low + (high - low) * number / trials):.4g}") for number in range(trials))
 
 
 def trial_key(set_key: str, scoring: Scoring) -> str:

@@ -43,10 +43,13 @@ def asking_plugins() -> Iterator[None]:
         yield
 
 
-def load_suite(name: str, only: str | None) -> Loaded:
-    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it."""
+def load_suite(name: str, only: str | None, store: Path | None = None) -> Loaded:
+    """Resolve a suite with the data under DDBENCH_DATA; the cells to be made have the rates that tuning has chosen in the store.
+    Raises Faults with all that is wrong with it."""
     from ddbench.data.subsets import default_root
     from ddbench.grid.planning import Identities, check_plans, with_needs
+    from ddbench.grid.tuning import at_chosen_rates
+    from ddbench.results.trials import choices_in
     from ddbench.suite import load
     from ddbench.suite.selection import select
 
@@ -54,12 +57,20 @@ def load_suite(name: str, only: str | None) -> Loaded:
     with asking_plugins():
         suite = load.load(name, identities, default_root())
         check_plans(suite.cells, identities, suite.data_root)
-        return Loaded(suite, with_needs(select(suite.cells, only)), identities)
+        cells = select(suite.cells, only)
+        if any(cell.tuning for cell in cells):
+            cells = at_chosen_rates(cells, choices_in(root_of(store, suite)))
+        return Loaded(suite, with_needs(cells), identities)
+
+
+def root_of(given: Path | None, suite: Suite) -> Path:
+    """The folder of results: --store, or its default."""
+    return given or Path("runs") / suite.name
 
 
 def store_path(args: argparse.Namespace, suite: Suite) -> Path:
-    """--store, or its default."""
-    return args.store or Path("runs") / suite.name
+    """The same of a verb's arguments."""
+    return root_of(args.store, suite)
 
 
 def threads_of(planned: Planned) -> int:

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
-    loaded = load_suite(args.suite, args.only)
+    loaded = load_suite(args.suite, args.only, args.store)
     suite, planned = loaded.suite, loaded.planned
     root = store_path(args, suite)
     store = Store(root, create=False) if root.exists() or args.store else None
@@ -45,15 +45,18 @@ def main(args: argparse.Namespace) -> int:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
     rows = [_row(cell, loaded, store, contents) for cell in planned.cells]
-    shared = _shared(loaded, store)
+    shared, tuning = _shared(loaded, store), _tuning(args, loaded, store, contents)
     if args.json:
-        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared}
+        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared}
+        about |= {"tuning": tuning} if tuning else {}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
             print(f"{job['name']}  {job['title']}")
     else:
         _print(args, loaded, rows, shared)
+        if tuning:
+            print(_told(args, tuning))
     return 1 if broken or contents.faults else 0
 
 
@@ -96,6 +99,38 @@ def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
             costly = need.resource.costly and not there
             made.setdefault(key, new | {"group": need.resource.group(), "costly": costly})["cells"] += 1
     return list(made.values())
+
+
+def _tuning(args: argparse.Namespace, loaded: Loaded, store: Store | None, contents: Contents) -> dict[str, Any] | None:
+    """What is there of the trials that the suite asks for, and what the rest will take; None where it tunes nothing."""
+    from ddbench.grid.estimates import Estimates
+    from ddbench.grid.tuning import methods_of, missing, plan_trials
+    from ddbench.suite.selection import select
+
+    methods = methods_of(select(loaded.suite.cells, args.only))
+    if not methods:
+        return None
+    planned_methods, planned = plan_trials(methods)
+    total = sum(len(method.tuning.grid) * method.tuning.seeds for method in methods)
+    told: dict[str, Any] = {"methods": len(methods), "chosen": sum(method.key in contents.tunings for method in methods)}
+    if store is None:
+        return told | {"trials": total, "there": 0, "missing": total, "seconds": None}
+    todo = missing(planned_methods, planned, store, contents.trials, loaded.suite.name)
+    estimates = Estimates(planned, store, contents)
+    seconds = [estimates.request(work.file).seconds for work in todo.work if work.job.kind == "trial"]
+    known = [each for each in seconds if each is not None]
+    about = sum(known) if len(known) == len(seconds) else None
+    return told | {"trials": total, "there": todo.present, "missing": total - todo.present, "seconds": about}
+
+
+def _told(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
+    """A sentence of it."""
+    counts = "{methods} methods, {chosen} with chosen rates. Trials: {trials} in all, {there} there, {missing} missing"
+    seconds = tuning["seconds"]
+    about = f", about {seconds:,.0f} s on one worker" if tuning["missing"] and seconds is not None else ""
+    more = ["--only", args.only] * bool(args.only) + ["--store", str(args.store)] * bool(args.store)
+    how = shlex.join(["ddbench", "tune", args.suite, *more])
+    return f"Tuning: {counts.format(**tuning)}{about}." + (f" Make them with: {how}" if tuning["missing"] else "")
 
 
 def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[str, Any]]:

@@ -43,7 +43,8 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
 
     The key is made of its type, its distribution, its `numerics` and those of training, the fields that differ from their
     defaults, the real images and their split, the backbone where it uses one, and the threads. Its streams are named by
-    less, so that another number of threads, or raised `numerics`, draw the same numbers. Raises PluginError.
+    less, so that another number of threads, raised `numerics`, or a trial of rates draw the same numbers: a random generator is
+    the same in trials. Raises PluginError.
     """
     name = f"{type(resource).__module__}:{type(resource).__qualname__}"
     if not is_dataclass(resource):
@@ -54,7 +55,6 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
         raise PluginError(f"resource {name} has a field that JSON cannot hold ({error}): keep plain values in it.") from error
     backbone = plan.backbone if resource.uses_backbone else None
     images = {"train_hash": plan.train_hash, "held_out": plan.held_out, "backbone": backbone.what if backbone else None}
-    images |= {"tuning": plan.tuning} if plan.tuning else {}  # a trial's have not seen the images that score it
     identity = {
         "kind": "resource",
         "from": owner.distribution if owner else OURS,
@@ -64,7 +64,8 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
         "fields": changed,
         "threads": plan.threads,
     }
-    return Need(resource, identity | images, digest({"type": name, "fields": changed} | images), backbone, owner)
+    split = {"tuning": plan.tuning} if plan.is_trial else {}  # a trial's have not seen the images that score it
+    return Need(resource, identity | images | split, digest({"type": name, "fields": changed} | images), backbone, owner)
 
 
 def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[Need]:

@@ -214,7 +214,7 @@ def open_run(
     plan: SetPlan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]],
     folder: Path | None = None, generators: MutableMapping[str, Generator] | None = None,
 ) -> DistillRun:  # fmt: skip
-    """The run of a plan, with its streams. `folder` is the user's data folder, `generators` those that this process has loaded already."""
+    """The run of a plan. `folder` is the user's data folder, `generators` those that this process has loaded already."""
     recorder = Recorder(plan.loss is not None and is_captured(f"loss {plan.loss.name}", device))
     run = DistillRun(plan.root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder)
     if plan.generator is None:

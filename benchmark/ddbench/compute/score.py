@@ -34,8 +34,8 @@ def score(
     plan: SetPlan, scoring: Scoring, made: ScoredSet, held_out: tuple[Tensor, Tensor], spec: Spec,
     tick: Callable[[float], None] | None = None,
 ) -> tuple[list[float], str]:  # fmt: skip
-    """Of each network, the share of the held-out images, uint8 [M,C,H,W] with labels [M], that it gets wrong; and a sentence where
-    one could not be trained, which counts as all of them.
+    """Of each network, the share of the held-out images, uint8 [M,C,H,W] with labels [M], that it gets wrong; and a sentence
+    where one could not be trained, which counts as all of them.
 
     The networks' streams are named by tuning seed, network and repeat, and not by the method or its rates, so that trials are
     paired.

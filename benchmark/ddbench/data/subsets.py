@@ -196,7 +196,7 @@ def load_training(
 
 
 def load_scoring(ref: PluginRef, root: Path | None, validation_fraction: float, tuning: float) -> tuple[Tensor, Tensor]:
-    """The training images that score trials, uint8 [N,C,H,W], and their labels [N]: those that `load_training` leaves out for them."""
+    """The training images that score trials, uint8 [N,C,H,W], and their labels [N]: what `load_training` leaves out for them."""
     dataset: Dataset = ref.make()
     data = load_split(ref, "train", root)
     _, _, scoring = _parts(data.labels, validation_fraction, tuning, dataset.spec().name)

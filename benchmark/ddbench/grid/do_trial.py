@@ -23,7 +23,7 @@ from ddbench.trials import Scoring, trial_key
 
 
 def run_trial(file: JobFile, here: Workplace, report: Report) -> End:
-    """Make the trial's set where it is not there, then score it and publish that. One that diverges is a result too: the worst."""
+    """Make the trial's set where it is not there, score it and publish that. One that diverges is a result too: the worst."""
     plan, scoring, store = file.plan, file.scoring, here.store
     assert scoring is not None
     if store.trial(trial_key(plan.key, scoring)).is_file():

@@ -160,6 +160,9 @@ def check_plans(cells: Iterable[Cell], identities: Identities, root: Path | None
 def _check(plan: SetPlan, counts: Sequence[int], root: Path | None) -> None:
     run = counting_run(plan, counts, root)
     least, name = min(run.class_counts), plan.dataset.label
+    if plan.is_trial and least < max(plan.ipc, 1):
+        left = f"'tune.held_out' leaves trials {least} training images of the smallest class of '{name}'"
+        raise Faults([f"{left}, and they distil {plan.ipc} of a class: lower it."])
     if plan.ipc > least:
         raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
     if plan.baseline:
@@ -168,9 +171,9 @@ def _check(plan: SetPlan, counts: Sequence[int], root: Path | None) -> None:
         plan.loss.make().check(plan.space.make().num_images(run), run)
 
 
-def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite: str) -> None:
+def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, remedy: str) -> None:
     """Raise Faults where resources that are costly to train are missing, or any is damaged: a sentence for each kind, with the
-    command that makes it. `wanted` are the keys that missing sets and judgements need."""
+    remedy behind. `wanted` are the keys that what is missing needs."""
     groups: dict[tuple[str, str], list[bool]] = {}
     faults = []
     for key in dict.fromkeys(wanted):
@@ -185,6 +188,6 @@ def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite:
     for (kind, subset), found in groups.items():
         if not all(found):
             what = f"not yet trained on '{subset}': {kind} ({sum(found)} of {len(found)} are there)"
-            faults.append(f"{what}. Make them with: ddbench prepare {suite}, or add --prepare to this command.")
+            faults.append(f"{what}. {remedy}")
     if faults:
         raise Faults(faults)

@@ -60,6 +60,10 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["No set has been judged yet. Run a suite with: `ddbench run SUITE`", ""]
     for section in made:
         parts += _section(section, around, reference) if section.kind == "ranked" else []
+    late = [section for section in made if section.kind == "untuned"]
+    parts += [legend.UNTUNED] if late else []
+    for section in late:
+        parts += [f"### {_title(section)}", "", *_accuracy(section, "####"), *_reproduce(section, around, "####")]
     unranked = [section for section in made if section.kind in ("constants", "choice")]
     parts += [legend.HABITS] if unranked else []
     known = habits.bases(results) if unranked else {}
@@ -74,7 +78,8 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["## Hardware and versions", "", table, ""]
     parts += [*_suites(around), *_failed(around)]
     words = legend.LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, marked=MARKED, reference=escape(reference))
-    return "\n".join(parts) + "\n" + words
+    tuned = any(result.tuning or result.awaits_tuning for result in results)
+    return "\n".join(parts) + "\n" + words + (legend.TUNING if tuned else "")
 
 
 def _section(section: Section, around: Surroundings, reference: str) -> list[str]:
@@ -243,7 +248,7 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
         images = frozenset(key for key, result in judged.items() if copy_image(store, result, out))
         for result in judged.values():
             copy_plan(store, result, out)
-        unjudged = len(contents.sets.keys() - judged.keys())
+        unjudged = len({key for key, one in contents.sets.items() if not one.plan.is_trial} - judged.keys())
         around = Surroundings(images, suites, shipped, failed, len(contents.faults), unjudged, places_of(results))
         write_if_changed(out / "leaderboard.md", _page(made, results, around, reference).encode())
     except OSError as error:
@@ -256,6 +261,8 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
             plain = as_json(section, row, reference)
             if section.kind == "ranked":
                 ranked.append(plain)
+            elif section.kind == "untuned":
+                unranked.append(plain | {"untuned": True})
             elif section.kind == "trajectory":
                 unranked.append(plain | {"trajectory": trajectory.as_json(row)})
             else:

@@ -10,6 +10,7 @@ from ddbench.leaderboard.join import CORE, Result, machine
 from ddbench.leaderboard.statistics import Accuracy, accuracy, cross_accuracy
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
+from ddbench.schema import TuningRecord
 
 PHASES = ("resources", "distill", "rank", "evaluate")  # of a result's seconds
 
@@ -109,4 +110,10 @@ class Row:
     @cached_property
     def marks(self) -> tuple[str, ...]:
         """What records say a reader must know."""
-        return tuple(dict.fromkeys(mark for result in self.results for mark in result.marks))
+        ends = ["Its rates lie at the end of the grid that they were chosen from."] * bool(self.tuning and self.tuning.is_at_end)
+        return tuple(dict.fromkeys([*(mark for result in self.results for mark in result.marks), *ends]))
+
+    @property
+    def tuning(self) -> TuningRecord | None:
+        """That chose its rates."""
+        return self.results[0].tuning

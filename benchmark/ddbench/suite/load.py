@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.suite.reader import Identify, Suite, SuiteReader
+from ddbench.suite.tuning import GRIDS
 
 MAX_SUITE_BYTES = 1 << 20
 
@@ -33,11 +34,16 @@ def read(name: str) -> str:
         raise ConfigError(f"suite '{name}' cannot be read as text: {error}.") from error
 
 
-def load(name: str, identify: Identify, data_root: Path | None) -> Suite:
-    """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step."""
+def load(name: str, identify: Identify, data_root: Path | None, trials: int | None = None) -> Suite:
+    """Resolve a suite into cells; `trials` stands above those of its table [tune]. Raises Faults with a sentence for every fault
+    of the file, found before any step."""
     text = read(name)
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
+    if trials is not None:
+        table = raw.get("tune", {})
+        kept = {key: value for key, value in table.items() if key not in GRIDS} if isinstance(table, dict) else {}
+        raw["tune"] = kept | {"trials": trials}
     return SuiteReader(name, raw, identify, data_root).suite(text)
