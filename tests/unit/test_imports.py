@@ -36,6 +36,7 @@ LAYERS = (
     ("registry",),
     ("identity", "protocols"),
     ("refs",),
+    ("trials",),
     ("plan",),
     ("schema",),
     ("data",),

@@ -11,7 +11,7 @@ import msgspec
 
 from ddbench.errors import ConfigError
 from ddbench.files import digest, write_if_changed
-from ddbench.leaderboard import costs, habits, legend, trajectory
+from ddbench.leaderboard import costs, habits, legend, trajectory, tuned
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.leaderboard.sections import Section, sections
@@ -23,6 +23,7 @@ from ddbench.leaderboard.tables import (
     accuracy_table,
     as_json,
     escape,
+    frame,
     machines_table,
     markdown,
     spread_table,
@@ -78,8 +79,8 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["## Hardware and versions", "", table, ""]
     parts += [*_suites(around), *_failed(around)]
     words = legend.LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, marked=MARKED, reference=escape(reference))
-    tuned = any(result.tuning or result.awaits_tuning for result in results)
-    return "\n".join(parts) + "\n" + words + (legend.TUNING if tuned else "")
+    tells = any(tuned.concerns(section) for section in made)
+    return "\n".join(parts) + "\n" + words + (legend.TUNING if tells else "")
 
 
 def _section(section: Section, around: Surroundings, reference: str) -> list[str]:
@@ -89,6 +90,8 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
     timing = timing_table(section, reference)
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
+    if lines := tuned.lines(section):
+        parts += ["### Tuning", "", markdown(frame(lines), left=tuple(lines[0])), ""]
     return parts + _cost(section, "###") + _images(section, around, "###") + _reproduce(section, around, "###")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddbench.leaderboard import tuned
 from ddbench.leaderboard.join import CORE, HARDWARE, Result
 from ddbench.leaderboard.rows import PHASES, Row
 from ddbench.leaderboard.sections import Section
@@ -112,24 +113,14 @@ def accuracy_table(section: Section) -> pd.DataFrame:
         line = {"method": " ".join([row.name, *([MIXED] if row.mixed else []), *([MARKED] if row.marks else [])])}
         line |= _accuracies(row, section)
         repeats = sorted({len(values) for result in row.results for values in result.accuracies.values()})
-        if any(other.tuning or other.results[0].awaits_tuning for other in section.rows):
-            line["tuning"] = tuning_of(row)
         line["seeds"] = NOTHING if row.is_full_data else str(len(row.results))
         line["networks per seed"] = "–".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
         line["KiB"] = f"{max(result.num_bytes for result in row.results) / 1024:,.1f}"
         line["s to distil"] = seconds(row, "distill", "rank") if row.is_distilled else NOTHING
+        if tuned.concerns(section):
+            line["tuning"] = tuned.spent(row)
         lines.append(line)
     return frame(lines)
-
-
-def tuning_of(row: Row) -> str:
-    """`8 trials, 312 s`: what choosing a row's rates took."""
-    if row.tuning is None:
-        return "untuned" if row.is_distilled else NOTHING
-    trials, seeds, share = row.tuning.tuning.budget
-    times = f" x {seeds} seeds" if seeds > 1 else ""
-    short = f" of {share:.0%} of the steps" if share < 1 else ""
-    return f"{trials} trials{times}{short}, {row.tuning.seconds:,.0f} s"
 
 
 def spread_table(section: Section) -> pd.DataFrame:
@@ -251,14 +242,5 @@ def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str,
         "versions": row.results[0].software,
         "mixed": list(row.mixed),
         "marks": list(row.marks),
-        "tuning": _tuning(row),
+        "tuning": tuned.as_json(row),
     }
-
-
-def _tuning(row: Row) -> dict[str, Any] | None:
-    """What chose a row's rates, as plain values."""
-    if row.tuning is None:
-        return None
-    tuning, rates = row.tuning.tuning, row.tuning.plan.rates
-    budget = {"trials": len(tuning.grid), "seeds": tuning.seeds, "steps": tuning.share, "seconds": row.tuning.seconds}
-    return {"key": row.tuning.key, **budget, "rates": rates, "own_rates": row.tuning.method.rates}
