@@ -327,6 +327,7 @@ def test_a_run_takes_what_was_chosen_and_the_board_says_what_that_took(
     assert page.count("4 trials of 50% of the steps, ") == 2
     assert re.search(r"\| random +\|.*\| +– \|\n", page)
     assert "### Tuning" in page
+    assert re.search(r"`ddbench tune suites/tiny-\w+.toml --only loss=dm,space=pixel`, then `ddbench run", page)
     assert "not ranked" not in page.partition("## How to read")[0]
     assert "no network has judged" not in page
     code, told, _ = call(capsys, "leaderboard", copy.root)
@@ -591,10 +592,26 @@ def contents_alike(one: Contents, other: Contents) -> bool:
 @pytest.mark.slow
 def test_trials_are_taken_away_with_their_sets_when_they_are_made_again(copy: Store) -> None:
     _, record = first_trial(copy)
-    assert drop_trials(copy, {record.plan.key}) == [f"trial {record.key[:16]}"]
+    sound = read_contents(copy).trials
+    assert drop_trials(copy, sound, {record.plan.key}) == [f"trial {record.key[:16]}"]
     assert len(read_contents(copy).trials) == 7
     with copy.lock(f"trial-{first_trial(copy)[1].key[:16]}"), pytest.raises(DataError, match="by another process"):
-        drop_trials(copy, {first_trial(copy)[1].plan.key})
+        drop_trials(copy, sound, {first_trial(copy)[1].plan.key})
+
+
+@pytest.mark.slow
+def test_what_is_damaged_is_made_again_where_asked(tuned: Path, copy: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    tune = ["tune", tuned / "tiny.toml", "--store", copy.root, "--device", "cpu"]
+    torn(copy)
+    assert call(capsys, *tune)[0] == 0  # the choice follows from its trials
+    assert read_contents(copy).faults == ()
+    setless(copy)
+    code, told, error = call(capsys, *tune)
+    assert (code, told["computed"]) == (1, [])
+    assert "nothing is chosen: trials are missing" in error
+    code, told, _ = call(capsys, *tune, "--redo")
+    assert (code, len(told["computed"])) == (0, 1)
+    assert files_of(copy.root, "sets", "trials") == files_of(tuned / "store", "sets", "trials")
 
 
 # ---------------------------------------------------------------- with the real runner

@@ -16,7 +16,9 @@ from ddbench.cli.common import add_suite_arguments, asking_plugins, faults_of, r
 if TYPE_CHECKING:
     from ddbench.grid.planning import Planned
     from ddbench.grid.runner import Outcome
+    from ddbench.grid.stale import Stale
     from ddbench.grid.tuning import Method
+    from ddbench.results.contents import Contents
     from ddbench.results.store import Store
     from ddbench.schema import TuningRecord
     from ddbench.suite.reader import Suite
@@ -30,12 +32,15 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--trials", type=int, metavar="N", help=text)
     parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a job)")
     parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
-    parser.add_argument("--redo", action="store_true", help="make trials again whose plugins have other source now")
+    parser.add_argument("--redo", action="store_true", help="make trials again that are damaged, or of other plugin source")
+    parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """0: rates are chosen for every method; 1: some trials failed, or none of a method's could be used; the rest is there."""
+    from dataclasses import replace
+
     from ddbench.grid.tuning import chosen
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
@@ -46,9 +51,9 @@ def main(args: argparse.Namespace) -> int:
     outcome = _run(args, suite, methods, planned, store)
     contents = read_contents(store)
     found = [(method, chosen(method, contents.trials, suite.name)) for method in methods]
-    for _, record in found:
-        if record:
-            publish_tuning(store, record)
+    written = [publish_tuning(store, record) for _, record in found if record]
+    faults = tuple(fault for fault in contents.faults if fault.path not in written)  # one that was damaged is mended
+    contents = replace(contents, faults=faults)
     told = [_told(method, record) for method, record in found]
     broken = [*suite.broken, *outcome.failed.values()]
     warn([*broken, *faults_of(contents, store), *(one["warning"] for one in told if one["warning"])])
@@ -90,17 +95,17 @@ def _run(args: argparse.Namespace, suite: Suite, methods: list[Method], planned:
     from ddbench.grid.runner import Options, devices_of, run_jobs, site_of
     from ddbench.grid.tuning import missing
     from ddbench.results.contents import read_contents
-    from ddbench.results.trials import drop_trials
 
     store.tidy()
     contents = read_contents(store)
     old = stale.find_stale(planned, contents, store)
     if args.redo:
-        gone = stale.drop(old, contents, planned, store) + drop_trials(store, {each.key for each in old if each.kind == "set"})
+        gone = stale.drop(old, contents, planned, store) + _drop(store, contents, old)
         warn([f"{path} is removed, to be made again where it is needed." for path in gone])
         contents = read_contents(store)
         old = stale.find_stale(planned, contents, store)
     warn(stale.told(old))
+    store.add_suite(suite.name, suite.text)
     refuse_other_settings(planned, contents)
     todo = missing(methods, planned, store, contents.trials, suite.name)
     if not args.prepare:
@@ -108,11 +113,19 @@ def _run(args: argparse.Namespace, suite: Suite, methods: list[Method], planned:
         check_prepared(planned, [key for work in todo.work for key in resources_of(work)], store, remedy)
     threads = threads_of(planned)
     site = site_of(store, devices_of(args.device, args.workers, threads), threads, suite.data_root)
+    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor)
     progress = Bar("trials")
     try:
-        return run_jobs(todo, planned, store, contents, Options(suite.name, site, registry.executors.make("local")), progress)
+        return run_jobs(todo, planned, store, contents, options, progress)
     finally:
         progress.close()
+
+
+def _drop(store: Store, contents: Contents, old: list[Stale]) -> list[str]:
+    """Take away trials that are damaged, or whose sets were stale."""
+    from ddbench.results.trials import drop_trials
+
+    return drop_trials(store, contents.trials, {each.key for each in old if each.kind == "set"})
 
 
 def _told(method: Method, record: TuningRecord | None) -> dict[str, Any]:

@@ -79,13 +79,14 @@ def publish_trial(store: Store, record: TrialRecord) -> None:
         schema.write(path, record)
 
 
-def publish_tuning(store: Store, record: TuningRecord) -> None:
+def publish_tuning(store: Store, record: TuningRecord) -> Path:
     """Write what was chosen, over what was chosen from the same trials before. Raises ValueError where it contradicts itself."""
     check_tuning(record)
     content, path = schema.to_bytes(record), store.tuning(record.key)
     if not path.is_file() or path.read_bytes() != content:
         with store.lock("store"):
             write_bytes(path, content)
+    return path
 
 
 def read_trials(store: Store, sets: Mapping[str, StoredSet], faults: list[Fault]) -> dict[str, TrialRecord]:
@@ -138,15 +139,12 @@ def _files(folder: Path, faults: list[Fault]) -> list[Path]:
     return paths
 
 
-def drop_trials(store: Store, set_keys: set[str]) -> list[str]:
-    """Take away the trials of these sets, for `--redo`; gives a line for each."""
+def drop_trials(store: Store, sound: Mapping[str, TrialRecord], set_keys: set[str]) -> list[str]:
+    """Take away the trials of these sets, and all that are not sound, for `--redo`; gives a line for each."""
+    kept = {short(key) for key, record in sound.items() if record.plan.key not in set_keys}
     dropped = []
     for path in _files(store.root / "trials", []):
-        try:
-            odd = schema.read(path, TrialRecord, "trial").plan.key in set_keys
-        except DataError:
-            odd = True
-        if odd:
+        if path.stem not in kept:
             with store.taken(trial_job(path.stem)):
                 path.unlink()
             dropped.append(f"trial {path.stem}")
