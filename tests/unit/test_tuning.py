@@ -20,7 +20,7 @@ import pytest
 import synthetic_records as synthetic
 import torch
 from grid_runs import contents as files_of
-from grid_runs import hear_interrupts, until
+from grid_runs import hear_interrupts, make_home, until
 from msgspec.structs import replace
 from test_grid import GOOD, changed, faults, load
 from test_imports import ALL, imports
@@ -639,3 +639,19 @@ def test_a_tuning_that_was_killed_goes_on_with_two_workers_to_the_same_choice(tu
     ours, theirs = (read_contents(Store(root)).tunings for root in (store, tuned / "store"))
     assert {key: record.choice for key, record in ours.items()} == {key: record.choice for key, record in theirs.items()}
     assert list((store / "work").glob("[st]*")) == []
+
+
+@pytest.mark.slow
+def test_what_a_plugin_does_to_its_process_does_not_reach_the_scores(tmp_path: Path) -> None:
+    """The set is made, its process ends, and another scores."""
+    home = make_home(tmp_path)
+    suite = home.suite("stained", [home.scripted("matmul")])
+    suite.write_text(suite.read_text() + "[tune]\nfactors = [0.5, 1]\n")
+    command = [sys.executable, "-m", "ddbench", "tune", str(suite), "--store", str(tmp_path / "store"), "--device", "cpu"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": home.path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "store" / "trials"
+    found = [schema.read(path, TrialRecord, "trial") for path in folder.iterdir()]
+    assert [len(record.errors) for record in found] == [2, 2]
+    assert all("A plugin of this job changed" in " ".join(record.marks) for record in found)
+    assert len({pid for pid, *_ in home.steps("matmul")}) == 2

@@ -99,12 +99,11 @@ class Workplace:
         return data
 
     def scoring_data(self, plan: SetPlan) -> tuple[Tensor, Tensor]:
-        """The training images that score a trial, and their labels."""
+        """The training images that score a trial, and their labels, on the CPU."""
         key = digest([plan.train_hash, plan.held_out, plan.tuning])
         if key not in self.scoring:
             self.scoring = {key: load_scoring(plan.dataset, self.data_root, plan.held_out, plan.tuning)}
-        images, labels = self.scoring[key]
-        return images.to(self.device), labels.to(self.device)
+        return self.scoring[key]
 
     def test_data(self, ref: PluginRef, test_hash: str) -> TestData:
         """The sealed split, opened when a finished set is judged."""

@@ -46,10 +46,9 @@ def run_trial(file: JobFile, here: Workplace, report: Report) -> End:
         here.begin(plan.threads, plan.tf32)
         found = _scored(plan, scoring, here, report)
     data = data_of(plan.dataset.label, plan.train_hash, identity, tuple(identity.train_counts))
-    images, _ = here.scoring_data(plan)
     record = TrialRecord(
-        key=trial_key(plan.key, scoring), suite=file.suite, plan=plan, scoring=scoring, data=data, num_scored=len(images),
-        place=here.place(plan.threads, plan.refs), **found,
+        key=trial_key(plan.key, scoring), suite=file.suite, plan=plan, scoring=scoring, data=data,
+        num_scored=len(here.scoring_data(plan)[1]), place=here.place(plan.threads, plan.refs), **found,
     )  # fmt: skip
     trials.publish_trial(store, record)
     return "done"
@@ -65,8 +64,10 @@ def _scored(plan: SetPlan, scoring: Scoring, here: Workplace, report: Report) ->
     def tick(fraction: float) -> None:
         report("score", fraction)
 
+    images, labels = here.scoring_data(plan)
     began = time.perf_counter()
-    errors, diverged = score(plan, scoring, made, here.scoring_data(plan), plan.dataset.make().spec(), tick)
+    held_out = images.to(here.device), labels.to(here.device)
+    errors, diverged = score(plan, scoring, made, held_out, plan.dataset.make().spec(), tick)
     took = of_set.measured.seconds | {"score": time.perf_counter() - began}
     measured = _measured(here, took, of_set.measured.resources, of_set.measured.peak_memory_bytes)
     marks = tuple(dict.fromkeys([*of_set.marks, *here.marks()]))

@@ -239,7 +239,7 @@ class SuiteReader:
             if made:
                 judgings = self._judged(axes, dataset, identity, seed)
                 seconds, tuning = distilled.common.asked.seconds, distilled.tuning(made[0])
-                yield Cell(made[0], judgings, self.repeats, self.protocol.id, made[1], seconds, tuning)
+                yield Cell(made[0], judgings, self.repeats, self.protocol.id, made[1], seconds, tuning=tuning)
         distilled.check_rated()
         distilled.check_reached()
         distilled.check_tuned()
