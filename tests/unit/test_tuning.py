@@ -466,7 +466,9 @@ def test_mistakes_are_sentences(light: None, tmp_path: Path, capsys: pytest.Capt
         assert main(["tune", str(suite), "--store", str(tmp_path / "store"), *more]) == 2
         return capsys.readouterr().err
 
-    assert "has no table [tune], which says how: there are no rates to tune. Add [tune], or give --trials 8." in said("")
+    nothing = "has no rates to tune here: that takes a table [tune] in it, or --trials 8, and a cell that distils."
+    assert nothing in said("")
+    assert nothing in said(TUNE, "--only", "baseline=random")
     assert "'tune.trials' must be an even number from 2 to 64" in said("", "--trials", "0")
     left = "'tune.held_out' leaves trials 0 training images of the smallest class of 'mnist-5k', and they distil 1 of a class"
     assert left in said("[tune]\nheld_out = 0.999\n")

@@ -79,8 +79,8 @@ def _planned(args: argparse.Namespace) -> tuple[Suite, list[Method], Planned]:
         suite = load.load(args.suite, identities, default_root(), args.trials)
         methods = methods_of(select(suite.cells, args.only))
         if not methods and not suite.broken:
-            told = "has no table [tune], which says how" if args.trials is None else "distils nothing here"
-            raise ConfigError(f"suite '{args.suite}' {told}: there are no rates to tune. Add [tune], or give --trials 8.")
+            wanted = "that takes a table [tune] in it, or --trials 8, and a cell that distils"
+            raise ConfigError(f"suite '{args.suite}' has no rates to tune here: {wanted}.")
         check_plans([*suite.cells, *trial_cells(methods)], identities, suite.data_root)
         return suite, *plan_trials(methods)
 
