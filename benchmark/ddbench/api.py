@@ -656,7 +656,7 @@ class ProtocolText:
     text: str  # TOML, as ddbench.protocols describes it
 
 
-JobKind = Literal["resource", "set", "judgement"]
+JobKind = Literal["resource", "set", "judgement", "trial"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class PluginError(BenchError):
     """A plugin cannot be found, loaded, or does not keep its contract."""
 
 
+class DivergedError(PluginError):
+    """A distillation stopped being a number. A run fails by it; tuning counts the trial as the worst."""
+
+
 class DataError(BenchError):
     """Real data, a resource, a record or a distilled set is missing or damaged."""
 

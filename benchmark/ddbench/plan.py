@@ -22,6 +22,7 @@ from ddbench.errors import ConfigError
 from ddbench.files import digest
 from ddbench.protocols import Numbers
 from ddbench.refs import PluginRef
+from ddbench.trials import Tuning
 
 NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1}
 """Raised by whoever makes equal settings give other numbers: in `ddbench.compute.engine` and `rank`; in `ddbench.compute.train`
@@ -59,6 +60,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ipc: int  # 0 for all real training images
     seed: int
     held_out: float  # the share of the training images of every class that nothing trains on, for selection
+    tuning: float = 0.0  # above 0: a trial, from streams of its own; the share of the rest that nothing of it trains on
     imported: Imported | None = None  # then nothing is made, and the fields below do not count
     baseline: PluginRef | None = None  # then nothing is distilled, and the fields of distillation do not count
     backbone: PluginRef | None = None  # the network that distils it
@@ -111,11 +113,26 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return " / ".join(ref.label for ref in (self.loss, self.space, self.generator) if ref)
 
     @property
+    def is_trial(self) -> bool:
+        """Whether it is one of the trials by which rates are chosen: no board shows it, and no test image judges it."""
+        return self.tuning > 0
+
+    @property
+    def root(self) -> tuple[str, int]:
+        """What its random streams are named under: by the seed alone, so that methods share what they draw alike; those of trials
+        are none of a reported set's, whatever the seed."""
+        return ("tune" if self.is_trial else "distill", self.seed)
+
+    @property
     def name(self) -> str:
         """The set's name in one line, for progress bars and messages."""
         if self.everything:
             return f"{self.method}, {self.dataset.label}"
-        return f"{self.method}, {self.dataset.label}, ipc {self.ipc}, seed {self.seed}"
+        place = f"{self.method}, {self.dataset.label}, ipc {self.ipc}"
+        if self.is_trial:
+            rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates.items())
+            return f"trial of {place} at {rates}, tuning seed {self.seed}"
+        return f"{place}, seed {self.seed}"
 
     @property
     def is_habit(self) -> bool:
@@ -190,6 +207,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
         if not 0 <= self.momentum < 1:
             faults.append(f"'momentum' must lie in [0, 1), got {self.momentum}.")
+        if not 0 <= self.tuning < 1:
+            faults.append(f"'tuning' must lie in [0, 1), got {self.tuning}.")
         if self.engine != NUMERICS["engine"]:
             now = NUMERICS["engine"]
             faults.append(f"'engine' is {self.engine}, this ddbench's is {now} and gives other numbers: plan anew.")
@@ -308,6 +327,8 @@ class Cell:
     iterates: tuple[int, ...] = ()  # steps before which iterates are kept, and judged too
     iterate_seconds: tuple[float, ...] = ()  # seconds after which they are
     marks: tuple[str, ...] = ()  # what a reader of the set's record must know of where its settings are from
+    tuning: Tuning | None = None  # how its rates are tuned, where its suite wants that
+    rates_from: str = ""  # the key of the tuning that they are from; or UNTUNED; empty where the suite tunes nothing
 
     @property
     def name(self) -> str:

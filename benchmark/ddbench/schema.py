@@ -20,6 +20,7 @@ from ddbench.api import Seen
 from ddbench.errors import DataError
 from ddbench.files import MAX_JSON_BYTES, write_bytes
 from ddbench.plan import Judging, SetPlan
+from ddbench.trials import Scoring, Tuning
 
 SCHEMA = 2
 REMEDY = "Remove it, then run again to make it anew."
@@ -122,6 +123,7 @@ class SetRecord(_Record, frozen=True, kw_only=True):
     place: Place
     marks: tuple[str, ...]  # sentences: what a reader must know of how it came about
     saw: tuple[Seen, ...] = ("unknown",)  # all that has a part in it; records of before did not say
+    rates_from: str = ""  # the key of the tuning that chose its rates; or `trials.UNTUNED`; empty where its suite tunes nothing
     measured: SetMeasured
     checksum: str = ""
 
@@ -182,6 +184,72 @@ class JudgementRecord(_Record, frozen=True, kw_only=True):
     checksum: str = ""
 
 
+class TrialMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What differs when a trial is made again."""
+
+    seconds: dict[str, Amount]  # by phase: distill, rank, score; of one that diverged, all under distill
+    resources: dict[str, Amount] = {}  # seconds that building each of those used took, by key
+    peak_memory_bytes: Count
+    commit: str | None
+    finished: str  # UTC
+
+
+class TrialRecord(_Record, frozen=True, kw_only=True):
+    """trials/<key16>.json: a set that was distilled to try rates, scored."""
+
+    key: Sha256
+    suite: str
+    plan: SetPlan  # of the set
+    set_sha256: str  # empty where there is none, for it diverged
+    scoring: Scoring
+    data: Data  # the training split
+    num_scored: Some  # images of it that score
+    errors: tuple[Share, ...]  # of each network, the share of these that it got wrong; 1 where it could not be trained
+    diverged: str  # a sentence where the distillation, or the training of a network, stopped being a number
+    place: Place
+    marks: tuple[str, ...]
+    measured: TrialMeasured
+    checksum: str = ""
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A point of the grid."""
+
+    rates: dict[str, Amount]  # by tensor
+    trials: tuple[Sha256, ...]  # keys, one a seed
+    errors: tuple[Share, ...]  # of all their networks
+    diverged: bool  # any of them
+    seconds: Amount  # of all of them
+
+
+class TuningRecord(_Record, frozen=True, kw_only=True):
+    """tuning/<key16>.json: the rates that were chosen for a method on a data set and ipc."""
+
+    key: Sha256
+    suite: str
+    method: SetPlan  # at its own rates
+    tuning: Tuning
+    tried: tuple[Tried, ...]  # as the grid is
+    choice: Count  # among them
+    checksum: str = ""
+
+    @property
+    def plan(self) -> SetPlan:
+        """The method at the chosen rates."""
+        return replace(self.method, rates=self.tried[self.choice].rates)
+
+    @property
+    def seconds(self) -> float:
+        """Of all trials together."""
+        return sum(point.seconds for point in self.tried)
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the choice has the smallest or the largest rates of the grid: better ones may lie beyond."""
+        order = sorted(range(len(self.tried)), key=lambda number: sorted(self.tried[number].rates.items()))
+        return self.choice in (order[0], order[-1])
+
+
 class ResourceMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What differs when a resource is built again."""
 
@@ -216,7 +284,7 @@ class FailureRecord(_Record, frozen=True, kw_only=True):
 class JobFile(_Record, frozen=True, kw_only=True):
     """work/jobs/<job>.json: all that doing a job needs beside the store and the data."""
 
-    kind: str  # resource, set or judgement
+    kind: str  # resource, set, judgement or trial
     name: str
     suite: str
     needs: tuple[str, ...] = ()  # names of jobs
@@ -226,6 +294,8 @@ class JobFile(_Record, frozen=True, kw_only=True):
     marks: tuple[str, ...] = ()  # of the record of a set
     resource: str = ""  # the key of the resource
     judging: Judging | None = None
+    scoring: Scoring | None = None  # of a trial
+    rates_from: str = ""  # as the record of a set has it
     first: Count = 0
     last: Count = 0
     checksum: str = ""

@@ -12,6 +12,7 @@ from ddbench.errors import BenchError
 from ddbench.evaluate import evaluator
 from ddbench.grid import do
 from ddbench.grid.do import Workplace, do_job
+from ddbench.grid.jobs import Todo
 from ddbench.grid.planning import Planned
 from ddbench.grid.runner import Options, Outcome, Progress, list_jobs
 from ddbench.results.contents import Contents
@@ -36,7 +37,14 @@ def workplace(store: Store, threads: int = 1, checkpoint_seconds: float = 1e9, d
 
 def run(planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
     """Do what is missing, one job after the other. The signature is that of `ddbench.grid.runner.run`."""
-    todo, site = list_jobs(planned, store, contents, options), options.site
+    return run_jobs(list_jobs(planned, store, contents, options), planned, store, contents, options, progress)
+
+
+def run_jobs(
+    todo: Todo, planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress
+) -> Outcome:  # fmt: skip
+    """Do these jobs. The signature is that of `ddbench.grid.runner.run_jobs`."""
+    site = options.site
     outcome, here = Outcome(todo.total, todo.present), workplace(store, site.threads, data_root=site.data_root)
     for work in todo.work:
         try:

@@ -421,7 +421,7 @@ def test_the_command_line_names_faults_and_says_so_with_its_exit_code(store: Sto
     assert lines[1] == "sound: 2 sets, 4 judgements; 1 fault."
     assert main(["store", "verify", str(store.root), "--json"]) == 1
     value = json.loads(capsys.readouterr().out)
-    assert value["sound"] == {"sets": 2, "iterates": 0, "judgements": 4, "resources": 0, "suites": 0}
+    assert value["sound"] == {"sets": 2, "iterates": 0, "judgements": 4, "trials": 0, "tunings": 0, "resources": 0, "suites": 0}
     assert [fault["path"] for fault in value["faults"]] == [str(store.folder(ONE.key))]
 
 

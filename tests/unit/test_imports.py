@@ -37,6 +37,7 @@ LAYERS = (
     ("registry",),
     ("identity", "protocols"),
     ("refs",),
+    ("trials",),
     ("plan",),
     ("schema",),
     ("data",),

@@ -294,7 +294,7 @@ OTHER = {
     "proxy_gradient": "elementwise", "chunk": 9, "synthetic_mean": (0.5,),
     "synthetic_std": (0.5,), "tf32": True, "threads": 2, "resources": ("ab" * 32,), "generator": None,
     "backbone": ref("architectures", "convnet", width=5), "loss": ref("losses", "dm", batch_real=5), "proxy": None,
-    "space": ref("spaces", "pixel", clamp=True), "engine": 9,
+    "space": ref("spaces", "pixel", clamp=True), "engine": 9, "tuning": 0.1,
 }  # fmt: skip
 OTHER_JUDGING = {
     "network": ref("architectures", "convnet", width=5), "numbers": replace(NUMBERS, epochs=4), "test_hash": "ef" * 32, "draw": 1,

@@ -64,8 +64,8 @@ def test_what_is_missing_comes_in_and_what_is_there_stays(here: Store, there: St
     before, source = files(here), files(there)
     report = merge(here, there)
     assert report.is_clean
-    assert report.added == {"sets": 2, "iterates": 1, "judgements": 4, "resources": 1, "suites": 1}
-    assert report.present == {"sets": 1, "iterates": 0, "judgements": 1, "resources": 0, "suites": 0}
+    assert report.added == {"sets": 2, "iterates": 1, "judgements": 4, "trials": 0, "tunings": 0, "resources": 1, "suites": 1}
+    assert report.present == {"sets": 1, "iterates": 0, "judgements": 1, "trials": 0, "tunings": 0, "resources": 0, "suites": 0}
     assert files(here) == source | before
     assert files(there) == source  # nothing of it is changed
     contents = read_contents(here)
@@ -79,7 +79,7 @@ def test_a_second_merge_changes_nothing(here: Store, there: Store) -> None:
     report = merge(here, there)
     assert report.is_clean
     assert sum(report.added.values()) == 0
-    assert report.present == {"sets": 3, "iterates": 1, "judgements": 5, "resources": 1, "suites": 1}
+    assert report.present == {"sets": 3, "iterates": 1, "judgements": 5, "trials": 0, "tunings": 0, "resources": 1, "suites": 1}
     assert {path: path.stat().st_mtime_ns for path in here.root.rglob("*.json")} == before
 
 

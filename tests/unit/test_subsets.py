@@ -128,9 +128,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, torch.devi
     """What was loaded, in order."""
     log: list[tuple[str, float, torch.device]] = []
 
-    def load(ref: Any, root: Path | None, held_out: float, device: torch.device) -> TrainingData:
+    def load(ref: Any, root: Path | None, held_out: float, device: torch.device, tuning: float) -> TrainingData:
         log.append((ref.name, held_out, device))
-        return load_training(ref, root, held_out, torch.device("cpu"))
+        return load_training(ref, root, held_out, torch.device("cpu"), tuning)
 
     monkeypatch.setattr(subsets, "load_training", load)
     return log

@@ -14,6 +14,7 @@ class Bar(runner.Progress):
     """A line for every finished job; on a terminal, bars below them."""
 
     def __init__(self, noun: str = "sets and judgements") -> None:
+        """`noun`: what the whole is made of."""
         self.noun = noun
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))

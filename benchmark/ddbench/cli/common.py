@@ -43,11 +43,14 @@ def asking_plugins() -> Iterator[None]:
         yield
 
 
-def load_suite(name: str, only: str | None, lenient: bool = False) -> Loaded:
-    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it; `lenient`: data and weights
-    that are missing are left to `Suite.missing`, and what their cells ask of them is not checked."""
+def load_suite(name: str, only: str | None, store: Path | None = None, lenient: bool = False) -> Loaded:
+    """Resolve a suite with the data under DDBENCH_DATA; the cells to be made have the rates that tuning has chosen in the store.
+    Raises Faults with all that is wrong with it; `lenient`: data and weights that are missing are left to `Suite.missing`, and
+    what their cells ask of them is not checked."""
     from ddbench.data.subsets import default_root
     from ddbench.grid.planning import Identities, check_plans, with_needs
+    from ddbench.grid.tuning import at_chosen_rates
+    from ddbench.results.trials import choices_in
     from ddbench.suite import load
     from ddbench.suite.selection import select
 
@@ -57,12 +60,20 @@ def load_suite(name: str, only: str | None, lenient: bool = False) -> Loaded:
         missing = dict(suite.missing)
         check_plans(suite.cells, identities, suite.data_root, missing if lenient else None)
         suite = replace(suite, missing=missing)
-        return Loaded(suite, with_needs(select(suite.cells, only)), identities)
+        cells = select(suite.cells, only)
+        if any(cell.tuning for cell in cells):
+            cells = at_chosen_rates(cells, choices_in(root_of(store, suite)))
+        return Loaded(suite, with_needs(cells), identities)
+
+
+def root_of(given: Path | None, suite: Suite) -> Path:
+    """The folder of results: --store, or its default."""
+    return given or Path("runs") / suite.name
 
 
 def store_path(args: argparse.Namespace, suite: Suite) -> Path:
-    """--store, or its default."""
-    return args.store or Path("runs") / suite.name
+    """The same of a verb's arguments."""
+    return root_of(args.store, suite)
 
 
 def threads_of(planned: Planned) -> int:

@@ -174,6 +174,8 @@ def _prepare(args: argparse.Namespace) -> _Asked:
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{protocol.id}'.")
     networks = tuple(networks_of(args.archs or ",".join(protocol.networks)))
     meta = metadata(args.set)
+    if meta.get("trial"):
+        raise ConfigError(f"{args.set} is of a trial by which rates were chosen: no test image judges it. Name another set.")
     name = args.data or meta.get("dataset")
     if name is None:
         raise ConfigError(f"{args.set} does not name its data set: add --data NAME, one of `ddbench plugins --kind datasets`.")

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
-    loaded = load_suite(args.suite, args.only, lenient=True)
+    loaded = load_suite(args.suite, args.only, args.store, lenient=True)
     suite, planned = loaded.suite, loaded.planned
     missing = list(dict.fromkeys(suite.missing.values()))
     if missing and args.jobs:
@@ -54,17 +54,19 @@ def main(args: argparse.Namespace) -> int:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
     rows = [_row(cell, loaded, store, contents) for cell in planned.cells]
-    shared = _shared(loaded, store)
+    shared, tuning = _shared(loaded, store), _tuning(args, loaded, store, contents)
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
-        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing, "broken": broken}
-        about["outlook"] = [line.to_json() for line in outlook]
+        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing}
+        about |= {"broken": broken, "outlook": [line.to_json() for line in outlook]} | ({"tuning": tuning} if tuning else {})
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
             print(f"{job['name']}  {job['title']}")
     else:
         _print(args, loaded, rows, shared, outlook, len(broken))
+        if tuning:
+            print(_told(args, tuning))
     return 1 if broken or contents.faults or missing else 0
 
 
@@ -127,6 +129,38 @@ def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
     return list(made.values())
 
 
+def _tuning(args: argparse.Namespace, loaded: Loaded, store: Store | None, contents: Contents) -> dict[str, Any] | None:
+    """What is there of the trials that the suite asks for, and what the rest will take; None where it tunes nothing."""
+    from ddbench.grid.estimates import Estimates
+    from ddbench.grid.tuning import methods_of, missing, plan_trials
+    from ddbench.suite.selection import select
+
+    methods = methods_of(select(loaded.suite.cells, args.only))
+    if not methods:
+        return None
+    planned_methods, planned = plan_trials(methods)
+    total = sum(len(method.tuning.grid) * method.tuning.seeds for method in methods)
+    told: dict[str, Any] = {"methods": len(methods), "chosen": sum(method.key in contents.tunings for method in methods)}
+    if store is None:
+        return told | {"trials": total, "there": 0, "missing": total, "seconds": None}
+    todo = missing(planned_methods, planned, store, contents.trials, loaded.suite.name)
+    estimates = Estimates(planned, store, contents)
+    seconds = [estimates.request(work.file).seconds for work in todo.work if work.job.kind == "trial"]
+    known = [each for each in seconds if each is not None]
+    about = sum(known) if len(known) == len(seconds) else None
+    return told | {"trials": total, "there": todo.present, "missing": total - todo.present, "seconds": about}
+
+
+def _told(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
+    """A sentence of it."""
+    counts = "{methods} methods, {chosen} with chosen rates. Trials: {trials} in all, {there} there, {missing} missing"
+    seconds = tuning["seconds"]
+    about = f", about {seconds:,.0f} s on one worker" if tuning["missing"] and seconds is not None else ""
+    more = ["--only", args.only] * bool(args.only) + ["--store", str(args.store)] * bool(args.store)
+    how = shlex.join(["ddbench", "tune", args.suite, *more])
+    return f"Tuning: {counts.format(**tuning)}{about}." + (f" Make them with: {how}" if tuning["missing"] else "")
+
+
 def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[str, Any]]:
     """What is missing, as jobs."""
     from ddbench.grid.estimates import Estimates
@@ -164,7 +198,7 @@ def _print(
     print(f"\nSets: {len(rows)} in all, {sets} there, {len(rows) - sets - damaged} missing{hurt}.")
     print(f"Judgements: {wanted} in all, {there} there, {wanted - there} missing. Shared: {len(shared)}, {built} built.")
     if outlook:
-        table = tabulate([_told(line) for line in outlook], headers="keys", tablefmt="github")
+        table = tabulate([_in_words(line) for line in outlook], headers="keys", tablefmt="github")
         print(f"\nWhat is missing takes, one job after the other:\n\n{table}\n\n{HOW_KNOWN}")
     if sentences := list(dict.fromkeys(loaded.suite.missing.values())):
         print("\nNot there yet, and needed before anything can run:")
@@ -178,7 +212,7 @@ def _print(
         print(f"{broken} parts of the suite are broken (see above) and not counted.")
 
 
-def _told(line: Line) -> dict[str, str]:
+def _in_words(line: Line) -> dict[str, str]:
     """A line of the table."""
     known = [f"{line.seconds / 3600:.2f}"] * (line.unknown < line.missing)
     unknown = [UNKNOWN if line.unknown == line.missing else f"{line.unknown} unknown"] * bool(line.unknown)

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
 
-    loaded = load_suite(args.suite, args.only)
+    loaded = load_suite(args.suite, args.only, args.store)
     suite, planned = loaded.suite, loaded.planned
     warn(suite.broken)
     threads = threads_of(planned)

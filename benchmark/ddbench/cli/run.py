@@ -68,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench import registry
     from ddbench.grid import stale
     from ddbench.grid.runner import Options, devices_of, run, site_of
+    from ddbench.grid.tuning import untuned
     from ddbench.leaderboard.page import write
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
         warn([f"{path} is removed, to be made again where it is needed." for path in stale.drop(old, contents, planned, store)])
         contents = read_contents(store)
         old = stale.find_stale(planned, contents, store)
-    warn([*stale.told(old), *faults_of(contents, store)])
+    warn([*stale.told(old), *faults_of(contents, store), *untuned(planned.cells)])
     refuse_other_settings(planned, contents)
     site = site_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
     options = Options(suite.name, site, executor, args.executor, choose=_chooser(args, loaded))
@@ -116,7 +117,7 @@ def _loaded(args: argparse.Namespace) -> Loaded:
     if (args.suite is None) == (args.plan is None):
         raise ConfigError("name a suite (such as quickstart), or a stored plan with --plan plan.json, and not both.")
     if args.plan is None:
-        return load_suite(args.suite, args.only)
+        return load_suite(args.suite, args.only, args.store)
     from ddbench.grid.again import load_plan
 
     with asking_plugins():
@@ -144,6 +145,7 @@ def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, content
     """The jobs of this run. Raises Faults for experts and teachers that are missing, unless they are to be trained, and
     ConfigError for a job that there is not."""
     from ddbench.errors import ConfigError
+    from ddbench.grid.jobs import resources_of
     from ddbench.grid.planning import check_prepared
     from ddbench.grid.runner import list_jobs
     from ddbench.results.layout import is_job
@@ -152,17 +154,11 @@ def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, content
     if args.job and not todo.work and not (is_job(args.job) and store.is_done(args.job)):
         raise ConfigError(f"there is no job '{args.job}' to do. List them with: ddbench plan SUITE --jobs")
     if not args.prepare:
-        keys = [key for work in todo.work for key in _resources(work)]
+        keys = [key for work in todo.work for key in resources_of(work)]
         where = f"{args.suite or loaded.suite.name}" + (f" --store {args.store}" if args.store else "")
-        check_prepared(loaded.planned, keys, store, where)
+        remedy = f"Make them with: ddbench prepare {where}, or add --prepare to this command."
+        check_prepared(loaded.planned, keys, store, remedy)
     return todo
-
-
-def _resources(work: Work) -> tuple[str, ...]:
-    """The keys of the resources that a job builds or needs."""
-    if work.file.resource:
-        return (work.file.resource,)
-    return work.file.judging.resources if work.file.judging else work.file.plan.resources
 
 
 def summary_line(outcome: Outcome, root: str, broken: int = 0) -> str:

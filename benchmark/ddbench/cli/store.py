@@ -49,6 +49,8 @@ def _verify(args: argparse.Namespace) -> int:
         "sets": len(found.contents.sets),
         "iterates": sum(len(one.iterates) for one in found.contents.sets.values()),
         "judgements": len(found.contents.judgements),
+        "trials": len(found.contents.trials),
+        "tunings": len(found.contents.tunings),
         "resources": len(found.resources),
         "suites": len(found.suites),
     }

@@ -78,7 +78,7 @@ def set_files(
         "labels": plan.labels,
         "learned": made.learned,
         "images": WHITENED if whitening else NORMALISED,
-    }
+    } | ({"trial": True} if plan.is_trial else {})
     tensors = {"images": made.images, "labels": made.labels, "classes": made.classes, **(whitening or {})}
     shown = made.images
     if whitening:

@@ -20,7 +20,7 @@ from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
-from ddbench.errors import PluginError
+from ddbench.errors import DivergedError, PluginError
 from ddbench.plan import SetPlan
 from ddbench.refs import require
 
@@ -213,7 +213,7 @@ class Distillation:
         step = int(self.bad_step)
         if step >= 0:
             rates = ", ".join(f"{name} = {rate:g}" for name, rate in self.plan.rates.items())
-            raise PluginError(
+            raise DivergedError(
                 f"{self.plan.name}: the loss was NaN or infinite at step {step}. Lower its rates ({rates}) in the suite."
             )
 

@@ -44,7 +44,8 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
 
     The key is made of its type, its distribution, its `numerics` and those of training, the fields that differ from their
     defaults, the real images and their split, the backbone where it uses one, and the threads. Its streams are named by
-    less, so that another number of threads, or raised `numerics`, draw the same numbers. Raises PluginError.
+    less, so that another number of threads, raised `numerics`, or a trial of rates draw the same numbers: a random generator is
+    the same in trials. Raises PluginError.
     """
     name = f"{type(resource).__module__}:{type(resource).__qualname__}"
     if not is_dataclass(resource):
@@ -64,7 +65,8 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
         "fields": changed,
         "threads": plan.threads,
     }
-    return Need(resource, identity | images, digest({"type": name, "fields": changed} | images), backbone, owner)
+    split = {"tuning": plan.tuning} if plan.is_trial else {}  # a trial's have not seen the images that score it
+    return Need(resource, identity | images | split, digest({"type": name, "fields": changed} | images), backbone, owner)
 
 
 def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[Need]:

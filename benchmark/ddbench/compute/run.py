@@ -240,11 +240,9 @@ def open_run(
     plan: SetPlan, data: TrainingData, device: torch.device, resources: Mapping[Resource, dict[str, Tensor]],
     folder: Path | None = None, generators: MutableMapping[str, Generator] | None = None,
 ) -> DistillRun:  # fmt: skip
-    """The run of a plan; its streams are named by the distillation seed alone, so methods share what they draw alike. `folder` is
-    the user's data folder, `generators` those that this process has loaded already."""
+    """The run of a plan. `folder` is the user's data folder, `generators` those that this process has loaded already."""
     recorder = Recorder(plan.loss is not None and is_captured(f"loss {plan.loss.name}", device))
-    root = ("distill", plan.seed)
-    run = DistillRun(root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder)
+    run = DistillRun(plan.root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder)
     if plan.generator is None:
         return run
     run, loaded = replace(run, fed=fed_spec(plan, data.spec)), {} if generators is None else generators
@@ -261,5 +259,5 @@ def open_run(
 def _generator_key(plan: SetPlan) -> str:
     """Of all that a loaded generator may hang on."""
     backbone = plan.backbone.what if plan.backbone else None
-    images = [plan.train_hash, plan.held_out]
+    images = [plan.train_hash, plan.held_out, plan.tuning]
     return digest([require(plan.generator, "generator").what, backbone, images, plan.threads])

@@ -166,11 +166,22 @@ class TrainingData:
         return sum(tensor.nbytes for tensor in (self.images, self.labels, self.validation_images, self.validation_labels))
 
 
-def load_training(ref: PluginRef, root: Path | None, validation_fraction: float, device: torch.device) -> TrainingData:
-    """The training split, less the same share of every class for validation, drawn from a stream that no plan can change."""
+def _parts(labels: Tensor, held_out: float, tuning: float, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the training images: to train on, to validate by, to score trials by; drawn from streams that no plan can
+    change. The validation images are the same whatever `tuning` is."""
+    kept, validation = stratified_split(labels, held_out, stream("validation-split", name))
+    rest, scoring = stratified_split(labels[kept], tuning, stream("tuning-split", name))
+    return kept[rest], validation, kept[scoring]
+
+
+def load_training(
+    ref: PluginRef, root: Path | None, validation_fraction: float, device: torch.device, tuning: float = 0.0
+) -> TrainingData:
+    """The training split, less the same share of every class for validation, and of what is left less the share `tuning`, which
+    scores trials and which nothing here leads to."""
     dataset: Dataset = ref.make()
     spec, data = dataset.spec(), load_split(ref, "train", root)
-    train, held_out = stratified_split(data.labels, validation_fraction, stream("validation-split", spec.name))
+    train, held_out, _ = _parts(data.labels, validation_fraction, tuning, spec.name)
     train = train[data.labels[train].argsort(stable=True)]
     labels = data.labels[train]
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(labels, minlength=spec.num_classes).cumsum(0)])
@@ -184,33 +195,45 @@ def load_training(ref: PluginRef, root: Path | None, validation_fraction: float,
     )
 
 
+def load_scoring(ref: PluginRef, root: Path | None, validation_fraction: float, tuning: float) -> tuple[Tensor, Tensor]:
+    """The training images that score trials, uint8 [N,C,H,W], and their labels [N]: what `load_training` leaves out for them."""
+    dataset: Dataset = ref.make()
+    data = load_split(ref, "train", root)
+    _, _, scoring = _parts(data.labels, validation_fraction, tuning, dataset.spec().name)
+    return data.images[scoring], data.labels[scoring]
+
+
 class TrainingCache:
     """The training data of the subsets that were asked for last, for a process that computes cell after cell."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         """`max_bytes` over all subsets; the one asked for last is kept however large it is."""
         self.max_bytes = max_bytes
-        self._kept: dict[tuple[str, float, torch.device], TrainingData] = {}  # the one asked for last comes last
+        self._kept: dict[tuple[str, float, float, torch.device], TrainingData] = {}  # the one asked for last comes last
 
-    def has(self, train_hash: str, held_out: float, device: torch.device) -> bool:
+    def has(self, train_hash: str, held_out: float, device: torch.device, tuning: float = 0.0) -> bool:
         """Whether they are there."""
-        return (train_hash, held_out, device) in self._kept
+        return (train_hash, held_out, tuning, device) in self._kept
 
     @property
     def num_bytes(self) -> int:
         """Of all that is kept."""
         return sum(kept.num_bytes for kept in self._kept.values())
 
-    def load(self, ref: PluginRef, root: Path | None, train_hash: str, held_out: float, device: torch.device) -> TrainingData:
-        """What `load_training` gives for a subset of that training hash and a share held out, loaded if it is not there."""
-        key = (train_hash, held_out, device)
+    def load(
+        self, ref: PluginRef, root: Path | None, train_hash: str, held_out: float, device: torch.device, tuning: float = 0.0
+    ) -> TrainingData:
+        """What `load_training` gives for a subset of that training hash and shares held out, loaded if it is not there."""
+        key = (train_hash, held_out, tuning, device)
         data = self._kept.pop(key, None)
-        self.put(train_hash, held_out, device, load_training(ref, root, held_out, device) if data is None else data)
+        data = load_training(ref, root, held_out, device, tuning) if data is None else data
+        self.put(train_hash, held_out, device, data, tuning)
         return self._kept[key]
 
-    def put(self, train_hash: str, held_out: float, device: torch.device, data: TrainingData) -> None:
+    def put(self, train_hash: str, held_out: float, device: torch.device, data: TrainingData, tuning: float = 0.0) -> None:
         """Keep data as those asked for last, and drop those that were not asked for longest until all fit."""
-        self._kept.pop((train_hash, held_out, device), None)
-        self._kept[train_hash, held_out, device] = data
+        key = (train_hash, held_out, tuning, device)
+        self._kept.pop(key, None)
+        self._kept[key] = data
         while len(self._kept) > 1 and self.num_bytes > self.max_bytes:
             del self._kept[next(iter(self._kept))]

@@ -1,4 +1,5 @@
-"""Doing one job of a store: building a resource, making a set, judging a block of repeats; each can be stopped and resumed."""
+"""Doing one job of a store: building a resource, making a set, a trial of rates, judging a block of repeats; each can be stopped
+and resumed."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ from ddbench.compute.flags import Flags, changed_flags, read_flags
 from ddbench.compute.run import be_deterministic
 from ddbench.compute.warm import warm_up
 from ddbench.data.sealed import TestData, open_test
-from ddbench.data.subsets import CACHE_BYTES, Identity, TrainingCache, TrainingData, identify
+from ddbench.data.subsets import CACHE_BYTES, Identity, TrainingCache, TrainingData, identify, load_scoring
 from ddbench.errors import DataError, PluginError
 from ddbench.evaluate.cost import peak_flops
+from ddbench.files import digest
 from ddbench.grid.planning import judging_needs, set_needs
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
@@ -60,6 +62,7 @@ class Workplace:
     short_of_memory: str = ""  # a sentence, where memory was and the running job made do with less
     peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
     is_warm: bool = False  # what the first step of a process pays once has been paid
+    scoring: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # on the CPU: the images that scored the last trial
 
     def begin(self, threads: int, tf32: bool) -> None:
         """Fix what numbers depend on beside the seeds, and remember the global flags."""
@@ -92,13 +95,20 @@ class Workplace:
             self.identities[ref.label] = identify(ref, self.data_root)
         return self.identities[ref.label]
 
-    def training_data(self, ref: PluginRef, train_hash: str, held_out: float) -> TrainingData:
+    def training_data(self, ref: PluginRef, train_hash: str, held_out: float, tuning: float = 0.0) -> TrainingData:
         """The training side of a subset."""
-        was_there = self.training.has(train_hash, held_out, self.device)
-        data = self.training.load(ref, self.data_root, train_hash, held_out, self.device)
+        was_there = self.training.has(train_hash, held_out, self.device, tuning)
+        data = self.training.load(ref, self.data_root, train_hash, held_out, self.device, tuning)
         self.resident -= data.num_bytes if was_there else 0
         self.given.append((data, _state(data)))
         return data
+
+    def scoring_data(self, plan: SetPlan) -> tuple[Tensor, Tensor]:
+        """The training images that score a trial, and their labels, on the CPU."""
+        key = digest([plan.train_hash, plan.held_out, plan.tuning])
+        if key not in self.scoring:
+            self.scoring = {key: load_scoring(plan.dataset, self.data_root, plan.held_out, plan.tuning)}
+        return self.scoring[key]
 
     def test_data(self, ref: PluginRef, test_hash: str) -> TestData:
         """The sealed split, opened when a finished set is judged."""
@@ -161,6 +171,7 @@ def do_job(file: JobFile, here: Workplace, report: Report) -> End:
     """Do it and publish it. Raises whatever a plugin raises."""
     from ddbench.grid.do_judgement import judge_block
     from ddbench.grid.do_set import make_set
+    from ddbench.grid.do_trial import run_trial
 
     lock = here.store.lock(file.name)
     try:
@@ -171,6 +182,8 @@ def do_job(file: JobFile, here: Workplace, report: Report) -> End:
         held.lock.release()
         return _build(file, here, report)
     with held:
+        if file.kind == "trial":
+            return run_trial(file, here, report)
         if file.kind == "set":
             return make_set(file, here, report)
         return judge_block(file, here, report)
@@ -188,8 +201,8 @@ def _build(file: JobFile, here: Workplace, report: Report) -> End:
     if need is None:
         raise PluginError("its plugin does not ask for it any more: give the command again.")
     report(need.resource.describe(), 0.0)
-    held_out = file.judging.held_out if file.judging else file.plan.held_out
-    data = here.training_data(file.plan.dataset, file.plan.train_hash, held_out)
+    held_out, tuning = (file.judging.held_out, 0.0) if file.judging else (file.plan.held_out, file.plan.tuning)
+    data = here.training_data(file.plan.dataset, file.plan.train_hash, held_out, tuning)
     refs = file.judging.refs if file.judging else file.plan.refs
     build(here.store.resources, need, data, here.device, here.place(threads, refs), here.data_root, here.marks)
     return "done"
@@ -244,8 +257,14 @@ class Clock:
 
 def plan_data(plan: SetPlan, here: Workplace) -> TrainingData:
     """The training side of a set's subset. Raises DataError where the files are not those of the plan."""
+    check_data(plan, here)
+    return here.training_data(plan.dataset, plan.train_hash, plan.held_out, plan.tuning)
+
+
+def check_data(plan: SetPlan, here: Workplace) -> Identity:
+    """The identity of a set's subset. Raises DataError where its training files are not those of the plan."""
     identity = here.identity(plan.dataset)
     if identity.train_hash != plan.train_hash:
         what = f"the training images of '{plan.dataset.label}' are not those of the plan"
         raise DataError(f"{what} ({identity.train_hash[:8]} here, {plan.train_hash[:8]} there): use the data it was made for.")
-    return here.training_data(plan.dataset, plan.train_hash, plan.held_out)
+    return identity

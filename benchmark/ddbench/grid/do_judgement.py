@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ddbench.compute.knowledge import saw_of_judging
-from ddbench.errors import DataError
+from ddbench.errors import ConfigError, DataError
 from ddbench.evaluate.evaluator import Evaluator, Finished, evaluate_block
 from ddbench.evaluate.judge import record_of, subject_of
 from ddbench.evaluate.teacher import load_teacher
@@ -27,6 +27,8 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     """Compute the repeats of a job that the store lacks, and publish them as one block."""
     plan, judging, store = file.plan, file.judging, here.store
     assert judging is not None
+    if plan.is_trial:
+        raise ConfigError(f"{plan.name} chooses rates, and no test image judges it.")
     if set(range(file.first, file.last + 1)) <= store.repeats(plan.key, judging.key):
         return "found"
     here.begin(judging.threads, judging.numbers.tf32)

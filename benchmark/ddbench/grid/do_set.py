@@ -23,7 +23,7 @@ from ddbench.compute.engine import COUNTED, distill
 from ddbench.compute.knowledge import saw_of_set
 from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.subsets import TrainingData
-from ddbench.errors import DataError, PluginError
+from ddbench.errors import DataError, DivergedError, PluginError
 from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
@@ -132,7 +132,7 @@ def _refuse_nonsense(plan: SetPlan, made: DistilledSet) -> None:
     """No set with values that are no numbers is kept: it would fail every judgement, and stay."""
     for name, tensor in (("images", made.images), ("labels", made.labels)):
         if not bool(tensor.isfinite().all()):
-            raise PluginError(f"{plan.name}: its {name} hold NaN or infinite values. Lower its rates, or mend the plugin.")
+            raise DivergedError(f"{plan.name}: its {name} hold NaN or infinite values. Lower its rates, or mend the plugin.")
 
 
 def go_on_only_where_it_began(work: Path, place: Place) -> None:
@@ -194,6 +194,7 @@ def _publish(
         place=place,
         marks=(*file.marks, *here.marks(), *(mark for one in used for mark in one.marks)),
         saw=saw,
+        rates_from=file.rates_from,
         measured=schema.SetMeasured(
             seconds={name: value for name, value in seconds.items() if name in COUNTED},
             resources={one.resource.key: one.seconds for one in used},

@@ -14,7 +14,9 @@ from ddbench.grid.planning import Planned
 from ddbench.plan import Judging, SetPlan
 from ddbench.results.contents import Contents
 from ddbench.results.store import Store
-from ddbench.schema import JobFile, JudgementRecord, ResourceRecord, SetRecord
+from ddbench.results.trials import read_trial
+from ddbench.schema import JobFile, JudgementRecord, ResourceRecord, SetRecord, TrialRecord
+from ddbench.trials import trial_key
 
 
 class Cost:
@@ -38,7 +40,7 @@ class Cost:
 class Estimates:
     """Sets are of one kind where they differ in seed and steps alone, and take seconds in proportion to steps; judgements where
     they differ in draw, iterate and number of repeats, and the sets have as many images, in proportion to repeats; resources
-    where they belong to one group, of one backbone and data set."""
+    where they belong to one group, of one backbone and data set; trials of rates where they are of one method."""
 
     def __init__(self, planned: Planned, store: Store, contents: Contents) -> None:
         self.planned, self.store, self.contents = planned, store, contents
@@ -53,6 +55,8 @@ class Estimates:
             cost = self._costs[_kind(file, self.planned)]
             if file.kind == "resource":
                 _add_resource(cost, self.store.resources.record(file.resource))
+            elif file.scoring is not None:
+                _add_trial(cost, read_trial(self.store.trial(trial_key(file.plan.key, file.scoring))))
             elif file.judging is None:
                 _add_set(cost, file.plan, self.store.read_record(file.plan.key))
             else:
@@ -69,6 +73,10 @@ class Estimates:
                     _add_resource(made[_resource(key, self.planned)], self.store.resources.record(need.key))
         for stored in self.contents.sets.values():
             _add_set(made[_set(stored.plan)], stored.plan, stored.record)
+            if stored.plan.loss and not stored.plan.is_trial:  # as long as no trial has been made
+                _add_set(made[_trial(stored.plan)], stored.plan, stored.record)
+        for trial in self.contents.trials.values():
+            _add_trial(made[_trial(trial.plan)], trial)
         for record in self.contents.judgements:
             _add_judgement(made[_judgement(self.contents.sets[record.set_key].plan, record.judging)], record)
         return made
@@ -77,11 +85,13 @@ class Estimates:
 def _kind(file: JobFile, planned: Planned) -> str:
     if file.kind == "resource":
         return _resource(file.resource, planned)
+    if file.scoring is not None:
+        return _trial(file.plan)
     return _set(file.plan) if file.judging is None else _judgement(file.plan, file.judging)
 
 
 def _units(file: JobFile) -> int:
-    if file.kind == "set":
+    if file.kind in ("set", "trial"):
         return max(file.plan.steps, 1)
     return file.last - file.first + 1
 
@@ -93,6 +103,12 @@ def _resource(key: str, planned: Planned) -> str:
 
 def _set(plan: SetPlan) -> str:
     return digest(["set", {name: value for name, value in plan.stem.items() if name not in ("steps", "extra_steps")}])
+
+
+def _trial(plan: SetPlan) -> str:
+    """Equal for all trials of a method, and its reported sets."""
+    apart = ("steps", "extra_steps", "rates", "tuning")
+    return digest(["trial", {name: value for name, value in plan.stem.items() if name not in apart}])
 
 
 def _judgement(plan: SetPlan, judging: Judging) -> str:
@@ -107,6 +123,10 @@ def _add_resource(cost: Cost, record: ResourceRecord) -> None:
 
 def _add_set(cost: Cost, plan: SetPlan, record: SetRecord) -> None:
     cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), plan.steps)
+
+
+def _add_trial(cost: Cost, record: TrialRecord) -> None:
+    cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), record.plan.steps)
 
 
 def _add_judgement(cost: Cost, record: JudgementRecord) -> None:

@@ -23,6 +23,13 @@ class Work:
     file: JobFile
 
 
+def resources_of(work: Work) -> tuple[str, ...]:
+    """The keys of the resources that a job builds or needs."""
+    if work.file.resource:
+        return (work.file.resource,)
+    return work.file.judging.resources if work.file.judging else work.file.plan.resources
+
+
 @dataclass(frozen=True)
 class Todo:
     """What a store lacks of a grid."""
@@ -102,10 +109,11 @@ class Lister:
             return
         if stored is None and self.store.has_set(cell.set.key):  # damaged: named by whoever read the store, and left alone
             return
-        needs = self._resources(cell.set.resources)
+        needs = self.waits_for(cell.set.resources)
         file = JobFile(
             kind="set", name=name, suite=self.suite, needs=needs, plan=cell.set, iterates=steps, iterate_seconds=seconds,
             marks=cell.marks,
+            rates_from=cell.rates_from,
         )  # fmt: skip
         job = Job("set", name, cell.set.name, needs, foreign(*cell.set.refs))
         self.work[name] = Work(job, file)
@@ -130,7 +138,7 @@ class Lister:
     def _add_block(self, block: Block, maker: str) -> None:
         name = judgement_job(block.set.key, block.judging.key, block.first, block.last)
         waits = maker in self.work and (block.judging.is_of_iterate or block.set.key not in self.contents.sets)
-        needs = (*self._resources(block.judging.resources), *([maker] if waits else []))
+        needs = (*self.waits_for(block.judging.resources), *([maker] if waits else []))
         file = JobFile(
             kind="judgement", name=name, suite=self.suite, needs=needs, plan=block.set, judging=block.judging,
             first=block.first, last=block.last,
@@ -138,7 +146,7 @@ class Lister:
         job = Job("judgement", name, block.name, needs, foreign(*block.judging.refs))
         self.work[name] = Work(job, file)
 
-    def _resources(self, keys: Sequence[str]) -> tuple[str, ...]:
+    def waits_for(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The names of the jobs that build those of these that are missing."""
         names = []
         for key in keys:

@@ -54,9 +54,10 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:
     """A run that counts the training images of its classes, less those held out, and holds none."""
-    least = min(counts)
-    held_out = max(round(least * plan.held_out), int(plan.held_out > 0))
-    return planning_run(plan, folder, [count - held_out for count in counts])
+    for share in (plan.held_out, plan.tuning):
+        held_out = max(round(min(counts) * share), int(share > 0))
+        counts = [count - held_out for count in counts]
+    return planning_run(plan, folder, [max(count, 0) for count in counts])
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,9 @@ def _refused(who: str, check: Callable[[], None]) -> Sequence[str]:
 def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
     run = counting_run(plan, identities(plan.dataset, root).train_counts, root)
     least, name = min(run.class_counts), plan.dataset.label
+    if plan.is_trial and least < max(plan.ipc, 1):
+        left = f"'tune.held_out' leaves trials {least} training images of the smallest class of '{name}'"
+        raise Faults([f"{left}, and they distil {plan.ipc} of a class: lower it."])
     if plan.ipc > least:
         raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
     if plan.baseline:
@@ -195,9 +199,9 @@ def _check_generator(plan: SetPlan, root: Path | None, missing: dict[PluginRef, 
         missing.setdefault(generator, str(error))
 
 
-def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite: str) -> None:
+def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, remedy: str) -> None:
     """Raise Faults where resources that are costly to train are missing, or any is damaged: a sentence for each kind, with the
-    command that makes it. `wanted` are the keys that missing sets and judgements need."""
+    remedy behind. `wanted` are the keys that what is missing needs."""
     groups: dict[tuple[str, str], list[bool]] = {}
     faults = []
     for key in dict.fromkeys(wanted):
@@ -212,6 +216,6 @@ def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite:
     for (kind, subset), found in groups.items():
         if not all(found):
             what = f"not yet trained on '{subset}': {kind} ({sum(found)} of {len(found)} are there)"
-            faults.append(f"{what}. Make them with: ddbench prepare {suite}, or add --prepare to this command.")
+            faults.append(f"{what}. {remedy}")
     if faults:
         raise Faults(faults)

@@ -253,7 +253,13 @@ def list_jobs(planned: Planned, store: Store, contents: Contents, options: Optio
 
 def run(planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
     """Compute what a store lacks of some cells. Failures are recorded, and the rest goes on."""
-    todo = list_jobs(planned, store, contents, options)
+    return run_jobs(list_jobs(planned, store, contents, options), planned, store, contents, options, progress)
+
+
+def run_jobs(
+    todo: Todo, planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress
+) -> Outcome:  # fmt: skip
+    """Do jobs of these cells. Failures are recorded, and the rest goes on."""
     outcome = Outcome(todo.total, todo.present)
     if todo.work:
         executor = options.executor.open(options.site)

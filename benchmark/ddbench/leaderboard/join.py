@@ -12,7 +12,8 @@ from ddbench.files import digest
 from ddbench.plan import Judging, SetPlan, short
 from ddbench.refs import PluginRef
 from ddbench.results.contents import Contents
-from ddbench.schema import Data, JudgementRecord, Place, SetRecord
+from ddbench.schema import Data, JudgementRecord, Place, SetRecord, TuningRecord
+from ddbench.trials import UNTUNED
 
 HARDWARE = ("device", "kind", "instructions", "cores", "threads")  # seconds compare only where all of these are equal
 CORE = ("torch", "numpy", "ddbench")  # libraries whose versions part results by how they were judged
@@ -35,6 +36,7 @@ class Result:
     by_seconds: Mapping[float, Accuracies]  # of the iterates after so many seconds
     judgements: Mapping[str, tuple[JudgementRecord, ...]]  # of the finished set, by network label
     looks: tuple[JudgementRecord, ...]  # the judgements of iterates
+    tuning: TuningRecord | None = None  # that chose its rates
 
     @property
     def key(self) -> str:
@@ -55,6 +57,11 @@ class Result:
     def other_draw(self) -> int | None:
         """The draw of its random streams, where that is not the seed."""
         return None if self.judging.draw == self.seed else self.judging.draw
+
+    @property
+    def awaits_tuning(self) -> bool:
+        """Whether its suite is tuned, and it was made before rates were chosen."""
+        return self.record.rates_from == UNTUNED
 
     @cached_property
     def judged(self) -> tuple[JudgementRecord, ...]:
@@ -141,14 +148,22 @@ def results_of(contents: Contents) -> tuple[list[Result], list[str]]:
     parts: dict[tuple[str, str, tuple[str, ...], int, Versions], list[JudgementRecord]] = defaultdict(list)
     for record in contents.judgements:
         judging = record.judging
+        if contents.sets[record.set_key].plan.is_trial:
+            continue
         parts[record.set_key, digest(judging.stem), judging.resources, judging.draw, _core(record)].append(record)
-    results, notes = [], list[str]()
+    results, notes, tunings = [], list[str](), _tunings(contents)
     for _, records in sorted(parts.items()):
-        result = _result(contents, sorted(records, key=_order), labels, notes)
+        result = _result(contents, sorted(records, key=_order), labels, notes, tunings)
         results += [result] if result else []
         if result and result.iterates and not result.candidates():
             notes.append(f"{_title(result.plan)}: no network has judged all of its iterates. Run the suite to its end.")
     return results, notes
+
+
+def _tunings(contents: Contents) -> dict[str, TuningRecord]:
+    """What chose the rates of a plan, by its stem; of several, that of most trials."""
+    records = sorted(contents.tunings.values(), key=lambda record: (record.tuning.budget, record.key))
+    return {digest(record.plan.stem): record for record in records}
 
 
 def _core(record: JudgementRecord) -> Versions:
@@ -177,8 +192,9 @@ def _title(plan: SetPlan) -> str:
 
 
 def _result(
-    contents: Contents, records: Sequence[JudgementRecord], labels: Mapping[str, str], notes: list[str]
-) -> Result | None:
+    contents: Contents, records: Sequence[JudgementRecord], labels: Mapping[str, str], notes: list[str],
+    tunings: Mapping[str, TuningRecord],
+) -> Result | None:  # fmt: skip
     """What records of one set, under one protocol, say together; what they cannot say is added to `notes`."""
     stored = contents.sets[records[0].set_key]
     groups: dict[tuple[int | None, float | None], dict[str, list[JudgementRecord]]] = defaultdict(lambda: defaultdict(list))
@@ -206,6 +222,7 @@ def _result(
         by_seconds=by_seconds,
         judgements=judgements,
         looks=tuple(record for record in records if record.judging.is_of_iterate),
+        tuning=tunings.get(digest(stored.plan.stem)) if tunings else None,
     )
 
 

@@ -64,6 +64,20 @@ LEGEND = """\
 - Rows of equal name differ in the settings in square brackets. The linked plan of a set holds every setting.
 """
 
+UNTUNED = """\
+## Rates not tuned (not ranked)
+
+Rows whose learning rates were not chosen by trials, or by fewer than those of the other rows of their table above: what they
+lack may be no more than a better rate. `ddbench tune SUITE` chooses rates.
+"""
+
+TUNING = """\
+- **tuning**: how the learning rates of a row were chosen. A trial distils a set at one point of a grid of rates, from random
+  streams that no row of a board draws from, and is scored by networks on training images that nothing of the trial has trained
+  on; the smallest mean error wins. The seconds are those of all trials together, scoring included; **s to distil** does not hold
+  them. A table in which rows are tuned ranks those that are, by equally many trials; baselines have nothing to tune.
+"""
+
 TRAJECTORY = """\
 ## On the way (not ranked)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from ddbench.errors import ConfigError
 from ddbench.files import digest, write_if_changed
-from ddbench.leaderboard import costs, habits, knowledge, legend, trajectory
+from ddbench.leaderboard import costs, habits, knowledge, legend, trajectory, tuned
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.leaderboard.sections import Section, sections
@@ -24,6 +24,7 @@ from ddbench.leaderboard.tables import (
     accuracy_table,
     as_json,
     escape,
+    frame,
     machines_table,
     markdown,
     spread_table,
@@ -61,6 +62,10 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["No set has been judged yet. Run a suite with: `ddbench run SUITE`", ""]
     for section in made:
         parts += _section(section, around, reference) if section.kind == "ranked" else []
+    late = [section for section in made if section.kind == "untuned"]
+    parts += [legend.UNTUNED] if late else []
+    for section in late:
+        parts += [f"### {_title(section)}", "", *_accuracy(section, "####"), *_reproduce(section, around, "####")]
     unranked = [section for section in made if section.kind in ("constants", "choice")]
     parts += [legend.HABITS] if unranked else []
     known = habits.bases(results) if unranked else {}
@@ -75,7 +80,8 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         parts += ["## Hardware and versions", "", table, ""]
     parts += [*_suites(around), *_failed(around)]
     words = legend.LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, marked=MARKED, reference=escape(reference))
-    return "\n".join(parts) + "\n" + words
+    tells = any(tuned.concerns(section) for section in made)
+    return "\n".join(parts) + "\n" + words + (legend.TUNING if tells else "")
 
 
 def _section(section: Section, around: Surroundings, reference: str) -> list[str]:
@@ -85,6 +91,8 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
     timing = timing_table(section, reference)
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
+    if lines := tuned.lines(section):
+        parts += ["### Tuning", "", markdown(frame(lines), left=tuple(lines[0])), ""]
     return parts + _cost(section, "###") + _images(section, around, "###") + _reproduce(section, around, "###")
 
 
@@ -213,6 +221,8 @@ def _reproduce(section: Section, around: Surroundings, level: str) -> list[str]:
     for row in section.rows:
         plans = ", ".join(f"[{short(each.key)}](plans/{short(each.key)}.json) (seed {each.seed})" for each in row.results)
         spoken = " and ".join(f"`{command}`" for command in commands(row, section, around))
+        if row.tuning and "ddbench run" in spoken:
+            spoken = f"{spoken.replace('ddbench run', 'ddbench tune')}, then {spoken}"
         file = f", where FILE has the SHA-256 {row.plan.imported.sha256}" if row.plan.imported else ""
         parts.append(f"- {escape(row.name)}: {spoken}{file}; plans {plans}")
     return [*parts, ""]
@@ -246,7 +256,7 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
         images = frozenset(key for key, result in judged.items() if copy_image(store, result, out))
         for result in judged.values():
             copy_plan(store, result, out)
-        unjudged = len(contents.sets.keys() - judged.keys())
+        unjudged = len({key for key, one in contents.sets.items() if not one.plan.is_trial} - judged.keys())
         around = Surroundings(images, suites, shipped, failed, len(contents.faults), unjudged, places_of(results), reduced)
         write_if_changed(out / "leaderboard.md", _page(made, results, around, reference).encode())
     except OSError as error:
@@ -259,6 +269,8 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
             plain = as_json(section, row, reference)
             if section.kind == "ranked":
                 ranked.append(plain)
+            elif section.kind == "untuned":
+                unranked.append(plain | {"untuned": True})
             elif section.kind == "trajectory":
                 unranked.append(plain | {"trajectory": trajectory.as_json(row)})
             else:

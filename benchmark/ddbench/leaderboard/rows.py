@@ -11,6 +11,7 @@ from ddbench.leaderboard.knowledge import Kind, kind_of
 from ddbench.leaderboard.statistics import Accuracy, accuracy, cross_accuracy
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
+from ddbench.schema import TuningRecord
 
 PHASES = ("resources", "distill", "rank", "evaluate")  # of a result's seconds
 
@@ -115,4 +116,10 @@ class Row:
     @cached_property
     def marks(self) -> tuple[str, ...]:
         """What records say a reader must know."""
-        return tuple(dict.fromkeys(mark for result in self.results for mark in result.marks))
+        ends = ["Its rates lie at the end of the grid that they were chosen from."] * bool(self.tuning and self.tuning.is_at_end)
+        return tuple(dict.fromkeys([*(mark for result in self.results for mark in result.marks), *ends]))
+
+    @property
+    def tuning(self) -> TuningRecord | None:
+        """That chose its rates."""
+        return self.results[0].tuning

@@ -17,9 +17,9 @@ from ddbench.protocols import FullData, Numbers
 from ddbench.schema import Data
 
 FULL_DATA_ALONE = (*FullData.__struct_fields__, "learned_rate")  # the numbers that differ for all real training images
-Kind = Literal["ranked", "trajectory", "constants", "choice"]
-"""Results; accuracy on the way to them; sets whose generated images have other constants; what choosing among iterates on the
-test split brings."""
+Kind = Literal["ranked", "untuned", "trajectory", "constants", "choice"]
+"""Results; those whose rates were not tuned as the others' of their table; accuracy on the way to results; sets whose generated
+images have other constants; what choosing among iterates on the test split brings."""
 LOOKS = ("trajectory", "choice")  # the kinds that are made of judgements of iterates
 Groups = Mapping[str, list[Result]]
 """Rows to be, by what their results share."""
@@ -103,8 +103,11 @@ def sections(results: Iterable[Result]) -> tuple[Section, ...]:
     """
     ordered = sorted(results, key=lambda result: (result.seed, result.key, result.judging.key))
     finished = [replace(result, iterates={}, by_seconds={}, looks=()) for result in ordered]
+    ranked = [result for result in finished if result.is_ranked]
+    late = _not_tuned_alike(ranked)
     made = [
-        *_tables("ranked", [result for result in finished if result.is_ranked]),
+        *_tables("ranked", [result for result in ranked if id(result) not in late]),
+        *_tables("untuned", [result for result in ranked if id(result) in late]),
         *_tables("trajectory", [result for result in ordered if result.looks]),
         *_tables("constants", [result for result in finished if not result.is_ranked]),
         *_tables("choice", [made for result in ordered if (made := result.candidates())]),
@@ -112,10 +115,26 @@ def sections(results: Iterable[Result]) -> tuple[Section, ...]:
     return tuple(sorted(made, key=_order))
 
 
+def _not_tuned_alike(results: Iterable[Result]) -> set[int]:
+    """The ids of distilled results in tables with tuned rows, or rows that await it, whose rates were chosen by fewer trials than
+    others of the table, or by none."""
+    tables: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        if result.plan.loss and not result.plan.baseline and not result.plan.imported:
+            tables[_table(result)].append(result)
+    late = set()
+    for own in tables.values():
+        budgets = {id(result): result.tuning.tuning.budget if result.tuning else () for result in own}
+        most = max(budgets.values())
+        if most or any(result.awaits_tuning for result in own):
+            late |= {number for number, budget in budgets.items() if budget != most or not budget}
+    return late
+
+
 def _order(section: Section) -> tuple[Any, ...]:
     plan, data = section.lead.plan, (section.test.label, section.train.hash, section.test.hash)
     rest = section.kind, plan.synthetic_mean, plan.synthetic_std, digest(section.lead.judging.stem)
-    return section.kind != "ranked", section.protocol, *data, section.labels, section.ipc or 0, *rest
+    return section.kind != "ranked", section.kind != "untuned", section.protocol, *data, section.labels, section.ipc or 0, *rest
 
 
 def _tables(kind: Kind, results: Sequence[Result]) -> list[Section]:

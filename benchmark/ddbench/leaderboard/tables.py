@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ddbench.leaderboard import tuned
 from ddbench.leaderboard.join import CORE, HARDWARE, Result
 from ddbench.leaderboard.knowledge import Kind, best, told
 from ddbench.leaderboard.rows import PHASES, Row
@@ -136,6 +137,8 @@ def accuracy_table(section: Section) -> pd.DataFrame:
         line["networks per seed"] = "–".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
         line["KiB"] = f"{max(result.num_bytes for result in row.results) / 1024:,.1f}"
         line["s to distil"] = seconds(row, "distill", "rank") if row.is_distilled else NOTHING
+        if tuned.concerns(section):
+            line["tuning"] = tuned.spent(row)
         lines.append(line)
     return frame(lines)
 
@@ -260,4 +263,5 @@ def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str,
         "mixed": list(row.mixed),
         "marks": list(row.marks),
         "saw": list(row.saw),
+        "tuning": tuned.as_json(row),
     }

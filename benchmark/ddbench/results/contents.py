@@ -1,5 +1,5 @@
-"""All that a store holds, read once, checked and joined: sets, and judgements of these very sets. What is wrong is named and left
-out."""
+"""All that a store holds, read once, checked and joined: sets, judgements and trials of these very sets, and what was chosen by
+trials. What is wrong is named and left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from ddbench import schema
 from ddbench.errors import DataError
 from ddbench.plan import Cell, Judging, SetPlan, short
-from ddbench.results import folders, iterates
+from ddbench.results import folders, iterates, trials
 from ddbench.results.folders import Fault, fault_of, stranger
 from ddbench.results.layout import ITERATES, PLAN, RECORD, BlockName, block_name, entries, is_key16
 from ddbench.results.store import Store
-from ddbench.schema import REMEDY, REMEDY_FOLDER, IterateRecord, JudgementRecord, SetRecord
+from ddbench.schema import REMEDY, REMEDY_FOLDER, IterateRecord, JudgementRecord, SetRecord, TrialRecord, TuningRecord
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Contents:
     sets: dict[str, StoredSet]  # by key
     judgements: tuple[JudgementRecord, ...]  # by set, judging and repeat; no repeat twice
     faults: tuple[Fault, ...]  # by path
+    trials: dict[str, TrialRecord] = field(default_factory=dict)  # by key
+    tunings: dict[str, TuningRecord] = field(default_factory=dict)  # by key
 
     def has_set(self, key: str) -> bool:
         """Whether a set is there."""
@@ -100,9 +102,11 @@ class _Reading:
         for folder, paths in listed:
             judgements += self._judgements_of(folder, paths)
         sets = {one.plan.key: one for one in self.sets.values()}
+        tried = trials.read_trials(self.store, sets, self.faults)
+        chosen = trials.read_tunings(self.store, tried, self.faults)
         faults = sorted([*self.faults, *self.broken.values()], key=lambda fault: (str(fault.path), fault.sentence))
         judgements.sort(key=lambda record: (record.set_key, record.key, record.first))
-        return Contents(dict(sorted(sets.items())), tuple(judgements), tuple(faults))
+        return Contents(dict(sorted(sets.items())), tuple(judgements), tuple(faults), tried, chosen)
 
     def _listed(self) -> Iterable[tuple[Path, list[Path]]]:
         """The folders of judgements with their files."""

@@ -4,6 +4,8 @@
     STORE/sets/<key16>/                                        plan.json record.json set.safetensors images.png
     STORE/sets/<key16>/iterates/<step>.safetensors <step>.json iterates of the distillation that led to the set
     STORE/judgements/<set16>/<key16>.<first>-<last>.json       one network on one set, a block of repeats
+    STORE/trials/<key16>.json                                  a set that was distilled to try rates, scored
+    STORE/tuning/<key16>.json                                  the rates that were chosen for a method by its trials
     STORE/resources/<key16>/                                   tensors.safetensors resource.json
     STORE/suites/<name>-<hash8>.toml                           every suite that was run here
     STORE/failed/<job>/<n>.json                                the n-th failed attempt
@@ -11,8 +13,8 @@
     STORE/work/jobs/<job>.json                                 all that doing a job needs
     STORE/locks/<job>.lock                                     held by the process that does a job
 
-A job is named `set-<key16>`, `resource-<key16>` or `judgement-<set16>-<key16>.<first>-<last>`. What begins with a dot is
-about to be written, or was when its process was killed.
+A job is named `set-<key16>`, `resource-<key16>`, `trial-<key16>` or `judgement-<set16>-<key16>.<first>-<last>`. What begins
+with a dot is about to be written, or was when its process was killed.
 """
 
 from __future__ import annotations
@@ -25,14 +27,15 @@ from pathlib import Path
 
 from ddbench.plan import short
 from ddbench.schema import JobFile
+from ddbench.trials import trial_key
 
 PLAN, RECORD, TENSORS, PICTURE, ITERATES = "plan.json", "record.json", "set.safetensors", "images.png", "iterates"
 ASKED = "asked.json"  # in the work on a set: the steps, and the seconds, whose iterates are to be kept
-FOLDERS = ("sets", "judgements", "resources", "suites", "failed", "work", "locks")
+FOLDERS = ("sets", "judgements", "trials", "tuning", "resources", "suites", "failed", "work", "locks")
 MAX_REPEATS = 1_000_000  # of a block
 _KEY16 = re.compile("[0-9a-f]{16}")
 _BLOCK = re.compile("([0-9a-f]{16})[.]([0-9]+)-([0-9]+)")
-_JOB = re.compile("(?:set|resource)-([0-9a-f]{16})|judgement-([0-9a-f]{16})-([0-9a-f]{16}[.][0-9]+-[0-9]+)")
+_JOB = re.compile("(?:set|resource|trial)-([0-9a-f]{16})|judgement-([0-9a-f]{16})-([0-9a-f]{16}[.][0-9]+-[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def resource_job(key: str) -> str:
     return f"resource-{short(key)}"
 
 
+def trial_job(key: str) -> str:
+    """The name of the job that makes and scores a trial."""
+    return f"trial-{short(key)}"
+
+
 def judgement_job(set_key: str, judging_key: str, first: int, last: int) -> str:
     """The name of the job that judges a set by a network, repeats `first` to `last`."""
     return f"judgement-{short(set_key)}-{BlockName(short(judging_key), first, last)}"
@@ -76,6 +84,8 @@ def job_of(file: JobFile) -> str:
         return resource_job(file.resource)
     if file.kind == "judgement" and file.judging:
         return judgement_job(file.plan.key, file.judging.key, file.first, file.last)
+    if file.kind == "trial" and file.scoring:
+        return trial_job(trial_key(file.plan.key, file.scoring))
     return set_job(file.plan.key)
 
 
@@ -96,6 +106,14 @@ class Layout:
     def judgement(self, set_key: str, judging_key: str, first: int, last: int) -> Path:
         """The file of a judgement."""
         return self.judgements(set_key) / f"{BlockName(short(judging_key), first, last)}.json"
+
+    def trial(self, key: str) -> Path:
+        """The file of a trial."""
+        return self.root / "trials" / f"{short(key)}.json"
+
+    def tuning(self, key: str) -> Path:
+        """The file of what was chosen for a method."""
+        return self.root / "tuning" / f"{short(key)}.json"
 
     def work(self, job: str) -> Path:
         """What a running job keeps."""
@@ -120,7 +138,7 @@ def job_of_aside(path: Path) -> str:
 
 
 def parts_of_job(job: str) -> tuple[str, str, BlockName | None]:
-    """(kind, the set's or resource's key16, the block of a judgement). Raises ValueError for what names no job."""
+    """(kind, the key16 of the set, resource or trial, the block of a judgement). Raises ValueError for what names no job."""
     match = _JOB.fullmatch(job)
     block = block_name(match[3]) if match and match[3] else None
     if match is None or (match[3] and block is None):

@@ -14,13 +14,14 @@ from ddbench.errors import ConfigError
 from ddbench.plan import differences, short
 from ddbench.results.contents import StoredSet
 from ddbench.results.folders import Fault
-from ddbench.results.layout import ITERATES, judgement_job, resource_job, set_job
+from ddbench.results.layout import ITERATES, judgement_job, resource_job, set_job, trial_job
 from ddbench.results.resources import TENSORS as RESOURCE_TENSORS
 from ddbench.results.store import Store
+from ddbench.results.trials import publish_trial, publish_tuning, sha256_of
 from ddbench.results.verify import verify
-from ddbench.schema import JudgementRecord, Repeat
+from ddbench.schema import JudgementRecord, Repeat, TrialRecord, TuningRecord
 
-KINDS = ("sets", "iterates", "judgements", "resources", "suites")
+KINDS = ("sets", "iterates", "judgements", "trials", "tunings", "resources", "suites")
 
 
 @dataclass
@@ -30,7 +31,7 @@ class MergeReport:
     added: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))  # by kind, how many came in
     present: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))  # and were there with equal bits
     differing: list[str] = field(default_factory=list)  # there with other bits: the first was kept
-    dropped: list[str] = field(default_factory=list)  # judgements of sets that were not kept
+    dropped: list[str] = field(default_factory=list)  # judgements and trials of sets that were not kept
     busy: list[str] = field(default_factory=list)  # what another process was computing: merge again
     faults: list[Fault] = field(default_factory=list)  # of either store; what is faulty stays where it is
 
@@ -59,6 +60,10 @@ def merge(into: Store, other: Store) -> MergeReport:
     merging.know(here.contents.judgements)
     for record in there.contents.judgements:
         merging.judgement(record, there.contents.sets[record.set_key])
+    for trial in there.contents.trials.values():
+        merging.trial(trial, here.contents.trials.get(trial.key))
+    for tuning in there.contents.tunings.values():
+        merging.tuning(tuning, here.contents.tunings.get(tuning.key))
     for name in there.suites:
         merging.suite(name)
     merging.report.faults += [*here.faults, *there.faults]
@@ -192,6 +197,37 @@ class _Merging:
                 self.into.publish_judgement(record)
                 self.report.added["judgements"] += 1
                 self.know([record])
+
+    def trial(self, record: TrialRecord, here: TrialRecord | None) -> None:
+        """Copy a trial that is missing, where its set was kept, or it has none."""
+        kept, name = self.kept.get(record.plan.key), f"trial {short(record.key)} ({record.plan.name})"
+        if record.set_sha256 and (kept is None or kept.record.set_sha256 != record.set_sha256):
+            self.report.dropped.append(f"{name} of {self.other.root} was dropped: its set was not kept.")
+        elif here:
+            self._same(name, here, record, "trials")
+        elif not self.into.trial(record.key).exists():  # a faulty one in its place is named among the faults
+            with self.held(trial_job(record.key)) as held:
+                if held:
+                    publish_trial(self.into, record)
+                    self.report.added["trials"] += 1
+
+    def tuning(self, record: TuningRecord, here: TuningRecord | None) -> None:
+        """Copy a choice that is missing, where all of its trials were kept."""
+        name = f"tuning {short(record.key)} ({record.method.method})"
+        if here:
+            self._same(name, here, record, "tunings")
+        elif not all(self.into.trial(key).exists() for point in record.tried for key in point.trials):
+            self.report.dropped.append(f"{name} of {self.other.root} was dropped: not all of its trials were kept.")
+        elif not self.into.tuning(record.key).exists():
+            publish_tuning(self.into, record)
+            self.report.added["tunings"] += 1
+
+    def _same(self, name: str, here: TrialRecord | TuningRecord, there: TrialRecord | TuningRecord, kind: str) -> None:
+        sides = sha256_of(here), sha256_of(there)
+        if sides[0] != sides[1]:
+            self.differs(name, *sides)
+        else:
+            self.report.present[kind] += 1
 
     def suite(self, name: str) -> None:
         """Copy a suite's text that is missing; a name holds the hash of what it names."""

@@ -64,6 +64,8 @@ class Store(Layout):
         kind, key16, block = parts_of_job(job)
         if kind == "resource":
             return self.resources.is_built(key16)
+        if kind == "trial":
+            return self.trial(key16).is_file()
         if block is None:
             return self.has_set(key16)
         return set(range(block.first, block.last + 1)) <= self.repeats(key16, block.key16)

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING
 
 from filelock import Timeout
 
-from ddbench.results.layout import ASKED, ITERATES, block_name, entries, is_job, job_of_aside, judgement_job, leftovers, set_job
+from ddbench.results.layout import (
+    ASKED,
+    ITERATES,
+    block_name,
+    entries,
+    is_job,
+    is_key16,
+    job_of_aside,
+    judgement_job,
+    leftovers,
+    set_job,
+    trial_job,
+)
 
 if TYPE_CHECKING:
     from ddbench.results.store import Store
@@ -32,7 +44,8 @@ def tidy(store: Store) -> None:
 def _half_written(store: Store) -> Iterator[tuple[str, Path]]:
     """(the lock that guards it, the path) of everything that was about to be written."""
     shared = "store"
-    for folder in (store.root / "suites", store.root / "work" / "jobs", *entries(store.root / "failed")):
+    others = (store.root / name for name in ("suites", "tuning"))
+    for folder in (*others, store.root / "work" / "jobs", *entries(store.root / "failed")):
         yield from ((shared, path) for path in leftovers(folder) if path.suffix == ".tmp")
     for path in leftovers(store.root / "work"):
         if is_job(job_of_aside(path)):
@@ -42,6 +55,9 @@ def _half_written(store: Store) -> Iterator[tuple[str, Path]]:
             block = block_name(path.name[1:].partition(".json.")[0])
             if block:
                 yield judgement_job(folder.name, block.key16, block.first, block.last), path
+    for path in leftovers(store.root / "trials"):
+        if is_key16(path.name[1:].partition(".")[0]):
+            yield trial_job(path.name[1:].partition(".")[0]), path
     for folder in entries(store.root / "sets"):
         yield from ((set_job(folder.name), path) for path in leftovers(folder / ITERATES))
         for path in entries(folder / ITERATES):

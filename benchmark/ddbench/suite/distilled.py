@@ -20,6 +20,8 @@ from ddbench.suite.findings import Findings
 from ddbench.suite.iterates import Asked
 from ddbench.suite.places import Places
 from ddbench.suite.stages import PlanningRun, iterate_steps
+from ddbench.suite.tuning import Tune
+from ddbench.trials import Tuning
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Common:
     threads: int
     asked: Asked  # of iterates
     data_root: Path | None  # the user's data folder
+    tune: Tune | None = None  # None: rates stay as they are
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,27 @@ class Distilled:
         elif complete and asked.steps and asked.steps[-1] >= self._most_steps:
             longest = f"the longest distillation of the grid has {self._most_steps} steps"
             self.findings.fault(f"'iterates.steps' holds {asked.steps[-1]}, and {longest}: name steps below that, from 0 on.")
+
+    def tuning(self, plan: SetPlan) -> Tuning | None:
+        """How the rates of a plan are tuned, where the suite wants that."""
+        tune, space = self.common.tune, plan.space
+        if tune is None or space is None:
+            return None
+        if tune.rates and plan.rates.keys().isdisjoint(tune.rates):
+            listed = ", ".join(tune.rates)
+            self.findings.fault(f"'tune.rates' lists {listed}, and {plan.method} has none of these: its trials would all be one.")
+        tensors = self.findings.answer("tensors", space, lambda plugin: set(plugin.tensors))
+        return tune.tuning(plan, tensors or ())
+
+    def check_tuned(self) -> None:
+        """Whether the table [tune] has something to tune, and some space or loss of the grid each tensor that it lists."""
+        tune, complete = self.common.tune, not self.findings.faults and not self.findings.broken
+        if tune and complete and not self._plans:
+            self.findings.fault("'tune' tunes the rates of distillations, and the grid distils nothing: take it out.")
+        for name in tune.rates if tune and self._tensors and not self._unknown else ():
+            if name not in self._tensors:
+                near, known = did_you_mean(name, self._tensors), ", ".join(sorted(self._tensors))
+                self.findings.fault(f"there is no tensor '{name}' to tune.{near} Known: {known}.")
 
     def _iterates(self, plan: SetPlan) -> tuple[int, ...]:
         """The steps whose iterates the protocol and the suite ask for."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.suite.reader import Identify, Suite, SuiteReader
+from ddbench.suite.tuning import GRIDS
 
 MAX_SUITE_BYTES = 1 << 20
 REDUCED = "reduced"
@@ -38,9 +39,9 @@ def read(name: str) -> str:
         raise ConfigError(f"suite '{name}' cannot be read as text: {error}.") from error
 
 
-def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = False) -> Suite:
+def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = False, trials: int | None = None) -> Suite:
     """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step; `lenient`:
-    missing files of data sets and generators are none."""
+    missing files of data sets and generators are none; `trials` stands above those of its table [tune]."""
     path, _, form = name.rpartition(":") if name.endswith(f":{REDUCED}") else (name, "", "")
     text = read(path)
     try:
@@ -49,6 +50,10 @@ def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = 
         raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
     if form:
         raw = reduced(raw, path)
+    if trials is not None:
+        table = raw.get("tune", {})
+        kept = {key: value for key, value in table.items() if key not in GRIDS} if isinstance(table, dict) else {}
+        raw["tune"] = kept | {"trials": trials}
     return SuiteReader(name, raw, identify, data_root, lenient).suite(text)
 
 

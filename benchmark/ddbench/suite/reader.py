@@ -21,6 +21,7 @@ from ddbench.suite.distilled import Common, Distilled
 from ddbench.suite.findings import Findings
 from ddbench.suite.iterates import read_iterates
 from ddbench.suite.places import Places
+from ddbench.suite.tuning import read_tune
 
 MAX_CELLS = 100_000
 MAX_REPEATS = 10_000  # of a network on a set
@@ -32,6 +33,7 @@ TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
     "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "iterates",
     "reduced",
+    "tune",
 )  # fmt: skip
 
 
@@ -193,7 +195,8 @@ class SuiteReader:
             yield from self._baseline(axes, baseline, backbone, dataset, identity)
         if self.places.read_families(self.raw.get("preset", [])):
             iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
-            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root)
+            tune = read_tune(self.raw["tune"], self.protocol, self.findings) if "tune" in self.raw else None
+            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root, tune)
             distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 
@@ -256,10 +259,13 @@ class SuiteReader:
             made = distilled.plan((number, other), loss, space, dataset, identity.train_hash, ipc, seed)
             if made:
                 judgings = self._judged(axes, dataset, identity, seed)
-                seconds = distilled.common.asked.seconds
-                yield Cell(made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks)
+                seconds, tuning = distilled.common.asked.seconds, distilled.tuning(made.plan)
+                yield Cell(
+                    made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks, tuning=tuning
+                )
         distilled.check_rated()
         distilled.check_reached()
+        distilled.check_tuned()
 
     def _judged(
         self, axes: Axes, dataset: PluginRef, identity: Identified, draw: int, everything: bool = False
