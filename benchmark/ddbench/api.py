@@ -245,6 +245,11 @@ class Run(Protocol):
         """The tensors of a resource that `needs` declared, on the device, or on the host where it says so."""
         ...
 
+    def prepared(self, file: str) -> Path:
+        """The path of a file that `ddbench data prepare` has put under the folder `weights` of the user's data folder, such as
+        `stylegan-xl/imagenet128.json`. Raises ConfigError for a name that leads elsewhere, DataError where it is missing."""
+        ...
+
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, on the
         CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is executed. Raises ConfigError or DataError."""
@@ -442,6 +447,12 @@ class GeneratorConfig(ABC):
         """What must be trained before `load`."""
         return ()
 
+    def pins(self, root: Path | None) -> Mapping[str, Any]:
+        """Settings that what lies in the data folder decides: above all the hash of a file that it reads. Asked when a suite is
+        read; plans, keys and records have them, labels do not show them. `root` is the folder that DDBENCH_DATA names. Raises
+        DataError where a file is missing or another than a setting says."""
+        return {}
+
     @abstractmethod
     def depth(self, spec: Spec) -> int:
         """How many layers it has for such images. Raises ConfigError where it cannot make them."""
@@ -504,6 +515,43 @@ class Dataset(ABC):
     def download(self, root: Path) -> None:
         """Fetch the published files into `root`, because the user asked for it."""
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
+
+
+@dataclass(frozen=True)
+class AssetFacts:
+    """What is known of a file that users bring, whether or not it is there. Paths are relative to the data folder, with slashes."""
+
+    what: str  # in a few words
+    licence: str  # what the user must know of its terms
+    source: str  # where it belongs when it is put there by hand
+    files: tuple[str, ...]  # what `prepare` makes of it, and runs read
+    address: str | None = None  # where it is published; None: ddbench knows of no place
+
+
+class Asset(ABC):
+    """A file that users bring, such as published weights, and what is made of it once, so that runs never open it. A frozen
+    dataclass; as a rule a family, of which each member is a file. Abstract: facts, prepare, check."""
+
+    plugin_kind: ClassVar[str] = "assets"
+
+    @classmethod
+    def members(cls, root: Path | None) -> tuple[str, ...]:
+        """Of a family, the members to list: those that it knows, and those that are prepared in the data folder."""
+        return ()
+
+    @abstractmethod
+    def facts(self) -> AssetFacts:
+        """What is known of it; needs no file."""
+
+    @abstractmethod
+    def prepare(self, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
+        """Make `files` of the source, whose content has that hash, and tell what the user should know, a sentence each. Files
+        appear whole or not at all, and nothing that holds something else is overwritten. Nothing in the source is executed.
+        Raises DataError where it is not what is expected."""
+
+    @abstractmethod
+    def check(self, root: Path) -> None:
+        """Raise DataError where one of `files` is missing, damaged, or does not fit the others."""
 
 
 class Baseline(ABC):
@@ -631,5 +679,6 @@ PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "presets": Presets,
     "protocols": ProtocolText,
     "executors": ExecutorConfig,
+    "assets": Asset,
 }
 """What the entry points of each group `ddbench.<kind>` must make."""

@@ -156,9 +156,10 @@ class Registry:
 losses, spaces, generators = Registry("losses"), Registry("spaces"), Registry("generators")
 architectures, datasets, baselines = Registry("architectures"), Registry("datasets"), Registry("baselines")
 presets, protocols, executors = Registry("presets"), Registry("protocols"), Registry("executors")
+assets = Registry("assets")
 REGISTRIES: Mapping[str, Registry] = {
     each.kind: each
-    for each in (losses, spaces, generators, architectures, datasets, baselines, presets, protocols, executors)
+    for each in (losses, spaces, generators, architectures, datasets, baselines, presets, protocols, executors, assets)
 }
 
 

@@ -43,9 +43,11 @@ def asking_plugins() -> Iterator[None]:
         yield
 
 
-def load_suite(name: str, only: str | None) -> Loaded:
-    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it."""
+def load_suite(name: str, only: str | None, incomplete: bool = False) -> Loaded:
+    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it, and with what the user has to
+    bring first unless it may be `incomplete`."""
     from ddbench.data.subsets import default_root
+    from ddbench.errors import Faults
     from ddbench.grid.planning import Identities, check_plans, with_needs
     from ddbench.suite import load
     from ddbench.suite.selection import select
@@ -53,6 +55,8 @@ def load_suite(name: str, only: str | None) -> Loaded:
     identities = Identities()
     with asking_plugins():
         suite = load.load(name, identities, default_root())
+        if suite.missing and not incomplete:
+            raise Faults([f"suite '{name}': {sentence}" for sentence in suite.missing])
         check_plans(suite.cells, identities, suite.data_root)
         return Loaded(suite, with_needs(select(suite.cells, only)), identities)
 

@@ -34,12 +34,12 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
-    loaded = load_suite(args.suite, args.only)
+    loaded = load_suite(args.suite, args.only, incomplete=True)
     suite, planned = loaded.suite, loaded.planned
     root = store_path(args, suite)
     store = Store(root, create=False) if root.exists() or args.store else None
     contents = read_contents(store) if store else NOTHING
-    broken = [*suite.broken, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
+    broken = [*suite.broken, *suite.missing, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
     warn(broken)
     if store:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     rows = [_row(cell, loaded, store, contents) for cell in planned.cells]
     shared = _shared(loaded, store)
     if args.json:
-        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared}
+        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "bring": list(suite.missing)}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):

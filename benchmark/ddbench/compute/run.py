@@ -17,7 +17,7 @@ from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.compute.ways import is_captured
-from ddbench.compute.weights import read_weights
+from ddbench.compute.weights import find_prepared, read_weights
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
@@ -194,6 +194,10 @@ class DistillRun:
         if need not in self.resources:
             raise PluginError(f"the resource '{need.describe()}' was asked for but not declared by needs().")
         return self.resources[need]
+
+    def prepared(self, file: str) -> Path:
+        """The path of `weights/FILE` in the data folder."""
+        return find_prepared(self.folder, file)
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of `weights/FILE` in the data folder."""

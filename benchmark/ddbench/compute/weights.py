@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
 
 FOLDER = "weights"  # of the data folder
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # of a file or a folder
 MAX_BYTES = 16 << 30
 INSIDE = ("state_dict", "model", "model_state_dict")  # where training scripts keep a network's tensors, beside other things
 
@@ -36,6 +38,20 @@ def find_weights(root: Path | None, file: str, sha256: str) -> Path:
     if found != sha256.lower():
         told = f"the weights {path} have the SHA-256 {found}, not {sha256 or 'an empty one'}"
         raise DataError(f"{told}: get the right file, or, if this is it, write that hash into the plan.")
+    return path
+
+
+def find_prepared(root: Path | None, file: str) -> Path:
+    """The path of `weights/FILE` under the data folder, where `ddbench data prepare` has put it: a folder deep at most. Raises
+    ConfigError for a name that leads elsewhere, DataError where the file is missing."""
+    parts = file.split("/")
+    if not 1 <= len(parts) <= 2 or not all(NAME.fullmatch(part) for part in parts):
+        raise ConfigError(f"prepared files have names such as stylegan-xl/imagenet128.json, got '{file}'.")
+    if root is None:
+        raise DataError(f"the prepared file '{file}' belongs into the folder {FOLDER} of your data folder: set DDBENCH_DATA to that.")
+    path = root.joinpath(FOLDER, *parts)
+    if not path.is_file():
+        raise DataError(f"the prepared file {path} is not there: ddbench data list says what is, and ddbench data prepare makes it.")
     return path
 
 

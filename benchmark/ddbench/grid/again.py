@@ -44,7 +44,7 @@ def _resolved_again(plan: SetPlan, path: Path) -> SetPlan:
         ref: PluginRef | None = getattr(plan, name)
         if ref:
             try:
-                changes[name] = PluginRef.resolve(ref.kind, ref.name, ref.settings)
+                changes[name] = replace(PluginRef.resolve(ref.kind, ref.name, ref.settings), label=ref.label)
             except BenchError as error:
                 raise ConfigError(f"plan {path}: {error}") from error
     return replace(plan, **changes)

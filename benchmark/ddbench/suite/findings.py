@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ddbench.errors import BenchError, Faults, PluginError
+from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.refs import PluginRef
 from ddbench.suite import presets
 
@@ -17,6 +17,7 @@ class Findings:
         """Nothing yet."""
         self.faults: list[str] = []
         self.broken: list[str] = []  # a sentence for every plugin that cannot be used; its cells are left out
+        self.missing: list[str] = []  # a sentence for every file that the user has to bring first; its cells are left out
         self._plugins: dict[str, PluginRef | None] = {}
         self._answers: dict[tuple[Any, ...], Any] = {}
 
@@ -28,6 +29,15 @@ class Findings:
     def broke(self, error: PluginError) -> None:
         """Remember a broken plugin, once."""
         self.broken.extend([str(error)] if str(error) not in self.broken else [])
+
+    def lacks(self, error: DataError) -> None:
+        """Remember what the user has to bring, once."""
+        self.missing.extend([str(error)] if str(error) not in self.missing else [])
+
+    @property
+    def complete(self) -> bool:
+        """Whether no cell of the grid was left out."""
+        return not (self.faults or self.broken or self.missing)
 
     def typed(self, value: Any, kind: type, where: str, default: Any) -> Any:
         """The value; the default, and a fault, where it is not of the type."""

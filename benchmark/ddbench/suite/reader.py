@@ -63,6 +63,7 @@ class Suite:
     data_root: Path | None
     broken: tuple[str, ...]  # a sentence for every plugin of the grid that cannot be used; its cells are left out
     protocol: protocols.Protocol | None  # None for a grid that no suite spans
+    missing: tuple[str, ...] = ()  # a sentence for every file that the user has to bring first; its cells are left out
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class SuiteReader:
         self.places.check_used()
         if not self.findings.faults:
             self._check_once(cells)
-        if not cells and not self.findings.faults and not self.findings.broken:
+        if not cells and self.findings.complete:
             self.fault("the grid is empty: name at least one loss and space, or one baseline.")
         name, description = self._value("name", str, Path(self.source).stem), self._value("description", str, "")
         if not NAME.fullmatch(name):
@@ -119,7 +120,8 @@ class SuiteReader:
             self.fault(f"'name' must be made of {allowed} and not begin with '.', for it names folders; got '{name}'.")
         if self.findings.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.findings.faults])
-        return Suite(name, description, cells, text, self.data_root, tuple(self.findings.broken), self.protocol)
+        found = self.findings
+        return Suite(name, description, cells, text, self.data_root, tuple(found.broken), self.protocol, tuple(found.missing))
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
         return self.findings.typed(self.raw.get(key, default), kind, f"'{key}'", default)
@@ -175,7 +177,7 @@ class SuiteReader:
             yield from self._baseline(axes, baseline, backbone, dataset, identity)
         if self.places.read_families(self.raw.get("preset", [])):
             iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
-            common = Common(self.protocol, backbone, self.threads, iterates)
+            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root)
             distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 

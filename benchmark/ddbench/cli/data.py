@@ -1,0 +1,159 @@
+"""ddbench data: the data sets and weights that a user brings: what is there, what is missing and where it belongs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddbench.data.fetch import Progress
+
+
+def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the verb."""
+    parser = sub.add_parser("data", help="list, prepare and verify the data sets and weights that you bring", description=__doc__)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    listing = verbs.add_parser("list", help="every data set and every file of weights: there or missing, and where it belongs")
+    listing.add_argument("--json", action="store_true", help="print JSON for machines")
+    listing.set_defaults(main=main_list)
+    preparing = verbs.add_parser("prepare", help="convert a file of weights once into what runs read")
+    preparing.add_argument("name", metavar="NAME", help="as `ddbench data list` shows it")
+    preparing.add_argument("--from", dest="given", type=Path, metavar="FILE", help="convert this file, wherever it lies")
+    preparing.add_argument("--download", action="store_true", help="fetch the file if it is missing; goes on where it was cut off")
+    preparing.set_defaults(main=main_prepare)
+    verifying = verbs.add_parser("verify", help="hash the files and compare: of everything that is there, or of some")
+    verifying.add_argument("names", metavar="NAME", nargs="*", help="as `ddbench data list` shows it")
+    verifying.set_defaults(main=main_verify)
+    for each in (listing, preparing, verifying):
+        each.add_argument("--root", type=Path, metavar="FOLDER", help="the data folder (default: the one DDBENCH_DATA names)")
+
+
+def _root(args: argparse.Namespace) -> Path | None:
+    from ddbench.data.subsets import default_root
+
+    return args.root or default_root()
+
+
+def main_list(args: argparse.Namespace) -> int:
+    """Print a line for each; nothing is read but names and sizes."""
+    from tabulate import tabulate
+
+    root = _root(args)
+    rows = [*_dataset_rows(root), *_asset_rows(root)]
+    if args.json:
+        print(json.dumps({"root": str(root) if root else None, "data": rows}, indent=1))
+        return 0
+    print(f"Data folder: {root}\n" if root else "DDBENCH_DATA is not set: only what is installed can be there.\n")
+    shown = [
+        {name: row[name] for name in ("kind", "name", "state")} | {"MiB": _mib(row["bytes"]), "where": row["where"]} for row in rows
+    ]
+    print(tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True))
+    return 0
+
+
+def _mib(num: int | None) -> str:
+    return "" if num is None else f"{num / 2**20:,.1f}"
+
+
+def _dataset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
+    """A line a data set; one that needs settings, or that names no files, is told so."""
+    from ddbench.errors import BenchError, DataError
+    from ddbench.refs import PluginRef
+    from ddbench.registry import datasets
+
+    for name in datasets.names():
+        row: dict[str, Any] = {"kind": "data set", "name": name, "state": "", "bytes": None, "where": "", "about": ""}
+        try:
+            files = PluginRef.resolve("datasets", name, {}).ask(lambda dataset: tuple(dataset.files(root)))
+            row["state"] = "there" if files else "unknown"
+            row["where"] = str(files[0].parent) if files else "it names no files"
+            row["bytes"] = sum(path.stat().st_size for path in files if path.is_file()) if files else None
+        except DataError as error:
+            row |= {"state": "missing", "where": str(error)}
+        except (BenchError, OSError) as error:
+            row |= {"state": "unknown", "where": str(error)}
+        yield row
+
+
+def _asset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
+    """A line an asset."""
+    from ddbench.data.assets import names, place
+    from ddbench.errors import BenchError
+
+    for name in names(root):
+        try:
+            placed = place(name, root or Path("DDBENCH_DATA"))
+        except BenchError as error:
+            yield {"kind": "weights", "name": name, "state": "broken", "bytes": None, "where": str(error), "about": ""}
+            continue
+        facts, state = placed.facts, placed.state if root else "missing"
+        paths = [path for path in (placed.files if state == "prepared" else (placed.source,)) if path.is_file()]
+        yield {
+            "kind": "weights", "name": name, "state": state, "bytes": sum(path.stat().st_size for path in paths) if paths else None,
+            "where": str((placed.files or (placed.source,))[0] if state == "prepared" else placed.source),
+            "about": facts.what, "licence": facts.licence, "address": facts.address,
+        }  # fmt: skip
+
+
+def main_prepare(args: argparse.Namespace) -> int:
+    """Convert, or fetch a data set that its plugin can fetch; print where it lies."""
+    from ddbench.data.assets import place, prepare
+    from ddbench.errors import ConfigError
+    from ddbench.registry import assets, datasets
+
+    root = _root(args)
+    if args.name in datasets.names() and args.name.partition("/")[0] not in assets.names():
+        if args.given or not args.download:
+            raise ConfigError(f"data set '{args.name}' is read as it is: put its files in place, or add --download.")
+        if root is None:
+            raise ConfigError("where to? Name a folder with --root, or set DDBENCH_DATA.")
+        datasets.make(args.name).download(root)
+        print(root)
+        return 0
+    placed = place(args.name, root)
+    print(f"{placed.facts.what}. Licence: {placed.facts.licence}", file=sys.stderr)
+    for sentence in prepare(placed, args.given, args.download, _progress()):
+        print(sentence, file=sys.stderr)
+    for path in placed.files or (placed.source,):
+        print(path)
+    return 0
+
+
+def _progress() -> Progress:
+    """Bytes on a terminal's line, or a line for each tenth."""
+    last = -1
+
+    def show(size: int, total: int | None) -> None:
+        nonlocal last
+        step = size * 10 // total if total else size >> 27
+        if step != last:
+            last = step
+            whole = f" of {total / 2**20:,.0f}" if total else ""
+            print(f"{size / 2**20:,.0f}{whole} MiB", file=sys.stderr)
+
+    return show
+
+
+def main_verify(args: argparse.Namespace) -> int:
+    """0: all is as it was; 1: a sentence on stderr for each file that is not."""
+    from ddbench.data.assets import names, place, verify
+    from ddbench.errors import ConfigError
+
+    root = _root(args)
+    chosen = [place(name, root) for name in args.names or names(root)] if root or args.names else []
+    if root is None and not args.names:
+        raise ConfigError("set DDBENCH_DATA to the folder that holds your data, or name it with --root.")
+    faults = []
+    for placed in chosen:
+        if placed.state == "missing" and not args.names and not any(path.is_file() for path in placed.files):
+            continue
+        found = verify(placed) if placed.state != "missing" or any(p.is_file() for p in placed.files) else [f"{placed.name} is missing."]
+        faults += found
+        print(f"{placed.name}: {'damaged' if found else placed.state}")
+    for sentence in faults:
+        print(f"ddbench: {sentence}", file=sys.stderr)
+    return 1 if faults else 0
