@@ -11,7 +11,7 @@ Every plugin is a frozen dataclass whose fields are its settings: the keys a use
 may also name a factory function that returns one, with some fields filled in (a preset); its parameters are then the keys.
 
 Shapes: B batch, N synthetic images, K classes, C channels, H height, W width, D features. Images that networks see are
-normalised float32; images of data sets are uint8; generators give pixels in [0, 1].
+normalised float32; images of data sets are uint8; generators give pixels, about in [0, 1] and not clamped.
 """
 
 from __future__ import annotations
@@ -424,17 +424,27 @@ class Loss(ABC):
 
 
 class Generator(ABC):
-    """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth, where F_depth is pixels in [0, 1]. All abstract."""
+    """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth. Abstract: latents, synthesize.
+
+    F_depth is pixels: real images lie in [0, 1], and what a generator makes lies about there. It is not clamped where its
+    authors do not clamp it, so that gradients are those of the published methods.
+    """
 
     depth: int
 
+    @property
+    def num_codes(self) -> int:
+        """How many codes an image has, L' of w [B, L', D]; which layer uses which is the generator's business. As here: one a
+        layer."""
+        return self.depth
+
     @abstractmethod
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """One random code for each class label: [B] -> w [B, depth, D], a code for each layer (W+)."""
+        """A random set of codes for each class label: [B] -> w [B, num_codes, D] (W+)."""
 
     @abstractmethod
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
-        """F_start -> F_stop under the codes w [B, depth, D]; `hidden` is F_start, or None for start 0: F_0 comes from w."""
+        """F_start -> F_stop under the codes w [B, num_codes, D]; `hidden` is F_start, or None for start 0: F_0 comes from w."""
 
 
 class GeneratorConfig(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGener
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {"width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2}
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
+SIDES = {("generators", "stylegan-xl-random"): 32, ("generators", "stylegan3-random"): 32}  # of images that a plugin is for
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
 }
@@ -69,7 +71,8 @@ def make(kind: str, name: str) -> Any:
 
 
 def the_run(kind: str, name: str) -> DistillRun:
-    return toy_run(channels=3 if kind == "architectures" else 1, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    side = SIDES.get((kind, name), 8)
+    return toy_run(channels=3 if kind == "architectures" else 1, side=side, arch=BACKBONES.get((kind, name), TOY_ARCH))
 
 
 @cache
@@ -574,6 +577,10 @@ def forgets_start(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: i
     return ToyGenerator.synthesize(self, w, hidden, max(start - 1, 0), stop)
 
 
+def with_one_at_3(made: Tensor) -> Tensor:
+    return made.flatten(1).index_fill(1, torch.tensor(0, device=made.device), 3.0).view_as(made)
+
+
 class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
     """Its weights want gradients."""
 
@@ -587,6 +594,8 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
     "generator_layers_compose": [("twice", broken_generator(synthesize=forgets_start), "0 to 1 and then 1 to 13")],
     "generator_gives_pixels": [
         ("range", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: 2 * made)), r"\[0, 1\]"),
+        ("far", broken_generator(synthesize=after(ToyGenerator.synthesize, with_one_at_3)), "to 3, 9[0-9]% of them inside"),
+        ("nan", broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made * math.nan)), r"\[0, 1\]"),
         (
             "batch",
             broken_generator(synthesize=after(ToyGenerator.synthesize, lambda made: made / made.max())),
@@ -598,6 +607,7 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("global", broken_generator(latents=after(ToyGenerator.latents, torch.randn_like)), "global generator"),
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
+        ("one more", broken_generator(num_codes=property(lambda self: self.depth + 1)), r"\[6, 14, D\], got \[6, 13, 3\]"),
     ],
     "generator_stays_on_its_device": [
         ("host", broken_generator(latents=after(ToyGenerator.latents, Tensor.cpu)), "the codes must be on the run's device"),

@@ -9,6 +9,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 PLUGINS_MAY = ("ddbench.api", "ddbench.ops", "ddbench.errors")
+FAMILIES = ("ddbench_plugins.stylegan",)  # helpers that several plugins share, and no plugin themselves
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -122,9 +124,20 @@ def test_plugins_import_the_interface_only() -> None:
     for name, path in ALL["ddbench_plugins"].items():
         for target, line, _ in imports(path):
             ours = target == name or name.startswith(target + ".")
-            if not (ours or any(target == may or target.startswith(may + ".") for may in PLUGINS_MAY)):
+            if not (ours or any(target == may or target.startswith(may + ".") for may in (*PLUGINS_MAY, *FAMILIES))):
                 faults.append(f"{where(path, line)} imports {target}")
     assert not faults, "\n".join(faults)
+
+
+def test_helpers_of_a_family_are_no_plugins() -> None:
+    targets = {entry.value.partition(":")[0] for entry in metadata.distribution("ddbench").entry_points}
+    for family in FAMILIES:
+        inside = {name for name in ALL["ddbench_plugins"] if name == family or name.startswith(f"{family}.")}
+        assert inside
+        assert not inside & targets
+        for name in inside:
+            others = [target for target, _, _ in imports(ALL["ddbench_plugins"][name]) if target.startswith("ddbench_plugins.")]
+            assert set(others) <= inside, f"{name} imports a plugin"
 
 
 def test_no_import_runs_in_a_circle() -> None:

@@ -42,7 +42,10 @@ def generator_layers_compose(config: GeneratorConfig, run: DistillRun) -> None:
 
 
 def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
-    """F_L is finite pixels in [0, 1] of the data set's shape, equal every time and for every image by itself."""
+    """F_L is finite pixels, about in [0, 1], of the data set's shape, equal every time and for every image by itself.
+
+    About: nine in ten of them lie there and all within [-1, 2]. Published generators do not clamp what they make.
+    """
     generator, w = _loaded(config, run)
     with torch.no_grad():
         pixels, again = (generator.synthesize(w, None, 0, generator.depth) for _ in range(2))
@@ -50,21 +53,22 @@ def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
     assert pixels.shape == (len(w), *run.spec.shape), (
         f"the last layer must give {[len(w), *run.spec.shape]}, got {list(pixels.shape)}."
     )
-    inside = bool(((pixels >= 0) & (pixels <= 1)).all())  # False for NaN too
-    assert inside, f"pixels must lie in [0, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}."
+    inside, near = ((pixels >= 0) & (pixels <= 1)).float().mean(), bool(((pixels >= -1) & (pixels <= 2)).all())  # no NaN either
+    found = f"{float(pixels.min()):g} to {float(pixels.max()):g}, {float(inside):.0%} of them inside"
+    assert near and inside >= 0.9, f"pixels must lie about in [0, 1], got {found}."
     assert torch.equal(pixels, again), "the same codes give other pixels the second time: is it in evaluation mode?"
     assert_close(alone, pixels, "an image depends on the others of its batch: is it in evaluation mode?")
 
 
 def generator_draws_codes_from_its_stream(config: GeneratorConfig, run: DistillRun) -> None:
-    """`latents` is [B, L, D], equal for equal streams and other for others; loading twice gives the same generator."""
+    """`latents` is [B, num_codes, D], equal for equal streams and other for others; loading twice gives the same generator."""
     generator, w = _loaded(config, run)
     classes = torch.arange(run.spec.num_classes).repeat_interleave(2)
     before = torch.random.get_rng_state()
     same, other = (generator.latents(classes, stream(name)) for name in ("codes", "others"))
     assert torch.equal(before, torch.random.get_rng_state()), "latents draws from torch's global generator, not from rng."
-    assert w.dim() == 3 and w.shape[:2] == (len(classes), generator.depth), (
-        f"latents must be [{len(classes)}, {generator.depth}, D], got {list(w.shape)}."
+    assert w.dim() == 3 and w.shape[:2] == (len(classes), generator.num_codes), (
+        f"latents must be [{len(classes)}, {generator.num_codes}, D], got {list(w.shape)}."
     )
     assert torch.equal(w, same), "the same stream gives other codes the second time."
     assert not torch.equal(w, other), "another stream gives the same codes: latents does not use rng."

@@ -16,7 +16,7 @@ from ddbench.errors import ConfigError
 class Layered(Space):
     """The features F_n that enter layer n of a generator, with the codes w; in stages, n walks from `first` to `last`.
 
-    Image = layers n..L-1 applied to F_n under w_n..w_{L-1}, then normalised like real images. Without `first` the codes alone
+    Image = layers n..L-1 applied to F_n under their codes of w, then normalised like real images. Without `first` the codes alone
     are optimised (W+). With `first` = `last` it is GLaD. With `step` it is H-PD's walk: first, first + step, ..., last;
     F_L is the image itself, normalised pixels without codes, so that a walk to L ends in pixels.
     Layers count from the front; a negative one counts from the end: -1 is L, the image.
@@ -71,7 +71,7 @@ class Layered(Space):
         return len(self.layers(run.generator.depth))
 
     def init(self, run: Run) -> State:
-        """w: [N, L, D]; f: the feature map of layer `first` under w."""
+        """w: [N, num_codes, D]; f: the feature map of layer `first` under w."""
         classes, rng = self._classes(run), run.rng("latents")
         with torch.no_grad():
             if self.init_from == "average":
@@ -86,7 +86,7 @@ class Layered(Space):
             return self._state(w, run.generator.synthesize(w, None, 0, layer), layer, run)
 
     def _average(self, run: Run, label: int, rng: torch.Generator) -> Tensor:
-        """The mean code [L, D] of fresh samples of a class, which the images of the class share out among them."""
+        """The mean codes [num_codes, D] of fresh samples of a class, which the images of the class share out among them."""
         num = max(1, self.samples // run.ipc)
         return run.generator.latents(torch.full((num,), label, device=run.device), rng).mean(0)
 
