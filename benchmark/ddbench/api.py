@@ -529,7 +529,7 @@ class Dataset(ABC):
 
 @dataclass(frozen=True)
 class AssetFacts:
-    """What is known of a file that users bring, whether or not it is there. Paths are relative to the data folder, with slashes."""
+    """What is known of a file that users bring, there or not. Paths are relative to the data folder, with slashes."""
 
     what: str  # in a few words
     licence: str  # what the user must know of its terms

@@ -44,8 +44,8 @@ def asking_plugins() -> Iterator[None]:
 
 
 def load_suite(name: str, only: str | None, incomplete: bool = False) -> Loaded:
-    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it, and with what the user has to
-    bring first unless it may be `incomplete`."""
+    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it, and with what the user
+    has to bring first unless it may be `incomplete`."""
     from ddbench.data.subsets import default_root
     from ddbench.errors import Faults
     from ddbench.grid.planning import Identities, check_plans, with_needs

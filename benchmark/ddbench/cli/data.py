@@ -23,7 +23,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     preparing = verbs.add_parser("prepare", help="convert a file of weights once into what runs read")
     preparing.add_argument("name", metavar="NAME", help="as `ddbench data list` shows it")
     preparing.add_argument("--from", dest="given", type=Path, metavar="FILE", help="convert this file, wherever it lies")
-    preparing.add_argument("--download", action="store_true", help="fetch the file if it is missing; goes on where it was cut off")
+    preparing.add_argument("--download", action="store_true", help="fetch it if it is missing; goes on where it was cut off")
     preparing.set_defaults(main=main_prepare)
     verifying = verbs.add_parser("verify", help="hash the files and compare: of everything that is there, or of some")
     verifying.add_argument("names", metavar="NAME", nargs="*", help="as `ddbench data list` shows it")
@@ -48,9 +48,8 @@ def main_list(args: argparse.Namespace) -> int:
         print(json.dumps({"root": str(root) if root else None, "data": rows}, indent=1))
         return 0
     print(f"Data folder: {root}\n" if root else "DDBENCH_DATA is not set: only what is installed can be there.\n")
-    shown = [
-        {name: row[name] for name in ("kind", "name", "state")} | {"MiB": _mib(row["bytes"]), "where": row["where"]} for row in rows
-    ]
+    told = ({"MiB": _mib(row["bytes"]), "where": row["where"]} for row in rows)
+    shown = [{name: row[name] for name in ("kind", "name", "state")} | more for row, more in zip(rows, told, strict=True)]
     print(tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True))
     return 0
 
@@ -91,10 +90,10 @@ def _asset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
             yield {"kind": "weights", "name": name, "state": "broken", "bytes": None, "where": str(error), "about": ""}
             continue
         facts, state = placed.facts, placed.state if root else "missing"
-        paths = [path for path in (placed.files if state == "prepared" else (placed.source,)) if path.is_file()]
+        paths = placed.files if state == "prepared" else (placed.source,)
+        sizes = [path.stat().st_size for path in paths if path.is_file()]
         yield {
-            "kind": "weights", "name": name, "state": state, "bytes": sum(path.stat().st_size for path in paths) if paths else None,
-            "where": str((placed.files or (placed.source,))[0] if state == "prepared" else placed.source),
+            "kind": "weights", "name": name, "state": state, "bytes": sum(sizes) if sizes else None, "where": str(paths[0]),
             "about": facts.what, "licence": facts.licence, "address": facts.address,
         }  # fmt: skip
 
@@ -144,16 +143,15 @@ def main_verify(args: argparse.Namespace) -> int:
     from ddbench.errors import ConfigError
 
     root = _root(args)
-    chosen = [place(name, root) for name in args.names or names(root)] if root or args.names else []
-    if root is None and not args.names:
+    if root is None:
         raise ConfigError("set DDBENCH_DATA to the folder that holds your data, or name it with --root.")
     faults = []
-    for placed in chosen:
-        if placed.state == "missing" and not args.names and not any(path.is_file() for path in placed.files):
-            continue
-        found = verify(placed) if placed.state != "missing" or any(p.is_file() for p in placed.files) else [f"{placed.name} is missing."]
-        faults += found
-        print(f"{placed.name}: {'damaged' if found else placed.state}")
+    for name in args.names or names(root):
+        placed = place(name, root)
+        if placed.is_there or args.names:
+            found = verify(placed)
+            faults += found
+            print(f"{name}: {'damaged' if found else placed.state}")
     for sentence in faults:
         print(f"ddbench: {sentence}", file=sys.stderr)
     return 1 if faults else 0

@@ -48,10 +48,10 @@ def find_prepared(root: Path | None, file: str) -> Path:
     if not 1 <= len(parts) <= 2 or not all(NAME.fullmatch(part) for part in parts):
         raise ConfigError(f"prepared files have names such as stylegan-xl/imagenet128.json, got '{file}'.")
     if root is None:
-        raise DataError(f"the prepared file '{file}' belongs into the folder {FOLDER} of your data folder: set DDBENCH_DATA to that.")
+        raise DataError(f"the prepared file '{file}' belongs into {FOLDER} of your data folder: set DDBENCH_DATA to that.")
     path = root.joinpath(FOLDER, *parts)
     if not path.is_file():
-        raise DataError(f"the prepared file {path} is not there: ddbench data list says what is, and ddbench data prepare makes it.")
+        raise DataError(f"the prepared file {path} is not there: `ddbench data list` says what is.")
     return path
 
 

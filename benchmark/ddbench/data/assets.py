@@ -1,4 +1,4 @@
-"""Files that users bring, such as published weights: where they belong, what was made of them, and whether they still are the same.
+"""Files that users bring, such as published weights: where they belong, what was made of them, whether they are still the same.
 
 The SHA-256 of a file is recorded beside where it belongs when it is first used, and checked from then on. What is made of it says
 itself what it was made of, and is checked without it.
@@ -56,6 +56,11 @@ class Placed:
             return "prepared"
         return "there" if self.source.is_file() else "missing"
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything of it."""
+        return any(path.is_file() for path in (self.source, *self.files))
+
 
 def names(root: Path | None) -> Iterator[str]:
     """Every asset by name; of a family its members. A plugin that cannot be asked is left out."""
@@ -63,7 +68,7 @@ def names(root: Path | None) -> Iterator[str]:
         with suppress(BenchError):
             target = registry.assets.target(name)
             if any(setting.default is REQUIRED for setting in registry.assets.known(name).values()):
-                members = target.members(root) if isinstance(target, type) else ()
+                members = target.members(root) if isinstance(target, type) and issubclass(target, Asset) else ()
                 yield from (f"{name}/{member}" for member in list(members)[:MAX_MEMBERS])
             else:
                 yield name
@@ -100,7 +105,8 @@ def prepare(placed: Placed, given: Path | None, download: bool, progress: Progre
         raise DataError(f"{told}: get the file anew, or remove {placed.record} if it is meant to be another.")
     told = _asked(placed.name, lambda: tuple(placed.asset.prepare(source, sha256, placed.root)))
     if not recorded:
-        write_json(placed.record, {"schema": RECORD_SCHEMA, "name": placed.name, "sha256": sha256, "bytes": source.stat().st_size})
+        about = {"name": placed.name, "sha256": sha256, "bytes": source.stat().st_size}
+        write_json(placed.record, {"schema": RECORD_SCHEMA} | about)
     return told
 
 
@@ -116,15 +122,16 @@ def _source(placed: Placed, given: Path | None, download: bool, progress: Progre
         fetch(address, placed.source, progress)
         return placed.source
     if download:
-        raise ConfigError(f"ddbench knows no address of '{placed.name}': put the file at {placed.source}, or name it with --from.")
+        raise ConfigError(f"ddbench knows no address of '{placed.name}': put it at {placed.source}, or name it with --from.")
     told = f" It is published at {address}; add --download to have it fetched." if address else ""
     raise DataError(f"'{placed.name}' is not there: put its file at {placed.source}, or name it with --from FILE.{told}")
 
 
 def verify(placed: Placed) -> list[str]:
     """A sentence for each file of it that is not what it was; hashes them all."""
-    faults = []
-    recorded = ""
+    if not placed.is_there:
+        return [f"{placed.name} is missing: put its file at {placed.source}."]
+    faults, recorded = [], ""
     try:
         recorded = _recorded(placed)
         if any(path.is_file() for path in placed.files):
@@ -132,7 +139,8 @@ def verify(placed: Placed) -> list[str]:
     except BenchError as error:
         faults.append(f"{placed.name}: {error}")
     if recorded and placed.source.is_file() and (found := sha256_file(placed.source)) != recorded:
-        faults.append(f"{placed.name}: {placed.source} has the SHA-256 {found}, and {recorded} when it was first used: get it anew.")
+        told = f"has the SHA-256 {found}, and {recorded} when it was first used: get it anew"
+        faults.append(f"{placed.name}: {placed.source} {told}.")
     return faults
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddbench_plugins.stylegan.unpickling import Machine, Maker, Name, Span, Thing
+from ddbench_plugins.stylegan.records import Maker, Name, Span, Thing
+from ddbench_plugins.stylegan.unpickling import Machine
 
 MAX_DIMS = 8
 HEAD_BYTES = 1 << 16  # of a storage: what stands before its numbers
@@ -68,15 +69,23 @@ class StoredTensor:
             raise ValueError("a tensor whose sizes are none")
         return self.size
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers. Raises ValueError where it has none."""
+        return self._opened()[0]
+
+    def _opened(self) -> tuple[torch.dtype, Span]:
+        if not isinstance(self.storage, Storage):
+            raise ValueError("a tensor without a storage")
+        return self.storage.open()
+
     def read(self) -> Tensor:
         """Its numbers, copied out of the file. Raises ValueError where they do not lie inside of its storage."""
         shape, stride = self.shape, self.stride
-        if not isinstance(self.storage, Storage):
-            raise ValueError("a tensor without a storage")
         fits = isinstance(stride, tuple) and len(stride) == len(shape) and all(_is_count(one) for one in stride)
         if not fits or not _is_count(self.offset):
             raise ValueError("a tensor whose strides are none")
-        dtype, span = self.storage.open()
+        dtype, span = self._opened()
         count, last = math.prod(shape), self.offset + sum((one - 1) * step for one, step in zip(shape, stride, strict=True))
         num = len(span) // dtype.itemsize
         if count > num or (count and last >= num):
@@ -105,7 +114,7 @@ class NumberType:
 
     def numpy(self) -> np.dtype[Any]:
         """Numpy's own. Raises ValueError for what is no plain number."""
-        if self.code not in NUMBERS:
+        if not isinstance(self.code, str) or self.code not in NUMBERS:
             raise ValueError("an array of something else than numbers")
         return np.dtype(self.order + self.code)
 
@@ -127,17 +136,17 @@ class StoredArray:
                 count = math.prod(shape) if all(_is_count(one) for one in shape) else MAX_ELEMENTS + 1
                 if count > MAX_ELEMENTS or len(content) != count * kind.numpy().itemsize:
                     raise ValueError("an array of another size than its bytes, or a large one, where a setting belongs")
-                order = "F" if self.state[3] is True else "C"
-                return np.frombuffer(content.read(len(content)), kind.numpy()).reshape(shape, order=order).tolist()
+                flat = np.frombuffer(content.read(len(content)), kind.numpy())
+                return flat.reshape(shape, order="F" if self.state[3] is True else "C").tolist()
         raise ValueError("an array without numbers")
 
 
 def _scalar(kind: Any = None, content: Any = None) -> Any:
     """A number of numpy, as one of Python's; an inert record for what is none, which other networks in a file may have."""
-    if isinstance(kind, NumberType) and kind.code in NUMBERS and isinstance(content, Span):
-        if len(content) == kind.numpy().itemsize:
-            return np.frombuffer(content.read(len(content)), kind.numpy())[0].item()
-    return Thing(None)
+    plain_kind = isinstance(kind, NumberType) and isinstance(kind.code, str) and kind.code in NUMBERS
+    if not (plain_kind and isinstance(content, Span) and len(content) == kind.numpy().itemsize):
+        return Thing(None)
+    return np.frombuffer(content.read(len(content)), kind.numpy())[0].item()
 
 
 def _array(function: Any = None, arguments: Any = None, state: Any = None, *rest: Any) -> StoredArray:
@@ -161,5 +170,5 @@ MAKERS: dict[str, Maker] = {
     "numpy.ndarray": StoredArray,
     "dill._dill._create_array": _array,
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core._multiarray_umath", "numpy._core._multiarray_umath"):
+for _module in (f"numpy.{core}.{part}" for core in ("core", "_core") for part in ("multiarray", "_multiarray_umath")):
     MAKERS |= {f"{_module}._reconstruct": StoredArray, f"{_module}.scalar": _scalar}

@@ -7,19 +7,21 @@ generator in place, and leaves the arguments as they were.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from torch import Tensor
 
 from ddbench.errors import DataError
 from ddbench_plugins.stylegan.arrays import MAKERS, StoredTensor, plain
 from ddbench_plugins.stylegan.description import Description, Source, check, filter_keys, tensor_shapes
-from ddbench_plugins.stylegan.unpickling import Buffer, Maker, Thing, load
+from ddbench_plugins.stylegan.records import Buffer, Maker, Thing
+from ddbench_plugins.stylegan.unpickling import load
 
 MAX_BYTES = 8 << 30  # of a file; the largest published ones have about 1.5 GB
 MAX_MODULES = 10_000
@@ -77,10 +79,17 @@ class Official:
     tensors: Mapping[str, StoredTensor]  # all that it needs, and nothing else
     messages: tuple[str, ...]
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Of one tensor. Raises DataError as `read`."""
+        return self._asked(name, lambda tensor: tensor.dtype)
+
     def read(self, name: str) -> Tensor:
         """One tensor, copied out of the file. Raises DataError where its numbers do not lie in it."""
+        return self._asked(name, lambda tensor: tensor.read())
+
+    def _asked(self, name: str, question: Callable[[StoredTensor], Any]) -> Any:
         try:
-            return self.tensors[name].read()
+            return question(self.tensors[name])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"the tensor {name} cannot be read: {error}.") from error
 
@@ -92,7 +101,8 @@ def opened(path: Path, sha256: str) -> Iterator[Official]:
     if not 0 < size <= MAX_BYTES:
         raise DataError(f"{path} has {size} bytes: it is no pickle of a generator.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        yield read(content, f"the file {path.name}", Source(name=path.name[:200], sha256=sha256, bytes=size, key="?", class_name="?"))
+        source = Source(name=path.name[:200], sha256=sha256, bytes=size, key="?", class_name="?")
+        yield read(content, f"the file {path.name}", source)
 
 
 def read(content: Buffer, what: str, source: Source) -> Official:
@@ -107,8 +117,8 @@ def read(content: Buffer, what: str, source: Source) -> Official:
         check(description, f"of {what}")
         tensors, told = _needed(network, description)
     except ValueError as error:
-        told = " ".join(str(error).split())[:300]
-        raise DataError(f"{what} holds a generator '{key}' that is not one of StyleGAN-XL or StyleGAN3: {told}.") from error
+        why = " ".join(str(error).split())[:300]
+        raise DataError(f"{what} holds a generator '{key}' that is not one of StyleGAN-XL or StyleGAN3: {why}.") from error
     return Official(description, tensors, (*messages, *told))
 
 
@@ -146,8 +156,9 @@ def _generator(top: Any, what: str) -> tuple[str, Thing]:
 
 def _refuse_other_networks(record: Thing, what: str) -> None:
     """Raise DataError for what is known to be another network."""
-    parts = _table(record.get("_modules"))
-    name, inside = _class_of(record), _table(parts["synthesis"].get("_modules")) if isinstance(parts.get("synthesis"), Thing) else {}
+    name, parts = _class_of(record), _table(record.get("_modules"))
+    synthesis = parts.get("synthesis")
+    inside = _table(synthesis.get("_modules")) if isinstance(synthesis, Thing) else {}
     if "iscriminator" in name:
         told = "a discriminator"
     elif "b4" in inside or "b8" in inside:

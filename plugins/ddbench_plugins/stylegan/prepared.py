@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ddbench.errors import DataError
 from ddbench_plugins.stylegan import description as descriptions
-from ddbench_plugins.stylegan.description import Description, TensorFile, filter_keys, tensor_shapes
+from ddbench_plugins.stylegan.description import Description, TensorFile
+from ddbench_plugins.stylegan.network import check_tensors
 from ddbench_plugins.stylegan.pickles import Official
 
 DTYPES: Mapping[torch.dtype, str] = {
@@ -47,10 +48,11 @@ def convert(official: Official, target: Path) -> Description:
     tensors = target.with_suffix(".safetensors")
     with _beside(tensors) as (file, unfinished):
         sha256 = _write(official, file)
+        check_tensors(official.description, mapped(unfinished), f"in {tensors.stem}")
         found = msgspec.structs.replace(official.description, tensors=TensorFile(file=tensors.name, sha256=sha256))
         content = descriptions.write(found)
         if target.exists() and pin(read(target)) != pin(found):
-            raise DataError(f"{target} was made of another file: remove it, and {tensors.name}, or prepare this under another name.")
+            raise DataError(f"{target} was made of another file: remove both, or prepare this under another name.")
         if tensors.exists() and _sha256(tensors) != sha256:
             raise DataError(f"{tensors} is there and holds something else: remove it, or prepare this under another name.")
         if not tensors.exists():
@@ -126,34 +128,24 @@ def check(target: Path) -> Description:
 
 
 def load(target: Path, wanted: str) -> tuple[Description, dict[str, Tensor]]:
-    """A prepared generator whose pin is `wanted`, its tensors mapped, not copied. Raises DataError, one sentence, where the file
-    is another, damaged, or does not fit what the description says."""
-    from safetensors import SafetensorError, safe_open
-
+    """A prepared generator whose pin is `wanted`, its tensors mapped, not copied. Raises DataError, one sentence, where a file is
+    missing, another one or damaged."""
     found = read(target)
     if pin(found) != wanted:
         raise DataError(f"{target} is not the generator that was planned: its pin is {pin(found)}, not {wanted}. Plan anew.")
     check(target)
-    path = _tensors_of(target, found)
+    return found, mapped(_tensors_of(target, found))
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name, where they lie. Raises DataError for a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({' '.join(str(error).split())[:200]}). {AGAIN}") from error
-    check_tensors(found, tensors, path)
-    return found, tensors
-
-
-def check_tensors(description: Description, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise DataError where a tensor is missing or of another shape than the description asks for."""
-    shapes = tensor_shapes(description)
-    missing = [name for name in (*shapes, *filter_keys(description)) if name not in tensors]
-    if missing:
-        raise DataError(f"{path} lacks the tensor {missing[0]}. {AGAIN}")
-    for name, shape in shapes.items():
-        got = tuple(tensors[name].shape)
-        if len(got) != len(shape) or any(wanted not in (None, one) for wanted, one in zip(shape, got, strict=True)):
-            raise DataError(f"{path}: the tensor {name} is {list(got)}, and the description asks for another shape. {AGAIN}")
 
 
 def _expected(found: Description) -> str:

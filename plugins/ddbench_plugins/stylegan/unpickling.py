@@ -13,87 +13,15 @@ from __future__ import annotations
 
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from mmap import mmap
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ddbench.errors import DataError
+from ddbench_plugins.stylegan.records import CONTAINERS, Buffer, Maker, Name, Receiver, Span, Thing
 
 MAX_OPCODES = 2_000_000  # the largest published generators, with their discriminators, stay below half a million
 MAX_TEXT = 64 << 20  # characters of all texts together: a file holds the source of its classes, once each
 MAX_PIECE = 1 << 20  # bytes of one text, one line or one number
 MAX_NUMBER = 1024  # bits of an integer
-MAX_NAME = 1000  # characters of the name of a class or a function
-
-Buffer = bytes | mmap
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Span:
-    """Bytes of a pickle, where they lie."""
-
-    buffer: Buffer = field(repr=False)
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        """In bytes."""
-        return self.stop - self.start
-
-    def read(self, limit: int) -> bytes:
-        """The first bytes, at most so many."""
-        return bytes(self.buffer[self.start : min(self.stop, self.start + limit)])
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Name:
-    """A class or a function that the file names, or a module, whose `name` is empty. Raises ValueError for what is no name."""
-
-    module: Any
-    name: Any
-
-    def __post_init__(self) -> None:
-        """The file may put anything at all in the place of a name."""
-        if not (isinstance(self.module, str) and isinstance(self.name, str)):
-            raise ValueError("a name that is no text")
-        if len(self.module) + len(self.name) > MAX_NAME:
-            raise ValueError(f"a name of more than {MAX_NAME} characters")
-
-    @property
-    def full(self) -> str:
-        """With dots."""
-        return f"{self.module}.{self.name}" if self.name else self.module
-
-
-@dataclass(eq=False, slots=True)
-class Thing:
-    """An instance of whatever the file says; it keeps the attributes that it was given, and does nothing."""
-
-    of: Name | None
-    states: list[dict[str, Any]] = field(default_factory=list, repr=False)  # as the file has them: a copy could be made of each
-
-    def receive(self, state: Any) -> None:
-        """Attributes, from a dictionary, or from a pair of one and another for slots."""
-        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
-        self.states.extend(part for part in parts if isinstance(part, dict))
-
-    def get(self, name: str) -> Any:
-        """An attribute; None where there is none."""
-        return next((state[name] for state in reversed(self.states) if name in state), None)
-
-
-@runtime_checkable
-class Receiver(Protocol):
-    """A record that takes a state."""
-
-    def receive(self, state: Any) -> None:
-        """What follows the object in the file."""
-        ...
-
-
-Maker = Callable[..., Any]
-"""What our own table has for a name: a function of the arguments in the file."""
-
 
 class _Cursor:
     """What `genops` reads from: a place in a buffer. Large reads give their place, which only opcodes of bytes can use."""
@@ -127,7 +55,7 @@ class Machine:
 
     def __init__(self, makers: Mapping[str, Maker], persistent: Maker | None = None) -> None:
         """`makers` by full name; `persistent` makes an object of a persistent id: without it they are refused."""
-        self.makers, self.persistent = {**_MAKERS, **makers}, persistent
+        self.makers, self.persistent = {**CONTAINERS, **makers}, persistent
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # stacks below a mark
         self.memo: dict[int, Any] = {}
@@ -135,13 +63,13 @@ class Machine:
 
     def run(self, buffer: Buffer, start: int = 0) -> tuple[Any, int]:
         """The object that the pickle makes, and the place behind it. Raises ValueError for what is no pickle or too much."""
-        cursor = _Cursor(buffer, start)
+        cursor: Any = _Cursor(buffer, start)  # genops asks for a file, and uses what is defined above
         try:
             for number, (opcode, argument, _) in enumerate(pickletools.genops(cursor)):
                 if number >= MAX_OPCODES:
                     raise ValueError(f"more than {MAX_OPCODES} instructions")
                 if opcode.name in _BYTES:
-                    self.stack.append(Span(buffer, cursor.place - len(argument), cursor.place))
+                    self.stack.append(Span(buffer, cursor.place - len(argument or ()), cursor.place))
                 elif opcode.name in _PLAIN:
                     self.stack.append(self._weighed(argument))
                 else:
@@ -167,6 +95,9 @@ class Machine:
     def _mark(self, argument: Any) -> None:
         self.marked.append(self.stack)
         self.stack = []
+
+    def _push(self, value: Any) -> None:
+        self.stack.append(value)
 
     def _to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.marked.pop()
@@ -253,9 +184,11 @@ def _pairs(items: list[Any]) -> Iterator[tuple[str, Any]]:
 _Step = Callable[[Machine, Any], Any]
 _BYTES = frozenset({"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"})
 _PLAIN = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE"
-    " BINUNICODE BINUNICODE8".split()
-)
+    {
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+        "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+    }
+)  # fmt: skip
 _STEPS: dict[str, _Step] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
@@ -270,20 +203,20 @@ _STEPS: dict[str, _Step] = {
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), Machine._put),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine._get),
     **dict.fromkeys(("EMPTY_LIST", "EMPTY_SET"), lambda m, a: m.stack.append([])),
-    **dict.fromkeys(("LIST", "FROZENSET"), lambda m, a: m.stack.append(m._to_mark())),
+    **dict.fromkeys(("LIST", "FROZENSET"), lambda m, a: m._push(m._to_mark())),
     "APPEND": lambda m, a: m._append([m.stack.pop()]),
     **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda m, a: m._append(m._to_mark())),
     "EMPTY_DICT": lambda m, a: m.stack.append({}),
-    "DICT": lambda m, a: m.stack.append(dict(_pairs(m._to_mark()))),
+    "DICT": lambda m, a: m._push(dict(_pairs(m._to_mark()))),
     "SETITEM": lambda m, a: m._set(m._two()),
     "SETITEMS": lambda m, a: m._set(m._to_mark()),
     "EMPTY_TUPLE": lambda m, a: m.stack.append(()),
-    "TUPLE": lambda m, a: m.stack.append(tuple(m._to_mark())),
+    "TUPLE": lambda m, a: m._push(tuple(m._to_mark())),
     "TUPLE1": lambda m, a: m._tuple(1),
     "TUPLE2": lambda m, a: m._tuple(2),
     "TUPLE3": lambda m, a: m._tuple(3),
     "GLOBAL": Machine._global,
-    "STACK_GLOBAL": lambda m, a: m.stack.append(Name(*m._two())),
+    "STACK_GLOBAL": lambda m, a: m._push(Name(*m._two())),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, a: m._call(*m._two())),
     **dict.fromkeys(("INST", "OBJ"), Machine._instance),
     "NEWOBJ_EX": Machine._new_with_names,
@@ -291,41 +224,6 @@ _STEPS: dict[str, _Step] = {
     **dict.fromkeys(("PERSID", "BINPERSID"), Machine._persist),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"), Machine._refuse),
 }
-
-
-def _container(items: Any = ()) -> list[Any]:
-    return list(items) if isinstance(items, list | tuple) else []
-
-
-def _dictionary(items: Any = ()) -> dict[str, Any]:
-    """Empty, a copy, or of a list of pairs."""
-    if isinstance(items, dict):
-        return dict(items)
-    pairs = [pair for pair in _container(items) if isinstance(pair, list | tuple) and len(pair) == 2]
-    return {key: value for key, value in pairs if isinstance(key, str)}
-
-
-def _attribute(of: Any, name: Any, *rest: Any) -> Any:
-    """What dill says instead of a name: an attribute of a module, by name."""
-    return Name(of.full, name) if isinstance(of, Name) else Thing(None)
-
-
-def _instance_of(what: Any = None, *rest: Any) -> Thing:
-    return Thing(what if isinstance(what, Name) else None)
-
-
-_MAKERS: dict[str, Maker] = {
-    "collections.OrderedDict": _dictionary,
-    "dill._dill._import_module": lambda name, *rest: Name(name, ""),
-    "dill._dill._get_attr": _attribute,
-    "dill._dill._load_type": lambda name, *rest: Name("builtins", name),
-    "dill._dill._create_type": lambda *rest: Name("dill", "type"),
-}
-for _module in ("builtins", "__builtin__"):
-    _MAKERS |= {f"{_module}.{_name}": _container for _name in ("set", "frozenset", "list", "tuple")}
-    _MAKERS[f"{_module}.dict"] = _dictionary
-for _module in ("copyreg", "copy_reg"):
-    _MAKERS |= {f"{_module}.{_name}": _instance_of for _name in ("_reconstructor", "__newobj__", "__newobj_ex__")}
 
 
 def load(buffer: Buffer, what: str, makers: Mapping[str, Maker]) -> Any:
