@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +143,8 @@ class Writer:
 def storage_bytes(tensor: Tensor, location: str = "cuda:0") -> bytes:
     """Its storage as torch 1.9 writes it."""
     buffer = io.BytesIO()
-    torch.save(tensor.contiguous().flatten().clone().storage(), buffer, _use_new_zipfile_serialization=False)
+    with warnings.catch_warnings(action="ignore"):  # torch's own: typed storages are of the past
+        torch.save(tensor.contiguous().flatten().clone().storage(), buffer, _use_new_zipfile_serialization=False)
     told, wanted = (b"X" + struct.pack("<I", len(text)) + text.encode() for text in ("cpu", location))
     assert buffer.getvalue().count(told) == 1
     return buffer.getvalue().replace(told, wanted)
@@ -235,7 +237,7 @@ def _attribute(name: str, value: Any, dill: bool) -> Any:
 
 
 def discriminator() -> Call:
-    """What makes the genuine one hard to read: a class of a missing module, a closure, a bound method, a class made on the fly."""
+    """What makes the genuine one hard to read: a class of a missing module, a closure, a bound method, a class made there."""
     code = Call(Global("dill._dill", "_create_code"), (0, b"\x00", SOURCE))
     closure = Call(Global("dill._dill", "_create_function"), (code, Global("__builtin__", "__main__"), "run", None, ()))
     made = Call(Global("dill._dill", "_create_type"), (Global("builtins", "type"), "Made", (Global("builtins", "object"),), {}))
