@@ -11,10 +11,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import ddbench
-from ddbench.cli import check, download, evaluate, leaderboard, plan, plugins, prepare, presets, protocols, resources, run, store
+from ddbench.cli import (
+    check,
+    data,
+    download,
+    evaluate,
+    leaderboard,
+    plan,
+    plugins,
+    prepare,
+    presets,
+    protocols,
+    resources,
+    run,
+    store,
+)
 from ddbench.errors import BenchError
 
-VERBS = (run, plan, prepare, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
+VERBS = (run, plan, prepare, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
 
 
 def parser() -> argparse.ArgumentParser:

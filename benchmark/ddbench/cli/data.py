@@ -151,7 +151,7 @@ def main_verify(args: argparse.Namespace) -> int:
         if placed.is_there or args.names:
             found = verify(placed)
             faults += found
-            print(f"{name}: {'damaged' if found else placed.state}")
+            print(f"{name}: {'damaged' if found and placed.is_there else placed.state}")
     for sentence in faults:
         print(f"ddbench: {sentence}", file=sys.stderr)
     return 1 if faults else 0
