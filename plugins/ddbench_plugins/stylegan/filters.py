@@ -40,17 +40,21 @@ def lowpass(taps: int, cutoff: float, width: float, rate: float, radial: bool = 
 
 
 def factors(kernel: Tensor, accuracy: float) -> list[tuple[Tensor, Tensor]]:
-    """A filter as a sum of products of (vertical, horizontal) ones, float64; those below `accuracy` of the largest are dropped.
+    """A filter as a sum of products of (vertical, horizontal) ones, float64, until what is left is below `accuracy` everywhere,
+    relative to the largest value.
 
-    A separable one [taps] is one product with itself; a radial one [taps, taps] has about six that count.
+    A separable one [taps] is one product with itself. A radial one [taps, taps] has three to six that count: the cross of its
+    largest remaining value is taken away each time, which needs no library whose result hangs on its threads.
     """
-    kernel = kernel.double()
+    rest, found = kernel.double().clone(), list[tuple[Tensor, Tensor]]()
     if kernel.dim() == 1:
-        return [(kernel, kernel)]
-    left, sizes, right = torch.linalg.svd(kernel)
-    num = int((sizes > accuracy * sizes[0]).sum())
-    roots = sizes[:num].sqrt()
-    return [(left[:, i] * roots[i], right[i] * roots[i]) for i in range(num)]
+        return [(rest, rest)]
+    least = accuracy * float(rest.abs().max())
+    while float(rest.abs().max()) > least and len(found) < len(rest):
+        row, column = divmod(int(rest.abs().argmax()), len(rest))
+        found.append((rest[:, column] / rest[row, column], rest[row].clone()))
+        rest = rest - found[-1][0][:, None] * found[-1][1]
+    return found
 
 
 def convolution_matrix(kernel: Tensor, into: int, step: int, before: int, width: int) -> Tensor:
