@@ -39,7 +39,9 @@ from ddbench_plugins.losses.dm import DistributionMatching
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
 KINDS = ("losses", "spaces", "generators", "architectures", "baselines")  # data sets are their hash; others compute nothing
-MEMBERS: dict[str, dict[str, Any]] = {"architectures timm": {"model": "resnet18"}}  # an example of every family
+MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
+    "architectures timm": {"model": "resnet18"}, "generators stylegan-xl": {"weights": "imagenet128"},
+}  # fmt: skip
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in
 
 # ---------------------------------------------------------------- the golden file
