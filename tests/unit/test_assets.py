@@ -77,7 +77,11 @@ def server() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(body if made.cut is None else body[: made.cut])
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, request: Any, address: Any) -> None:
+            """A client that went away in the middle is what some tests want."""
+
+    httpd = Quiet(("127.0.0.1", 0), Handler)
     made.address = f"http://127.0.0.1:{httpd.server_port}/x.pkl"
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
