@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-store gpu-report test-kills clean
+.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-generator perf-store gpu-report test-kills clean
 
 install: $(READY)
 
@@ -41,7 +41,7 @@ lint: install
 	$(BIN)/mypy
 
 perf: install
-	$(BIN)/python -m pytest tests/perf --benchmark-only --ignore tests/perf/test_evaluator_ways.py --ignore tests/perf/test_loss_steps.py
+	$(BIN)/python -m pytest tests/perf --benchmark-only --ignore tests/perf/test_evaluator_ways.py --ignore tests/perf/test_loss_steps.py --ignore tests/perf/test_generator_steps.py
 
 # Minutes on a GPU, an hour on a CPU: give it an idle machine.
 perf-evaluators: install
@@ -51,12 +51,16 @@ perf-evaluators: install
 perf-losses: install
 	$(BIN)/python tests/perf/measure_losses.py
 
+# A quarter of an hour on two cores and, for the published form, 21 GiB of memory: give it an idle machine.
+perf-generator: install
+	$(BIN)/python tests/perf/measure_generator.py
+
 # A store of 10,000 judgements: what the commands take that only look at it.
 perf-store: install
 	$(BIN)/python tests/perf/measure_store.py
 
-# On a machine with a card: PART=tests, then evaluators, then losses, each under nine minutes; goes on where it was cut off. With the
-# Python that has torch for the card: make gpu-report PART=tests GPU_PYTHON=python3
+# On a machine with a card: PART=tests, then evaluators, losses and generator, each under nine minutes; goes on where it was cut off.
+# With the Python that has torch for the card: make gpu-report PART=tests GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
 gpu-report:
 	$(GPU_PYTHON) tests/perf/gpu_report.py $(PART)

@@ -1,4 +1,4 @@
-"""What a card does with ddbench, part by part: `make gpu-report PART=tests`, then `evaluators`, then `losses`.
+"""What a card does with ddbench, part by part: `make gpu-report PART=tests`, then `evaluators`, `losses` and `generator`.
 
     python tests/perf/gpu_report.py PART [--minutes 8.5] [--folder FOLDER] [--into FOLDER] [--rehearse]
 
@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "perf"
-PARTS = ("tests", "evaluators", "losses")
+PARTS = ("tests", "evaluators", "losses", "generator")
 OURS = {"plain": "serial", "captured": "captured", "streams": "streams", "stacked": "stacked"}  # as `auto` calls them
 NETWORKS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
 CASES = [(name, side, ipc) for side, ipc in ((128, 1), (32, 1), (32, 10)) for name in NETWORKS]
@@ -35,6 +35,8 @@ LOSSES = [f"test_matching[{loss}-{ipc}-{form}]" for loss, ipc, form in TWO_FORMS
 LOSSES += [f"test_matching[{loss}-1-default]" for loss in ("cafe", "krr", "dd", "bn-statistics")]
 LOSSES += [f"test_unrolled[{loss}-1-20]" for loss in ("mtt", "tesla")]
 LOSSES += [f"test_replayed[{loss}-1]" for loss in ("dm", "dsa", "dc", "datadam", "mtt", "tesla")]
+GENERATOR = ["plain-float32-1-1", *(f"fast-{form}-{num}-{num}" for num in (1, 10) for form in ("float32", "float16", "bfloat16"))]
+GENERATOR += ["plain-float32-10-1"]
 SUITE = """
 schema = 1
 name = "on-the-card"
@@ -177,6 +179,20 @@ class Report:
         self.table(about, {f"loss {loss}": "captured" for loss in faster})
         return {"tables": loss_tables(cases), "faster replayed": faster}
 
+    def generator(self, about: dict[str, Any]) -> dict[str, Any]:
+        """Images of a StyleGAN-XL of the published size and their gradients: both forms, half precision with its error."""
+        sys.path.insert(0, str(HERE))
+        from table import generator_cases, generator_table
+
+        if self.rehearse:
+            self.environment |= {"DDBENCH_PERF_WIDTH": "4", "DDBENCH_PERF_SIDE": "32"}
+        file, paths = HERE / "test_generator_steps.py", []
+        for case in [case for case in GENERATOR if "-1-1" in case] if self.rehearse else GENERATOR:
+            path = self.folder / f"{case}.json"
+            if self.measure(f"generator, {case}", path, f"{file}::test_step[{case}]"):
+                paths.append(path)
+        return {"rows": generator_table(generator_cases(paths))}
+
     def table(self, about: dict[str, Any], best: dict[str, str]) -> None:
         """Put the fastest ways into the table that `auto` reads; the other part's stay."""
         path = self.into / "benchmark" / "ddbench" / "compute" / "ways.json"
@@ -240,7 +256,7 @@ def section(part: str, about: dict[str, Any], found: dict[str, Any]) -> str:
     lines = [f"### {about['hardware']['device']}: {part}", "", f"`make gpu-report PART={part}`, {versions}:", ""]
     if part == "tests":
         lines += [f"- {name}: {found[name]}" for name in ("tests", "grid", "grid_seconds", "store")]
-    elif part == "evaluators":
+    elif part in ("evaluators", "generator"):
         lines += [markdown(found["rows"]) if found["rows"] else "Nothing was measured."]
     else:
         lines += ["\n\n".join(markdown(rows) for rows in found["tables"].values()) or "Nothing was measured."]

@@ -77,3 +77,25 @@ def markdown(table: list[dict[str, str]]) -> str:
     head = list(table[0])
     lines = ["| " + " | ".join(head) + " |", "|:--|" + "--:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row[name] for name in head) + " |" for row in table)])
+
+
+def generator_cases(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """A case of each kind in the order found, with its fastest step."""
+    entries = [entry for path in paths for entry in json.loads(path.read_text())["benchmarks"]]
+    return [entry["extra_info"] | {"ms": 1000 * entry["stats"]["min"]} for entry in entries]
+
+
+def generator_table(cases: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row a case; the ratio is to the plain form's time with as many images, where that was measured."""
+    plain = {case["num"]: case["ms"] for case in cases if case["form"] == "plain"}
+    made = []
+    for case in cases:
+        row = {"form": case["form"], "precision": case["precision"], "width": str(case["width"]), "px": str(case["side"])}
+        row |= {"images": str(case["num"]), "at once": str(case["chunk"]), "ms": f"{case['ms']:,.0f}"}
+        row["of plain"] = f"{case['ms'] / plain[case['num']]:.2f}" if case["num"] in plain else "–"
+        row["peak MiB"] = mib(case["peak_bytes"])
+        row["held by autograd MiB"] = mib(case["saved_bytes"]) if "saved_bytes" in case else "–"
+        row["image error, worst"] = f"{case['image_error']:.1e}" if "image_error" in case else "–"
+        row["gradient error, rms"] = f"{case['gradient_error']:.1e}" if "gradient_error" in case else "–"
+        made.append(row)
+    return made

@@ -55,6 +55,12 @@ def test_every_part_runs_to_its_end(part: str, tmp_path: Path) -> None:
         assert (record["failed"], record["store"]) == ({}, "sound: 3 sets, 6 judgements, 1 resource, 1 suite; 0 faults.")
     if part == "losses":
         assert list(record["tables"]) == ["one form"]  # type: ignore[call-overload]
+    if part == "generator":
+        precisions = [(row["form"], row["precision"]) for row in record["rows"]]  # type: ignore[attr-defined]
+        assert precisions == [("plain", "float32"), ("fast", "float32"), ("fast", "float16"), ("fast", "bfloat16")]
+        errors = [row["image error, worst"] for row in record["rows"]]  # type: ignore[attr-defined]
+        assert errors[:2] == ["–", "–"]
+        assert 0 < float(errors[2]) < float(errors[3])
 
 
 def test_it_wants_a_card_or_to_be_told_that_there_is_none(tmp_path: Path) -> None:
