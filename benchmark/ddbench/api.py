@@ -522,6 +522,12 @@ class Dataset(ABC):
         """Whether the files are the published ones; False marks every result with a copy's name."""
         return True
 
+    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
+        """Do beforehand what the first `load` would do, building a cache above all, and check in full what is there of it: for
+        those who asked for it. `progress(what, fraction)` is told how far it is. Nothing, as here, where there is no cache.
+        Raises DataError as `load` does."""
+        return
+
     def download(self, root: Path) -> None:
         """Fetch the published files into `root`, because the user asked for it."""
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
@@ -534,7 +540,7 @@ class AssetFacts:
     what: str  # in a few words
     licence: str  # what the user must know of its terms
     source: str  # where it belongs when it is put there by hand
-    files: tuple[str, ...]  # what `prepare` makes of it, and runs read
+    files: tuple[str, ...]  # what `prepare` makes of it, and runs read; none: they read it as it is
     address: str | None = None  # where it is published; None: ddbench knows of no place
 
 

@@ -275,12 +275,14 @@ def test_ddbench_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: C
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["data"]}
     assert rows["mnist-5k"]["state"] == "there"
     assert rows["cifar10"]["state"] == "missing"
-    assert "cifar-10-batches-py" in rows["cifar10"]["where"]
+    assert "cifar-10-batches-py" in rows["cifar10"]["about"]
     assert (rows["stylegan-xl/mine"]["state"], rows["stylegan-xl/imagenet128"]["state"]) == ("prepared", "missing")
     assert rows["stylegan-xl/mine"]["bytes"] == sum((folder / f"mine.{end}").stat().st_size for end in ("json", "safetensors"))
     assert rows["stylegan-xl/imagenet128"]["where"] == str(folder / "imagenet128.pkl")
     assert main(["data", "list"]) == 0
-    assert "| weights  | stylegan-xl/mine" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| weights  | stylegan-xl/mine" in table
+    assert table.count("cifar-10-batches-py") == 1
     assert main(["data", "verify"]) == 0
     assert capsys.readouterr().out == "stylegan-xl/mine: prepared\n"
     with (folder / "mine.safetensors").open("r+b") as file:
@@ -297,12 +299,19 @@ def test_mistakes_of_ddbench_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for command, told in (
         (["verify"], "set DDBENCH_DATA to the folder"),
         (["prepare", "stylegan-xl/imagenet16"], "set DDBENCH_DATA to the folder"),
-        (["prepare", "cifar10"], "data set 'cifar10' is read as it is: put its files in place, or add --download"),
+        (["prepare", "cifar10"], "dataset 'cifar10' is not under DDBENCH_DATA"),
+        (["prepare", "cifar10", "--from", "x"], "data set 'cifar10' is read as it is"),
         (["prepare", "cifar10", "--download"], "where to? Name a folder with --root, or set DDBENCH_DATA"),
         (["prepare", "nonsense", "--root", str(tmp_path)], "unknown asset 'nonsense'"),
         (["prepare", "stylegan-xl/a b", "--root", str(tmp_path)], "a generator's name is made of letters"),
     ):
         assert main(["data", *command]) == 2
         assert told in capsys.readouterr().err
+    assert main(["data", "prepare", "mnist-5k"]) == 0
+    assert capsys.readouterr().out == "installed\n"
+    assert main(["data", "verify", "mnist-5k", "--root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "mnist-5k: as published\n"
+    assert main(["data", "verify", "cifar10", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "cifar10: missing\n"
     assert main(["data", "list"]) == 0
     assert "DDBENCH_DATA is not set" in capsys.readouterr().out

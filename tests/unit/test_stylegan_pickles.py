@@ -356,6 +356,8 @@ import ddbench_plugins.stylegan.pickles, torch, numpy, msgspec
 tests.hostile("warm"), tests.official("plain32")
 files = [*tests.hostile({sentinel!r}).items(), ("official", tests.official("sr32"))]
 tests.taken(files[-1][1]).read("mapping.w_avg")
+with tests.suppress(DataError):
+    tests.taken(b"no pickle")
 seen = []
 def hook(event, arguments):
     if not watching: return

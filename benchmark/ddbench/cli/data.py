@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddbench.data.fetch import Progress
 
+PARTS = 1000  # of what a data set has to do before its first use
+
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
@@ -48,9 +50,11 @@ def main_list(args: argparse.Namespace) -> int:
         print(json.dumps({"root": str(root) if root else None, "data": rows}, indent=1))
         return 0
     print(f"Data folder: {root}\n" if root else "DDBENCH_DATA is not set: only what is installed can be there.\n")
-    told = ({"MiB": _mib(row["bytes"]), "where": row["where"]} for row in rows)
-    shown = [{name: row[name] for name in ("kind", "name", "state")} | more for row, more in zip(rows, told, strict=True)]
+    sizes = ({"MiB": _mib(row["bytes"]), "where": row["where"]} for row in rows)
+    shown = [{name: row[name] for name in ("kind", "name", "state")} | more for row, more in zip(rows, sizes, strict=True)]
     print(tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True))
+    told = [row["about"] for row in rows if row["kind"] == "data set" and row["about"]]
+    print("\n".join(["", *told] if told else []))
     return 0
 
 
@@ -59,7 +63,7 @@ def _mib(num: int | None) -> str:
 
 
 def _dataset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
-    """A line a data set; one that needs settings, or that names no files, is told so."""
+    """A line a data set; `about` says what is missing, or that it needs settings."""
     from ddbench.errors import BenchError, DataError
     from ddbench.refs import PluginRef
     from ddbench.registry import datasets
@@ -72,9 +76,9 @@ def _dataset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
             row["where"] = str(files[0].parent) if files else "it names no files"
             row["bytes"] = sum(path.stat().st_size for path in files if path.is_file()) if files else None
         except DataError as error:
-            row |= {"state": "missing", "where": str(error)}
+            row |= {"state": "missing", "where": "see below", "about": str(error)}
         except (BenchError, OSError) as error:
-            row |= {"state": "unknown", "where": str(error)}
+            row |= {"state": "unknown", "where": "see below", "about": str(error)}
         yield row
 
 
@@ -98,21 +102,20 @@ def _asset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-def main_prepare(args: argparse.Namespace) -> int:
-    """Convert, or fetch a data set that its plugin can fetch; print where it lies."""
-    from ddbench.data.assets import place, prepare
-    from ddbench.errors import ConfigError
+def _is_dataset(name: str) -> bool:
+    """Whether it names a data set, or a member of a family of them, and no weights."""
     from ddbench.registry import assets, datasets
 
+    return name.partition("/")[0] in datasets.names() and name.partition("/")[0] not in assets.names()
+
+
+def main_prepare(args: argparse.Namespace) -> int:
+    """Convert weights, or get a data set ready; print where they lie."""
+    from ddbench.data.assets import place, prepare
+
     root = _root(args)
-    if args.name in datasets.names() and args.name.partition("/")[0] not in assets.names():
-        if args.given or not args.download:
-            raise ConfigError(f"data set '{args.name}' is read as it is: put its files in place, or add --download.")
-        if root is None:
-            raise ConfigError("where to? Name a folder with --root, or set DDBENCH_DATA.")
-        datasets.make(args.name).download(root)
-        print(root)
-        return 0
+    if _is_dataset(args.name):
+        return _prepare_dataset(args, root)
     placed = place(args.name, root)
     print(f"{placed.facts.what}. Licence: {placed.facts.licence}", file=sys.stderr)
     for sentence in prepare(placed, args.given, args.download, _progress()):
@@ -122,8 +125,27 @@ def main_prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare_dataset(args: argparse.Namespace, root: Path | None) -> int:
+    """Fetch it if told to, and do what its first use would do."""
+    from ddbench.errors import ConfigError
+    from ddbench.refs import PluginRef
+
+    ref = PluginRef.resolve("datasets", args.name, {})
+    if args.given:
+        raise ConfigError(f"data set '{args.name}' is read as it is: `ddbench data list` says where its files belong.")
+    if root is None and args.download:
+        raise ConfigError("where to? Name a folder with --root, or set DDBENCH_DATA.")
+    if root is not None and args.download:
+        ref.ask(lambda dataset: dataset.download(root))
+    show = _progress()
+    ref.ask(lambda dataset: dataset.files(root))  # says what is missing
+    ref.ask(lambda dataset: dataset.prepare(root, lambda what, fraction: show(round(fraction * PARTS), PARTS)))
+    print(root or "installed")
+    return 0
+
+
 def _progress() -> Progress:
-    """Bytes on a terminal's line, or a line for each tenth."""
+    """A line for each tenth; where the whole is not known, for each 128 MiB."""
     last = -1
 
     def show(size: int, total: int | None) -> None:
@@ -131,15 +153,15 @@ def _progress() -> Progress:
         step = size * 10 // total if total else size >> 27
         if step != last:
             last = step
-            whole = f" of {total / 2**20:,.0f}" if total else ""
-            print(f"{size / 2**20:,.0f}{whole} MiB", file=sys.stderr)
+            parts = f"{step * 10} %" if total == PARTS else f"{_mib(size)}{f' of {_mib(total)}' if total else ''} MiB"
+            print(parts, file=sys.stderr)
 
     return show
 
 
 def main_verify(args: argparse.Namespace) -> int:
     """0: all is as it was; 1: a sentence on stderr for each file that is not."""
-    from ddbench.data.assets import names, place, verify
+    from ddbench.data.assets import names
     from ddbench.errors import ConfigError
 
     root = _root(args)
@@ -147,11 +169,32 @@ def main_verify(args: argparse.Namespace) -> int:
         raise ConfigError("set DDBENCH_DATA to the folder that holds your data, or name it with --root.")
     faults = []
     for name in args.names or names(root):
-        placed = place(name, root)
-        if placed.is_there or args.names:
-            found = verify(placed)
+        state, found = _dataset_verdict(name, root) if _is_dataset(name) else _verdict(name, root)
+        if args.names or state != "missing":
             faults += found
-            print(f"{name}: {'damaged' if found and placed.is_there else placed.state}")
+            print(f"{name}: {state}")
     for sentence in faults:
         print(f"ddbench: {sentence}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def _verdict(name: str, root: Path) -> tuple[str, list[str]]:
+    """In a word, and in a sentence for each fault."""
+    from ddbench.data.assets import place, verify
+
+    placed = place(name, root)
+    found = verify(placed)
+    return "missing" if not placed.is_there else "damaged" if found else placed.state, found
+
+
+def _dataset_verdict(name: str, root: Path) -> tuple[str, list[str]]:
+    """Whether its files are the published ones; a copy is no fault."""
+    from ddbench.errors import DataError
+    from ddbench.refs import PluginRef
+
+    ref = PluginRef.resolve("datasets", name, {})
+    try:
+        ref.ask(lambda dataset: dataset.files(root))
+        return "as published" if ref.ask(lambda dataset: dataset.is_original(root)) else "a copy", []
+    except DataError as error:
+        return "missing", [str(error)]

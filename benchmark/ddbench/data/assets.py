@@ -52,7 +52,7 @@ class Placed:
     @property
     def state(self) -> str:
         """`prepared`, `there` (not yet prepared), or `missing`; by names alone."""
-        if all(path.is_file() for path in self.files):
+        if self.files and all(path.is_file() for path in self.files):
             return "prepared"
         return "there" if self.source.is_file() else "missing"
 
