@@ -18,10 +18,11 @@ from typing import Any
 from ddbench.errors import DataError
 from ddbench_plugins.stylegan.records import CONTAINERS, Buffer, Maker, Name, Receiver, Span, Thing
 
-MAX_OPCODES = 2_000_000  # the largest published generators, with their discriminators, stay below half a million
+MAX_OPCODES = 2_000_000  # a generator of 26 layers takes 21,000; published files hold two of them and a discriminator
 MAX_TEXT = 64 << 20  # characters of all texts together: a file holds the source of its classes, once each
 MAX_PIECE = 1 << 20  # bytes of one text, one line or one number
 MAX_NUMBER = 1024  # bits of an integer
+
 
 class _Cursor:
     """What `genops` reads from: a place in a buffer. Large reads give their place, which only opcodes of bytes can use."""
