@@ -20,6 +20,7 @@ from ddbench.data import assets, fetch
 from ddbench.data.assets import Placed, place, prepare, verify
 from ddbench.errors import ConfigError, DataError, PluginError
 from ddbench.files import sha256_file
+from ddbench_plugins.stylegan.catalogue import known
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 Capture = pytest.CaptureFixture[str]
@@ -267,6 +268,11 @@ def test_ddbench_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: C
     assert main(["data", "verify"]) == 0  # nothing is there
     assert capsys.readouterr().out == ""
     (folder / "mine.pkl").write_bytes(official("plain32"))
+    (folder / "a name with spaces.pkl").touch()
+    assert main(["data", "list", "--json"]) == 0
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)["data"]}
+    assert states["stylegan-xl/mine"] == "there"
+    assert len(states) == len(known()) + 1 + len(registry.datasets.names())
     assert main(["data", "prepare", "stylegan-xl/mine"]) == 0
     out, said = capsys.readouterr()
     assert out.splitlines() == [str(folder / "mine.json"), str(folder / "mine.safetensors")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddbench.api import Asset, AssetFacts
-from ddbench_plugins.stylegan.catalogue import FOLDER, checked_name, known
+from ddbench_plugins.stylegan.catalogue import FOLDER, NAME, checked_name, known
 from ddbench_plugins.stylegan.pickles import opened
 from ddbench_plugins.stylegan.prepared import check, convert
 
@@ -29,9 +29,10 @@ class StyleganWeights(Asset):
 
     @classmethod
     def members(cls, root: Path | None) -> tuple[str, ...]:
-        """The released ones, and others that are prepared."""
+        """The released ones, and others that lie where they belong, prepared or not."""
         folder = root / FOLDER if root else None
-        there = sorted(path.stem for path in folder.glob("[!.]*.safetensors")) if folder and folder.is_dir() else []
+        paths = folder.iterdir() if folder and folder.is_dir() else ()
+        there = sorted(path.stem for path in paths if path.suffix in (".pkl", ".safetensors") and NAME.fullmatch(path.stem))
         return tuple(dict.fromkeys((*known(), *there)))
 
     def facts(self) -> AssetFacts:
