@@ -376,3 +376,7 @@ def test_a_suite_runs_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     (again,) = (tmp_path / "again" / "sets").iterdir()
     assert again.name == folder.name
     assert (again / "set.safetensors").read_bytes() == (folder / "set.safetensors").read_bytes()
+    capsys.readouterr()
+    damaged(root / "weights/stylegan-xl/mine.json", lambda told: told.update(output_scale=0.5))
+    assert main(["run", "--plan", str(folder / "plan.json"), "--store", str(tmp_path / "third"), "--workers", "1"]) == 2
+    assert "has the pin" in capsys.readouterr().err
