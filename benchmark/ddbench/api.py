@@ -251,8 +251,14 @@ class Run(Protocol):
         ...
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
-        """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, on the
-        CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is executed. Raises ConfigError or DataError."""
+        """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, or into
+        one folder there (`folder/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is
+        executed. Raises ConfigError or DataError."""
+        ...
+
+    def document(self, file: str, sha256: str) -> bytes:
+        """The bytes of a JSON file that describes weights and lies beside them, named as they are, at most 1 MiB; for
+        `GeneratorConfig.depth` too. `sha256` pins its content. Raises ConfigError or DataError."""
         ...
 
     def train(
@@ -427,7 +433,8 @@ class Generator(ABC):
     """A loaded generator: a stack of `depth` layers, F_0 -> ... -> F_depth. Abstract: latents, synthesize.
 
     F_depth is pixels: real images lie in [0, 1], and what a generator makes lies about there. It is not clamped where its
-    authors do not clamp it, so that gradients are those of the published methods.
+    authors do not clamp it, so that gradients are those of the published methods. Nothing here says that it is a GAN: a decoder
+    whose layers read no codes has one, `num_codes` = 1, of which F_0 is made, and `reads_codes` says so.
     """
 
     depth: int
@@ -435,16 +442,26 @@ class Generator(ABC):
     @property
     def num_codes(self) -> int:
         """How many codes an image has, L' of w [B, L', D]; which layer uses which is the generator's business. As here: one a
-        layer."""
+        layer. A class variable will do here too."""
         return self.depth
+
+    def reads_codes(self, start: int) -> bool:
+        """Whether any layer from `start` on reads codes. Where none does, features are all that a space keeps."""
+        return True
+
+    def num_latents(self, label: int) -> int | None:
+        """How many different codes `latents` has for a class; None: as many as are asked for."""
+        return None
 
     @abstractmethod
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """A random set of codes for each class label: [B] -> w [B, num_codes, D] (W+)."""
+        """A random set of codes for each class label: [B] -> w [B, num_codes, D] (W+). Where a class has a limited number, those
+        of one call are different ones as long as that lasts."""
 
     @abstractmethod
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
-        """F_start -> F_stop under the codes w [B, num_codes, D]; `hidden` is F_start, or None for start 0: F_0 comes from w."""
+        """F_start -> F_stop under the codes w [B, num_codes, D]; `hidden` is F_start, or None for start 0: F_0 comes from w.
+        Given `hidden`, w may be [B, 0, 0] where no layer from `start` on reads codes."""
 
 
 class GeneratorConfig(ABC):
@@ -464,12 +481,19 @@ class GeneratorConfig(ABC):
         return {}
 
     @abstractmethod
-    def depth(self, spec: Spec) -> int:
-        """How many layers it has for such images. Raises ConfigError where it cannot make them."""
+    def depth(self, run: Run) -> int:
+        """How many layers it has for images as `run.spec` says; asked before any step, of a run that has no more than `spec` and
+        `document`. Raises ConfigError where it cannot make them."""
+
+    def check(self, run: Run) -> None:
+        """Raise ConfigError or DataError where it could not be loaded, such as for a file that is missing; asked before any step,
+        of a run without data."""
+        return
 
     @abstractmethod
     def load(self, run: Run) -> Generator:
-        """Frozen, in evaluation mode, on the run's device."""
+        """Frozen, in evaluation mode, on the run's device. It may keep the run, to draw latents from `run.real`; `run.spec`
+        normalises as real images are normalised here."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import fields, replace
 
+from ddbench.errors import ConfigError
 from ddbench.files import digest
 from ddbench.protocols import Numbers
 from ddbench.refs import PluginRef
@@ -64,6 +65,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     space: PluginRef | None = None
     generator: PluginRef | None = None
     steps: int = 1000  # of every stage
+    extra_steps: int = 0  # so many of the first stages have one more: what is left over where `total_steps` are shared out
     rates: dict[str, float] = {}  # by tensor name
     momentum: float = 0.5  # of sgd
     optimizer: str = "sgd"  # or adam, with betas 0.5 and 0.9, as SRe2L has it
@@ -132,6 +134,17 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The identity without the seed: what the seeds of one row share."""
         return {name: value for name, value in self.identity().items() if name not in ("seed", "resources")}
 
+    def stage_start(self, stage: int) -> int:
+        """The step that a stage begins with, counted over all stages, from 0; of `num_stages` the number of all steps."""
+        return stage * self.steps + min(stage, self.extra_steps)
+
+    def with_total_steps(self, total: int, num_stages: int) -> SetPlan:
+        """The same plan with so many steps in all, shared out evenly; what is left over goes to the first stages, one each.
+        Raises ConfigError where a stage would have none."""
+        if total < num_stages:
+            raise ConfigError(f"'total_steps' ({total}) must be at least the number of stages ({num_stages}), for a step each.")
+        return replace(self, steps=total // num_stages, extra_steps=total % num_stages)
+
     def without_idle_settings(self) -> SetPlan:
         """The same plan with the settings that nothing of it reads at their defaults, so that they do not count."""
         rankers = (self.rank_steps, self.rank_stages)
@@ -168,8 +181,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 _LEAST = {
-    "ipc": 0, "seed": 0, "steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1, "proxy_epochs": 1, "chunk": 1,
-    "threads": 1,
+    "ipc": 0, "seed": 0, "steps": 0, "extra_steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1,
+    "proxy_epochs": 1, "chunk": 1, "threads": 1,
 }  # fmt: skip
 
 
@@ -278,6 +291,7 @@ class Cell:
     protocol: str  # its id
     iterates: tuple[int, ...] = ()  # steps before which iterates are kept, and judged too
     iterate_seconds: tuple[float, ...] = ()  # seconds after which they are
+    marks: tuple[str, ...] = ()  # what a reader of the set's record must know of where its settings are from
 
     @property
     def name(self) -> str:
@@ -294,13 +308,13 @@ class Cell:
 
 
 def differences(stored: msgspec.Struct, now: msgspec.Struct) -> list[str]:
-    """What differs between two plans of one key, by name: resolved settings of plugins, and fields."""
+    """What differs between two plans of one key, by name: resolved settings of plugins, and fields. A setting that the stored
+    plan does not know is new, and at its default, or the key were another."""
     names = []
     for field in now.__struct_fields__:
         before, after = getattr(stored, field), getattr(now, field)
         if isinstance(before, PluginRef) and isinstance(after, PluginRef):
-            both = before.resolved.keys() | after.resolved.keys()
-            odd = sorted(key for key in both if before.resolved.get(key) != after.resolved.get(key))
+            odd = sorted(key for key, value in before.resolved.items() if value != after.resolved.get(key))
             names += [f"{after.name}.{key} ({before.resolved.get(key)!r} then, {after.resolved.get(key)!r} now)" for key in odd]
         elif field not in ("protocol", "dataset") and before != after:
             names.append(f"{field} ({before!r} then, {after!r} now)")

@@ -220,6 +220,7 @@ class JobFile(_Record, frozen=True, kw_only=True):
     plan: SetPlan  # of the set; of one that asked for the resource
     iterates: tuple[Count, ...] = ()  # steps before which a set's iterates are kept
     iterate_seconds: tuple[Amount, ...] = ()  # seconds after which they are, as `SetMeasured.timeline` counts them
+    marks: tuple[str, ...] = ()  # of the record of a set
     resource: str = ""  # the key of the resource
     judging: Judging | None = None
     first: Count = 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import importlib.util
 import math
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,6 +20,7 @@ import torch
 from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
+import made_decoders
 from ddbench import registry, testing
 from ddbench.api import (
     Arch,
@@ -59,6 +64,13 @@ MEMBERS = {  # of a family, which cannot be made without one; a small one for ea
     ("assets", "stylegan-xl"): ("stylegan-xl/imagenet128", "stylegan-xl/mine"),
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
 }
+MADE = {  # of those that read files of users, what makes small ones and gives the settings that name them
+    ("generators", "tiny-autoencoder"): made_decoders.tiny,
+    ("generators", "dcgan"): made_decoders.digits,
+    ("generators", "autoencoder-kl"): made_decoders.kl,
+}
+IN_COLOUR = {("generators", "tiny-autoencoder"), ("generators", "autoencoder-kl")}  # that make no other images
+EXTRAS = {("generators", "autoencoder-kl"): "diffusers"}  # what users install for one plugin alone
 BACKBONES = {("losses", "bn-statistics"): TOY_NORMED_ARCH}  # of those that the plain toy network does not serve
 NAMED = [
     (kind, member)
@@ -71,18 +83,36 @@ NAMED = [
 def make(kind: str, name: str) -> Any:
     source = registry.REGISTRIES[kind]
     known = source.settings(name)
-    return source.make(name, {key: value for key, value in SMALL.items() if key in known})
+    own = MADE[kind, name](files()) if (kind, name) in MADE else {}
+    return source.make(name, {key: value for key, value in SMALL.items() if key in known} | own)
+
+
+@cache
+def files() -> Path:
+    """A folder for the files that plugins of this module's tests read, gone at the end."""
+    folder = tempfile.mkdtemp(prefix="ddbench-contract-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def the_run(kind: str, name: str) -> DistillRun:
-    side = SIDES.get((kind, name), 8)
-    return toy_run(channels=3 if kind == "architectures" else 1, side=side, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    colour, side = kind == "architectures" or (kind, name) in IN_COLOUR, SIDES.get((kind, name), 8)
+    run = toy_run(channels=3 if colour else 1, side=side, arch=BACKBONES.get((kind, name), TOY_ARCH))
+    return replace(run, folder=files()) if (kind, name) in MADE else run
+
+
+def lacks_extra(kind: str, name: str) -> str:
+    """The package that a plugin needs and that is not installed; or nothing."""
+    extra = EXTRAS.get((kind, name), "")
+    return extra if extra and importlib.util.find_spec(extra) is None else ""
 
 
 @cache
 def verdict(kind: str, name: str, check: str) -> Exception | None:
     """What a check raises, so that two tests can look at it."""
     (found,) = (entry for entry in CHECKS[kind] if entry.__name__ == check)
+    if extra := lacks_extra(kind, name):
+        return Skipped(f"{extra} is not installed: pip install 'ddbench[{extra}]'")
     try:
         found(make(kind, name), the_run(kind, name))
     except Exception as error:
@@ -142,6 +172,9 @@ def test_no_check_skips_without_a_reason(user_data: Path | None, kind: str, name
     skipped = {check for check, error in found.items() if isinstance(error, Skipped)}
     met = {check for check, error in found.items() if error is None}
     excused = {check for k, n, check in EXCEPTIONS if (k, n) == (kind, name)}
+    if lacks_extra(kind, name):
+        assert skipped == {check.__name__ for check in CHECKS[kind]}
+        return
     assert skipped == may_skip(kind, make(kind, name), user_data)
     assert len(met) == len(CHECKS[kind]) - len(skipped) - len(excused)
     idle = (kind, name) in (("baselines", "full-data"), ("generators", "stylegan-xl/tiny"))  # which build nothing
@@ -279,8 +312,8 @@ class Ready(GeneratorConfig):
     kind: type[Generator] = ToyGenerator
     moves: bool = True
 
-    def depth(self, spec: Spec) -> int:
-        return self.kind(spec).depth  # type: ignore[call-arg]
+    def depth(self, run: Run) -> int:
+        return self.kind(run.spec).depth  # type: ignore[call-arg]
 
     def load(self, run: Run) -> Generator:
         made = self.kind(run.spec)  # type: ignore[call-arg]
@@ -588,6 +621,19 @@ def forgets_start(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: i
     return ToyGenerator.synthesize(self, w, hidden, max(start - 1, 0), stop)
 
 
+def only_one(self: ToyGenerator, classes: Tensor, rng: torch.Generator) -> Tensor:
+    w = ToyGenerator.latents(self, classes, rng)
+    return w if len(classes) > 2 else w[:1].repeat(len(classes), 1, 1)
+
+
+def deaf(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+    return ToyGenerator.synthesize(self, w if hidden is None else 0 * w.detach() + w.sum() * 0, hidden, start, stop)
+
+
+def hears_nothing(self: ToyGenerator, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+    return ToyGenerator.synthesize(self, w if w.numel() else w.new_zeros(len(w), self.depth, 3), hidden, start, stop)
+
+
 def with_one_at_3(made: Tensor) -> Tensor:
     return made.flatten(1).index_fill(1, torch.tensor(0, device=made.device), 3.0).view_as(made)
 
@@ -619,6 +665,12 @@ BROKEN_GENERATORS: dict[str, list[tuple[str, GeneratorConfig, str]]] = {
         ("constant", broken_generator(latents=after(ToyGenerator.latents, torch.ones_like)), "does not use rng"),
         ("one code", broken_generator(latents=after(ToyGenerator.latents, lambda w: w[:, 0])), "must be"),
         ("one more", broken_generator(num_codes=property(lambda self: self.depth + 1)), r"\[6, 14, D\], got \[6, 13, 3\]"),
+        ("few", broken_generator(num_latents=lambda self, label: 2, latents=only_one), "drawn at once must all be different"),
+    ],
+    "generator_says_where_codes_are_read": [
+        ("never", broken_generator(reads_codes=lambda self, start: start > 2), "none does later"),
+        ("not read", broken_generator(synthesize=deaf), "get no gradient from layer 0 on"),
+        ("read", broken_generator(reads_codes=lambda self, start: start < 12, synthesize=hears_nothing), "read no codes, and do"),
     ],
     "generator_stays_on_its_device": [
         ("host", broken_generator(latents=after(ToyGenerator.latents, Tensor.cpu)), "the codes must be on the run's device"),

@@ -23,10 +23,10 @@ from ddbench.compute.run import DistillRun
 from ddbench.errors import PluginError
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.plan import SetPlan
-from ddbench.testing import prepared, toy_plan, toy_run
+from ddbench.testing import ToyGenerator, prepared, toy_plan, toy_run
 from ddbench_plugins.losses.dc import GradientMatching
 from ddbench_plugins.losses.dm import DistributionMatching
-from ddbench_plugins.spaces.layered import glad, hpd
+from ddbench_plugins.spaces.layered import glad, hpd, w_plus
 from ddbench_plugins.spaces.pixel import Pixel
 
 
@@ -531,6 +531,65 @@ def test_dc_learns_labels(run: DistillRun) -> None:
     made = made_by(plan_of(Pixel(), GradientMatching(4), rates={"pixels": 0.1, "labels": 5.0}, labels="learned"), run)
     start_from = starting_labels(F.one_hot(made.classes, 3).float()).softmax(1)
     assert not torch.allclose(made.labels, start_from, atol=1e-5)
+
+
+# ---------------------------------------------------------------- steps shared out, generators that overflow
+
+
+def test_stages_have_the_steps_that_were_shared_out(run: DistillRun) -> None:
+    """Rates fall over each stage's own length, candidates are counted from its beginning."""
+    plan = plan_of(Sum(3), rank_steps="loss", rank_every=2, schedule="cosine").with_total_steps(8, 3)
+    assert (plan.steps, plan.extra_steps) == (2, 2)
+    loop, ticks, lengths, rates = start(plan, run), [], [], []
+    while len(loop.stages) < 3:
+        before = loop.step
+        while loop.step < plan.stage_start(len(loop.stages) + 1):
+            loop.one_step()
+            rates.append(loop.optimizer.param_groups[-1]["lr"] / RATES["shift"])
+        lengths.append(loop.step - before)
+        loop.leave_stage()
+    assert lengths == [3, 3, 2]
+    assert rates == pytest.approx([1, 0.75, 0.25, 1, 0.75, 0.25, 1, 0.5])
+    made = distill(plan, run, Stopwatch(run.device), tick=lambda done, total: ticks.append((done, total)))
+    assert ticks == [(step, 8) for step in range(1, 9)]
+    assert made.steps == 8
+    assert [step for step, _ in made.timeline] == list(range(8))
+    same = made_by(plan_of(Sum(3), rank_steps="loss", rank_every=2, schedule="cosine", steps=3), run)
+    assert same.steps == 9
+    assert made_by(plan_of(Sum(3)).with_total_steps(12, 3), run).images.equal(made_by(plan_of(Sum(3)), run).images)
+
+
+class Overflowing(ToyGenerator):
+    """Its last layers overflow."""
+
+    def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+        made = super().synthesize(w, hidden, start, stop)
+        return made if stop < self.depth else torch.where(made > made.mean(), torch.inf, made)
+
+
+@pytest.mark.parametrize(("space", "step"), [(glad(2), 0), (w_plus(), 0), (hpd(), 0), (Pixel("generator"), 0)])
+def test_a_generator_that_overflows_is_told_before_a_step(space: Space, step: int, run: DistillRun) -> None:
+    run = replace(run, loaded=Overflowing(run.spec, 5))
+    plan = plan_of(space, DistributionMatching(batch_real=2), rates=dict.fromkeys(("w", "f", "pixels"), 0.1))
+    plan = replace_plan(plan, generator=plan.space)  # any: it is loaded already
+    ticks: list[int] = []
+    with pytest.raises(PluginError) as caught:
+        distill(plan, run, Stopwatch(run.device), tick=lambda done, total: ticks.append(done))
+    assert "values of the generator's images are NaN or infinite before step 0: half precision overflows" in str(caught.value)
+    assert ticks == []
+
+
+@pytest.mark.parametrize("space", [glad(2), glad(2, repeat=2), Pixel("generator-average", repeat=2)])
+def test_spaces_of_one_layer_can_be_ranked_as_a_walk_is(space: Space, run: DistillRun) -> None:
+    rates = dict.fromkeys(("w", "f", "pixels"), 0.1)
+    rankers = {"rank_steps": "feature-distance", "rank_stages": "validation"}
+    plan = plan_of(space, DistributionMatching(batch_real=2), rates=rates, steps=3, **rankers)
+    need = needs(plan)[0]
+    made = made_by(plan, replace(run, resources={need: need.build(run)}))
+    assert len(made.stages) == space.num_stages(run)
+    assert all(stage["step_score"] is not None and stage["stage_score"] is not None for stage in made.stages)
+    scores = [stage["stage_score"] for stage in made.stages]
+    assert made.chosen_stage == scores.index(min(scores))
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -624,7 +624,7 @@ def test_a_suite_s_iterates_are_kept_judged_and_shown(
 class Toys(GeneratorConfig):
     """The toy generator as a plugin."""
 
-    def depth(self, spec: Spec) -> int:
+    def depth(self, run: Run) -> int:
         return 5
 
     def load(self, run: Run) -> Generator:

@@ -40,8 +40,10 @@ from ddbench_plugins.losses.dm import DistributionMatching
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
 KINDS = ("losses", "spaces", "generators", "architectures", "baselines")  # data sets are their hash; others compute nothing
 MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
-    "architectures timm": {"model": "resnet18"}, "generators stylegan-xl": {"weights": "imagenet128"},
-}  # fmt: skip
+    "architectures timm": {"model": "resnet18"},
+    "generators stylegan-xl": {"weights": "imagenet128"},
+    "generators autoencoder-kl": {"folder": "vae"},
+}
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in
 
 # ---------------------------------------------------------------- the golden file
@@ -285,8 +287,9 @@ SET = SetPlan(
 )  # fmt: skip
 JUDGING = Judging(network=NET, numbers=NUMBERS, dataset=DATA, test_hash="cd" * 32)
 OTHER = {
-    "train_hash": "ef" * 32, "ipc": 2, "seed": 1, "held_out": 0.2, "steps": 7, "rates": {"pixels": 9.0}, "momentum": 0.6,
-    "imported": Imported(sha256="ab" * 32, images="pixels", labels="indices"), "baseline": ref("baselines", "random"),
+    "train_hash": "ef" * 32, "ipc": 2, "seed": 1, "held_out": 0.2, "steps": 7, "extra_steps": 1,
+    "rates": {"pixels": 9.0}, "momentum": 0.6, "baseline": ref("baselines", "random"),
+    "imported": Imported(sha256="ab" * 32, images="pixels", labels="indices"),
     "optimizer": "adam", "schedule": "cosine", "labels": "learned", "rank_steps": "loss", "rank_every": 2, "rank_epochs": 9,
     "rank_stages": "validation", "rank_repeats": 2, "ranking": NUMBERS, "proxy_epochs": 9, "chunk": 9, "synthetic_mean": (0.5,),
     "synthetic_std": (0.5,), "tf32": True, "threads": 2, "resources": ("ab" * 32,), "generator": None,
@@ -415,7 +418,7 @@ def test_differences_name_what_is_not_as_it_was() -> None:
     assert SET.loss
     assert differences(SET, replace(SET)) == []
     now = replace(SET, loss=replace(SET.loss, resolved={"batch_real": 4, "augment": "none"}))
-    assert differences(SET, now) == ["dm.augment (None then, 'none' now)"]
+    assert differences(SET, now) == []  # a new setting
     assert differences(now, replace(SET, steps=7)) == ["dm.augment ('none' then, None now)", "steps (1000 then, 7 now)"]
     assert differences(JUDGING, replace(JUDGING, protocol="mine-1", dataset=ref("datasets", "other"))) == []
 

@@ -27,6 +27,7 @@ from ddbench.suite import presets
 from ddbench.suite.presets import Family, Preset
 from ddbench.suite.reader import Suite
 from ddbench_plugins.losses.dc import LOOPS_BY_IPC
+from ddbench_plugins.spaces.layered import Layered
 
 DOCS = Path(__file__).parents[2] / "docs" / "presets.md"
 Capture = pytest.CaptureFixture[str]
@@ -89,7 +90,7 @@ class Blank(Dataset):
 @dataclass(frozen=True)
 class Tall(GeneratorConfig):
     '''As many layers as StyleGAN-XL has for 128 px.'''
-    def depth(self, spec):
+    def depth(self, run):
         return 26
     def load(self, run): ...
 """
@@ -308,7 +309,7 @@ DAMAGED = {
     "ipc": (TINY.replace("[10, 50]", "[10, '50']"), "entry 2: 'where': 'ipc' must be a whole number, got '50'."),
     "loss": (TINY.replace('["dm", "dsa"]', "3"), "entry 1: 'where': 'loss' must be text, got 3."),
     "empty list": (TINY.replace("[10, 50]", "[]"), "entry 2: 'where': 'ipc' is an empty list, which fits nothing: leave the key out to fit all."),
-    "setting": (TINY.replace("steps = 11", "stesp = 11"), "entry 1: 'set' has no key 'stesp'. Did you mean 'steps'? It takes: steps, momentum, "),
+    "setting": (TINY.replace("steps = 11", "stesp = 11"), "entry 1: 'set' has no key 'stesp'. Did you mean 'steps'? It takes: steps, total_steps, momentum, "),
     "type": (TINY.replace("steps = 11", "steps = 1.5"), "entry 1: 'set': 'steps' must be a whole number, got 1.5."),
     "rate": (TINY.replace("pixels = 2", "pixels = 'fast'"), "entry 1: 'set': rate 'pixels' must be a number, got 'fast'."),
     "name": (TINY.replace("batch_real = 8", 'name = "dc"'), "entry 1: 'set': 'loss' holds settings of a plugin, not its name."),
@@ -317,6 +318,9 @@ DAMAGED = {
     "known": (TINY.replace("steps = 12", "momentum = 0.1"), "entry 2: 'unknown': 'momentum' stands in 'set' as well."),
     "known setting": (TINY.replace("steps = 12", "rates = { pixels = 1 }"), "entry 2: 'unknown': 'rates.pixels' stands in 'set' as well."),
     "why": (TINY.replace('"it is on no page"', '""'), "entry 2: 'unknown': 'rates.pixels' must say why, got ''."),
+    "no mark": (TINY.replace("note =", "marks = { steps = 1 }\nnote ="), "entry 2: 'marks': 'steps' must say what to know, got 1."),
+    "mark of nothing": (TINY.replace("note =", 'marks = { momentum = "x" }\nnote ='), "entry 2: 'marks': 'momentum' does not stand in 'set'."),
+    "both lengths": (TINY.replace("steps = 11", "steps = 11, total_steps = 2"), "entry 1: 'set' has 'steps', of every stage, and 'total_steps'"),
     "overlap": (TINY.replace("[10, 50]", "[1, 10]"), "entries 1 and 2 fit the same place (loss dm or dsa, space pixel, subset mnist-5k, side 28, ipc 1)."),
     "overlap of all": ("schema = 1\n" + ENTRY + ENTRY.replace('loss = "dm"', 'space = "pixel"'), "entries 1 and 2 fit the same place (loss dm)."),
 }  # fmt: skip
@@ -360,7 +364,7 @@ def test_reading_keeps_everything() -> None:
 
 # ---------------------------------------------------------------- ours
 
-OURS = [presets.load(name) for name in ("lineage", "glad", "hpd")]
+OURS = [presets.load(name) for name in ("lineage", "glad", "hpd", "hpd-equal")]
 ENTRIES = [entry for family in OURS for entry in family.entries]
 CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}  # others have 10
 SIDES = {"mnist": 28, "fashion-mnist": 28, "tiny-imagenet": 64, "imagenet-1k": 64}  # of entries without a side; others have 32
@@ -431,7 +435,9 @@ def test_every_entry_of_ours_can_be_used(
             assert plan.loss
             assert plan.space
             for key, value in entry.set.items():
-                have = {"loss": settings(plan.loss), "space": settings(plan.space)}.get(key, getattr(plan, key))
+                num_stages = len(Layered(**plan.space.settings).layers(26)) if key == "total_steps" else 0  # of `tall`
+                own = {"loss": settings(plan.loss), "space": settings(plan.space), "total_steps": plan.stage_start(num_stages)}
+                have = own[key] if key in own else getattr(plan, key)
                 if key == "rates":  # of tensors that are optimised
                     value = {name: rate for name, rate in value.items() if name in plan.rates}
                     assert value
@@ -477,7 +483,8 @@ def test_values_that_are_easily_mistaken() -> None:
     assert all("steps" in entry.unknown and "rates" not in entry.set for entry in glad)
     layers = {loss: entry_for("glad", loss=loss, space="glad", subset="imagewoof", side=128).set["space"]["layer"] for loss in ("tesla", "dsa", "dm")}
     assert layers == {"tesla": 12, "dsa": 16, "dm": 20}
-    assert all("space.first" in entry.unknown for entry in OURS[2].entries if "hpd" in entry.where["space"])
+    walks = [entry for entry in ENTRIES if "hpd" in entry.where["space"]]
+    assert all(("space.first" in entry.unknown) != (entry.where.get("side") == ("128",)) for entry in walks)
 
 
 def test_glad_and_hpd_fit_into_one_suite() -> None:
@@ -485,7 +492,7 @@ def test_glad_and_hpd_fit_into_one_suite() -> None:
         {"loss": loss, "space": space, "subset": "imagenet-c", "side": "128", "ipc": "1"}
         for loss in ("dsa", "dm", "tesla") for space in ("pixel", "w-plus", "glad", "hpd")
     ]  # fmt: skip
-    found = {place["space"]: presets.choose(OURS[1:], place).family for place in places}
+    found = {place["space"]: presets.choose(OURS[1:3], place).family for place in places}
     assert found == {"pixel": "glad", "w-plus": "glad", "glad": "glad", "hpd": "hpd"}
 
 
@@ -497,7 +504,7 @@ def test_presets_lists_the_families_and_what_is_wrong_with_them(install: Install
     assert main(["presets"]) == 0
     out = capsys.readouterr().out
     named = [line.split()[0] for line in out.splitlines()[2:7]]
-    assert named == ["glad", "hpd", "lineage", "loud", "tiny"]
+    assert named == ["glad", "hpd", "hpd-equal", "lineage", "loud"]
     assert out.count("broken") == 2
     assert "is damaged: entry 1: 'set' has no key 'stesp'." in out
     assert "must be a text of at most" in out
@@ -526,9 +533,52 @@ def test_an_unknown_family_is_a_mistake(capsys: Capture) -> None:
     assert main(["presets", "linage"]) == 2
     out, error = capsys.readouterr()
     assert out == ""
-    assert error == "ddbench: unknown preset 'linage'. Did you mean 'lineage'? Installed: glad, hpd, lineage.\n"
+    assert error == "ddbench: unknown preset 'linage'. Did you mean 'lineage'? Installed: glad, hpd, hpd-equal, lineage.\n"
     assert main(["plugins", "--kind", "presets"]) == 0
     assert "GLaD (CVPR 2023)" in capsys.readouterr().out
+
+
+def test_glad_s_layer_marks_the_record_and_a_suite_s_own_does_not(install: Install, tmp_path: Path) -> None:
+    """Its authors chose it on test images; who names another has chosen it himself."""
+    entry = entry_for("glad", loss="dm", space="glad", subset="imagenet-a", side=128)
+    assert "test images" in entry.marks["space.layer"]
+    listed = {"loss": "dm", "space": "glad"}
+    values = {table: {} for table in presets.TABLES}
+    place = {"loss": "dm", "space": "glad"}
+    merged, marks = presets.under(entry, place, listed, values)
+    assert merged["space"]["layer"] == 20
+    assert marks == (f"space.layer is from preset 'glad': {entry.marks['space.layer']}",)
+    assert presets.under(entry, place, listed | {"space": {"name": "glad", "layer": 4}}, values)[1] == ()
+    assert presets.under(entry, place, listed, values | {"space": {"layer": 4}})[1] == ()
+    install(TINY.replace("source = \"somebody\"", 'source = "somebody"\nmarks = { "loss.batch_real" = "beware" }'))
+    (cell,) = load(tmp_path, SUITE).cells
+    assert cell.marks == ("loss.batch_real is from preset 'tiny': beware",)
+
+
+def test_total_steps_are_shared_out_over_the_stages(install: Install, tmp_path: Path) -> None:
+    """As evenly as they can be; where that is even, the key is the one of `steps`. One length displaces the other."""
+    text = SUITE.replace('preset = "tiny"\n', "").replace('["pixel"]', '["hpd"]').replace('"cvae"', '"tall"')
+
+    def plan(distill: str) -> SetPlan:
+        return only(load(tmp_path, f"{text}[distill]\nrates = {{ f = 1, w = 1, pixels = 1 }}\n{distill}"))
+
+    uneven = plan("total_steps = 1000")  # 2, 4, ... 24 and the image of 26 layers
+    assert (uneven.steps, uneven.extra_steps) == (76, 12)
+    lengths = [uneven.stage_start(stage + 1) - uneven.stage_start(stage) for stage in range(13)]
+    assert lengths == [77] * 12 + [76]
+    assert sum(lengths) == 1000
+    assert plan("total_steps = 1300").key == plan("steps = 100").key != uneven.key
+    pixel = only(load(tmp_path, SUITE + "[distill]\ntotal_steps = 9\n"))
+    assert (pixel.steps, pixel.extra_steps) == (9, 0)  # the preset says steps = 11
+    override = '[[override]]\nwhere = { loss = "dm" }\nset = { steps = 3 }\n'
+    assert only(load(tmp_path, SUITE + "[distill]\ntotal_steps = 9\n" + override)).steps == 3
+    base = f"{text}[distill]\nrates = {{ f = 1, w = 1, pixels = 1 }}\n"
+    assert faults(tmp_path, base + "total_steps = 12\n") == [
+        "dm / hpd / tall: 'total_steps' (12) must be at least the number of stages (13), for a step each."
+    ]
+    assert faults(tmp_path, base + "steps = 1\ntotal_steps = 13\n") == [
+        "[distill] has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them."
+    ]
 
 
 ABOUT = """\

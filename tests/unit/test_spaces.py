@@ -173,6 +173,97 @@ def test_too_few_samples_still_average_one(run: DistillRun) -> None:
     assert w_plus("average", 1).init(run).params["w"].isfinite().all()
 
 
+def test_gaussian_features_have_each_image_s_own_mean_and_spread(run: DistillRun) -> None:
+    """One number each over a whole map; other noise in every image; codes as without."""
+    run = toy_run(channels=3, depth=DEPTH, side=32)
+    plain, noise = (glad(3, clip=0.0, features=how).init(run).params for how in ("forward", "gaussian"))
+    assert torch.equal(plain["w"], noise["w"])
+    f, g = plain["f"].flatten(1), noise["f"].flatten(1)
+    torch.testing.assert_close(g.mean(1), f.mean(1), atol=0.15, rtol=0)  # 1,024 numbers
+    torch.testing.assert_close(g.std(1), f.std(1), rtol=0.15, atol=0)
+    assert not torch.allclose(f.mean(1)[0], f.mean(1)[-1], atol=0.01)
+    unit = (g - f.mean(1, keepdim=True)) / f.std(1, keepdim=True)
+    assert unit.corrcoef().fill_diagonal_(0).abs().max() < 0.2
+    assert (torch.stack([unit, (f - f.mean(1, keepdim=True)) / f.std(1, keepdim=True)]).prod(0).mean(1).abs() < 0.2).all()
+    assert torch.equal(noise["f"], glad(3, clip=0.0, features="gaussian").init(run).params["f"])
+    assert glad(3, clip=0.5, features="gaussian").init(run).params["f"].abs().max() == 0.5  # clipped after
+    with pytest.raises(ConfigError, match="'features' has no meaning without 'first'"):
+        Layered(features="gaussian")
+
+
+def test_noise_is_at_the_first_layer_alone(run: DistillRun) -> None:
+    space = hpd(features="gaussian", clip=0.0)
+    state = space.init(run)
+    later = replace(space.advance(state, run), stage=1)
+    torch.testing.assert_close(decode(space, later, run), decode(space, state, run))
+
+
+class Half(ToyGenerator):
+    """Computes in half precision."""
+
+    def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
+        return super().latents(classes, rng).half()
+
+    def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+        return super().synthesize(w.float(), None if hidden is None else hidden.float(), start, stop).half()
+
+
+@pytest.mark.parametrize("space", [w_plus(), glad(3), glad(3, features="gaussian"), hpd(), Pixel("generator-average")])
+def test_what_is_optimised_is_never_in_half_precision(space: Space, run: DistillRun) -> None:
+    run = replace(run, loaded=Half(run.spec, DEPTH))
+    for state in stages(space, run):
+        assert {tensor.dtype for tensor in state.params.values()} == {torch.float32}
+        assert decode(space, state, run).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("start", "codes"), [("generator", "sample"), ("generator-average", "average")])
+def test_pixel_starts_from_the_images_of_a_generator(start: Any, codes: Any, run: DistillRun) -> None:
+    """Where W+ and H-PD start, with equal codes."""
+    space = Pixel(start)
+    assert space.needs_generator
+    assert not Pixel().needs_generator
+    images = decode(space, space.init(run), run)
+    torch.testing.assert_close(images, decode(w_plus(codes), w_plus(codes).init(run), run))
+    walk = hpd(init_from=codes)
+    torch.testing.assert_close(images, decode(walk, walk.init(run), run))
+
+
+@pytest.mark.parametrize("space", [Pixel(repeat=3), glad(3, repeat=3), Layered(repeat=3)])
+def test_a_repeated_stage_begins_with_the_tensors_of_the_one_before(space: Space, run: DistillRun) -> None:
+    assert space.num_stages(run) == 3
+    state = State({name: tensor + 20 for name, tensor in space.init(run).params.items()})  # beyond what new features may be
+    later = space.advance(state, run)
+    assert state.params.keys() == later.params.keys()
+    for name, tensor in state.params.items():
+        assert torch.equal(later.params[name], tensor)
+        assert later.params[name].data_ptr() != tensor.data_ptr()
+    assert torch.equal(decode(space, replace(later, stage=1), run), decode(space, state, run))
+    assert Layered(2, 6, 2, repeat=2).layers(DEPTH) == (2, 2, 4, 4, 6, 6)
+    for make in (lambda: Pixel(repeat=0), lambda: Pixel(samples=0), lambda: glad(repeat=0)):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            make()
+
+
+class Counting(ToyGenerator):
+    """Knows the largest batch that it has made images of."""
+
+    most = 0
+
+    def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
+        self.most = max(self.most, len(w))
+        return super().synthesize(w, hidden, start, stop)
+
+
+@pytest.mark.parametrize(("side", "most"), [(64, 6), (66, 1)])
+def test_large_images_go_through_the_layers_one_at_a_time(side: int, most: int) -> None:
+    run = toy_run(channels=3, depth=4, side=side)
+    loaded = Counting(run.spec, 4)
+    run = replace(run, loaded=loaded)
+    hpd(init_from="sample").advance(hpd(init_from="sample").init(run), run)
+    Pixel("generator").init(run)
+    assert loaded.most == most
+
+
 def test_presets() -> None:
     assert w_plus() == Layered()
     assert glad() == Layered(12, 12)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddbench.api import Spec
 from ddbench.compute.run import DistillRun
-from ddbench.compute.weights import find_weights, read_weights
+from ddbench.data.weights import find_weights, read_document, read_weights
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
 from ddbench.ops.checkpoints import fit_state
@@ -70,12 +70,12 @@ def test_pickled_code_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     good = put(tmp_path, "w.pt", TENSORS)
-    for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "weights/w.pt"):
-        with pytest.raises(ConfigError, match="named by their file alone"):
+    for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "a/weights/w.pt"):
+        with pytest.raises(ConfigError, match="named by file alone"):
             find_weights(tmp_path, name, good)
-    with pytest.raises(DataError, match=r"'w\.pt' belong into the folder weights of your data folder: set DDBENCH_DATA"):
+    with pytest.raises(DataError, match=r"'w\.pt' must lie in the folder weights of your data folder: set DDBENCH_DATA"):
         find_weights(None, "w.pt", good)
-    with pytest.raises(DataError, match=r"'v\.pt' are not there: put them at .*weights/v\.pt"):
+    with pytest.raises(DataError, match=r"'v\.pt' cannot be found: put this file at .*weights/v\.pt"):
         find_weights(tmp_path, "v.pt", good)
     with pytest.raises(DataError, match=f"have the SHA-256 {good}, not 0000: get the right file, or"):
         find_weights(tmp_path, "w.pt", "0000")
@@ -90,6 +90,26 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "weights" / "cut.safetensors").write_bytes(b"\x20\0\0\0\0\0\0\0{")
     with pytest.raises(DataError, match="cannot be read"):
         read_weights(tmp_path, "cut.safetensors", sha256_file(tmp_path / "weights" / "cut.safetensors"))
+
+
+def test_weights_may_lie_in_a_folder_of_their_own_with_a_description(tmp_path: Path) -> None:
+    (tmp_path / "weights" / "vae").mkdir(parents=True)
+    sha256 = put(tmp_path, "vae/w.safetensors", TENSORS)
+    assert same(read_weights(tmp_path, "vae/w.safetensors", sha256), TENSORS)
+    path = tmp_path / "weights" / "vae" / "config.json"
+    path.write_bytes(b"{}")
+    good = sha256_file(path)
+    assert read_document(tmp_path, "vae/config.json", good) == b"{}"
+    with pytest.raises(DataError, match=f"has the SHA-256 {good}, not 0000"):
+        read_document(tmp_path, "vae/config.json", "0000")
+    with pytest.raises(DataError, match=r"must be a \.json file"):
+        read_document(tmp_path, "vae/w.safetensors", sha256)
+    for name in ("vae/../vae/config.json", "../weights/config.json", "vae//config.json", "/vae/config.json"):
+        with pytest.raises(ConfigError, match="the description must be named by file alone, or by one folder"):
+            read_document(tmp_path, name, good)
+    path.write_bytes(b" " * (1 << 20) + b"{}")
+    with pytest.raises(DataError, match="larger than 1 MiB"):
+        read_document(tmp_path, "vae/config.json", sha256_file(path))
 
 
 # ---------------------------------------------------------------- fitting

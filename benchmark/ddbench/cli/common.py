@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,21 +43,20 @@ def asking_plugins() -> Iterator[None]:
         yield
 
 
-def load_suite(name: str, only: str | None, incomplete: bool = False) -> Loaded:
-    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it, and with what the user
-    has to bring first unless it may be `incomplete`."""
+def load_suite(name: str, only: str | None, lenient: bool = False) -> Loaded:
+    """Resolve a suite with the data under DDBENCH_DATA. Raises Faults with all that is wrong with it; `lenient`: data and weights
+    that are missing are left to `Suite.missing`, and what their cells ask of them is not checked."""
     from ddbench.data.subsets import default_root
-    from ddbench.errors import Faults
     from ddbench.grid.planning import Identities, check_plans, with_needs
     from ddbench.suite import load
     from ddbench.suite.selection import select
 
     identities = Identities()
     with asking_plugins():
-        suite = load.load(name, identities, default_root())
-        if suite.missing and not incomplete:
-            raise Faults([f"suite '{name}': {sentence}" for sentence in suite.missing])
-        check_plans(suite.cells, identities, suite.data_root)
+        suite = load.load(name, identities, default_root(), lenient)
+        missing = dict(suite.missing)
+        check_plans(suite.cells, identities, suite.data_root, missing if lenient else None)
+        suite = replace(suite, missing=missing)
         return Loaded(suite, with_needs(select(suite.cells, only)), identities)
 
 

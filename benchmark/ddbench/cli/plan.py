@@ -1,4 +1,4 @@
-"""ddbench plan SUITE: the sets and judgements of a grid, what is there, what is missing, and what they share."""
+"""ddbench plan SUITE: the sets and judgements of a grid, what they share, what is there, and what the rest takes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, load_suite, refuse_other_settings, store_path, warn
 
 if TYPE_CHECKING:
-    from ddbench.plan import Cell
+    from ddbench.grid.outlook import Line
+    from ddbench.plan import Cell, SetPlan
     from ddbench.results.contents import Contents
     from ddbench.results.store import Store
 
 SHOWN = ("shared", "cells", "state", "key")  # of what is shared
+UNKNOWN = "unknown"  # what hangs on data or weights that are not there, or on work that nobody has done yet
 MANY = 5  # of a kind: more are one line of the table
+HOW_KNOWN = """\
+measured: in this store, on whatever machine that was. counted: floating-point operations at a part of this CPU's peak, which
+narrow networks do not reach. A distillation is known once another seed of it has been made here: try one with --only."""
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,49 +33,73 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the cells; nothing is computed and nothing written."""
+    """Print the cells; nothing is computed and nothing written. 1: files are missing, or something is broken."""
+    from ddbench.errors import Faults
     from ddbench.grid import stale
     from ddbench.grid.worker import sentence_of
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
-    loaded = load_suite(args.suite, args.only, incomplete=True)
+    loaded = load_suite(args.suite, args.only, lenient=True)
     suite, planned = loaded.suite, loaded.planned
+    missing = list(dict.fromkeys(suite.missing.values()))
+    if missing and args.jobs:
+        raise Faults(missing)  # the names of jobs hang on what is missing
     root = store_path(args, suite)
     store = Store(root, create=False) if root.exists() or args.store else None
     contents = read_contents(store) if store else NOTHING
-    broken = [*suite.broken, *suite.missing, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
+    broken = [*suite.broken, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
     warn(broken)
     if store:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
     rows = [_row(cell, loaded, store, contents) for cell in planned.cells]
     shared = _shared(loaded, store)
+    outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
-        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "bring": list(suite.missing)}
+        about = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing}
+        about["outlook"] = [line.to_json() for line in outlook]
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
             print(f"{job['name']}  {job['title']}")
     else:
-        _print(args, loaded, rows, shared)
-    return 1 if broken or contents.faults else 0
+        _print(args, loaded, rows, shared, outlook)
+    return 1 if broken or contents.faults or missing else 0
 
 
 def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) -> dict[str, Any]:
     """A cell: its set, and how many of its judgements are there."""
-    plan = cell.set
+    plan, suite = cell.set, loaded.suite
+    unseen = plan.dataset in suite.missing
     there = sum(set(range(cell.repeats)) <= contents.repeats(plan.key, judging.key) for judging in cell.all_judgings())
     return {
         "method": plan.method,
-        "subset": loaded.identities(plan.dataset, loaded.suite.data_root).label(plan.dataset.label),
+        "subset": plan.dataset.label if unseen else loaded.identities(plan.dataset, suite.data_root).label(plan.dataset.label),
         "ipc": "all" if plan.everything else plan.ipc,
         "seed": plan.seed,
-        "steps a stage": 0 if plan.baseline else plan.steps,
+        "steps a stage": "0" if plan.baseline else f"{plan.steps}+{plan.extra_steps}" if plan.extra_steps else str(plan.steps),
         "set": _state(cell, store, contents),
         "judged": f"{there} of {sum(1 for _ in cell.all_judgings())}",
-        "key": plan.key[:16],
+        "key": UNKNOWN if suite.lacks(plan) else plan.key[:16],
     }
+
+
+def _outlook(args: argparse.Namespace, loaded: Loaded, store: Store | None, contents: Contents) -> list[Line]:
+    """What the missing jobs take. No accelerator is started for it: where one would compute, only what was measured is known."""
+    import torch
+
+    from ddbench.compute.run import pick_device
+    from ddbench.evaluate.cost import peak_flops
+    from ddbench.grid.outlook import Outlook
+
+    def counts(plan: SetPlan) -> tuple[int, ...] | None:
+        root, missing = loaded.suite.data_root, loaded.suite.missing
+        return None if plan.dataset in missing else loaded.identities(plan.dataset, root).train_counts
+
+    device = torch.device("cpu") if args.device == "auto" and not torch.cuda.is_available() else pick_device(args.device)
+    peak = peak_flops(device) if device.type == "cpu" else 0.0
+    return Outlook(loaded.planned, store, contents, counts, peak).lines()
 
 
 def _state(cell: Cell, store: Store | None, contents: Contents) -> str:
@@ -116,7 +145,9 @@ def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[
     return found
 
 
-def _print(args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]]) -> None:
+def _print(
+    args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]], outlook: list[Line]
+) -> None:
     from tabulate import tabulate
 
     print(": ".join(filter(None, (loaded.suite.name, loaded.suite.description))) + "\n")
@@ -131,11 +162,26 @@ def _print(args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]],
     hurt = f", {damaged} damaged" if damaged else ""
     print(f"\nSets: {len(rows)} in all, {sets} there, {len(rows) - sets - damaged} missing{hurt}.")
     print(f"Judgements: {wanted} in all, {there} there, {wanted - there} missing. Shared: {len(shared)}, {built} built.")
-    if sets < len(rows) or there < wanted:
+    if outlook:
+        table = tabulate([_told(line) for line in outlook], headers="keys", tablefmt="github")
+        print(f"\nWhat is missing takes, one job after the other:\n\n{table}\n\n{HOW_KNOWN}")
+    if sentences := list(dict.fromkeys(loaded.suite.missing.values())):
+        print("\nNot there yet, and needed before anything can run:")
+        print("\n".join(f"- {sentence}" for sentence in sentences))
+    elif sets < len(rows) or there < wanted:
         more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
         print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
     else:
         print("Nothing is missing.")
+
+
+def _told(line: Line) -> dict[str, str]:
+    """A line of the table."""
+    known = [f"{line.seconds / 3600:.2f}"] * (line.unknown < line.missing)
+    unknown = [UNKNOWN if line.unknown == line.missing else f"{line.unknown} unknown"] * bool(line.unknown)
+    hours = " + ".join([*known, *unknown])
+    memory = UNKNOWN if line.memory_bytes is None else f"{line.memory_bytes / 2**30:.1f}"
+    return {"jobs": line.jobs, "missing": str(line.missing), "about h": hours, "GiB": memory, "known by": line.known_by}
 
 
 def _short(shared: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ddbench.results.contents import Contents
     from ddbench.results.store import Store
 
-ASSUMED_SHARE = 0.4  # of the device's peak that training steps reach: a guess for wide networks; narrow ones stay far below
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,6 +72,7 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """A line for each kind of resource: how many, how many are missing, and about how many minutes and MiB these take."""
     from ddbench.evaluate.cost import flops_of_step, peak_flops
+    from ddbench.grid.outlook import ASSUMED_SHARE
     from ddbench.grid.planning import counting_run
 
     planned, groups = loaded.planned, dict[str, dict[str, Any]]()

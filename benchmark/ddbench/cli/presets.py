@@ -84,7 +84,8 @@ def _row(entry: Preset, notes: dict[str, int]) -> tuple[str, ...]:
     where = {key: ", ".join(values) for key, values in entry.where.items()}
     subset = where.get("subset", "every subset") + (f" at {where['side']} px" if "side" in where else "")
     place = f"{where.get('loss', 'every loss')} / {where.get('space', 'every space')}; {subset}; ipc {where.get('ipc', 'any')}"
-    see = [notes.setdefault(text, len(notes) + 1) for text in (entry.source, entry.note) if text]
+    texts = (entry.source, entry.note, *(f"Marked: {path}: {what}" for path, what in entry.marks.items()))
+    see = [notes.setdefault(text, len(notes) + 1) for text in texts if text]
     cells = (place, ", ".join(_flat(entry.set)), ", ".join(entry.unknown), entry.protocol, ", ".join(map(str, see)))
     pairs = zip(cells, COLUMNS.values(), strict=True)
     return (str(entry.number), *(_wrapped(cell, width) or "-" for cell, width in pairs))

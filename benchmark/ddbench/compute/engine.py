@@ -61,7 +61,7 @@ class Distillation:
         self.space: Space = require(plan.space, "space").make()
         self.loss: Loss = require(plan.loss, "loss").make()
         self.num_stages = self.space.num_stages(run)
-        self.total_steps = plan.steps * self.num_stages
+        self.total_steps = plan.stage_start(self.num_stages)
         self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
         self.bad_step = torch.tensor(-1, device=run.device)
         self.stages: list[Stage] = []
@@ -73,6 +73,20 @@ class Distillation:
         self.loss.check(self.space.num_images(self.run), self.run)
         self.memory: Memory = self.loss.init(self.run)
         self._enter(self.space.init(self.run))
+        self._look_at_images()
+
+    def _look_at_images(self) -> None:
+        """Stop where a generator cannot show what a stage begins with."""
+        if self.plan.generator is None:
+            return
+        images = self.images(self.state)
+        bad = int((~images.isfinite()).sum())
+        if bad:
+            what = f"{bad} of {images.numel()} values of the generator's images are NaN or infinite before step {self.step}"
+            raise PluginError(
+                f"{self.plan.name}: {what}: half precision overflows beyond 65,504. Let the generator compute in float32, or "
+                "start from another layer or seed."
+            )
 
     def _enter(self, state: State) -> None:
         """Make a stage's tensors leaves, with learned labels among them, and give them an optimiser without a past."""
@@ -107,7 +121,8 @@ class Distillation:
     def _set_rates(self) -> None:
         """By the schedule: a rate times (1 + cos(pi t / steps)) / 2 at step t of the stage."""
         if self.plan.schedule == "cosine":
-            share = (self.step - self.state.stage * self.plan.steps) / self.plan.steps
+            start, end = (self.plan.stage_start(self.state.stage + one) for one in (0, 1))
+            share = (self.step - start) / (end - start)
             for name, group in zip(self.optimized, self.optimizer.param_groups, strict=True):
                 group["lr"] = self.plan.rates[name] * 0.5 * (1 + math.cos(math.pi * share))
 
@@ -144,7 +159,7 @@ class Distillation:
             penalty.backward()
             value = value + penalty.detach()
         self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
-        if self.plan.rank_steps != "last" and (self.step - self.state.stage * self.plan.steps) % self.plan.rank_every == 0:
+        if self.plan.rank_steps != "last" and (self.step - self.plan.stage_start(self.state.stage)) % self.plan.rank_every == 0:
             self._offer(value, leaf if picked is None else None)
         pull_back()
         if label_leaf.grad is not None:
@@ -220,6 +235,7 @@ class Distillation:
         if len(self.stages) < self.num_stages:
             with torch.no_grad():
                 self._enter(replace(self.space.advance(state, self.run.at(self.step)), stage=len(self.stages)))
+            self._look_at_images()
 
     def result(self) -> DistilledSet:
         """The best stage's set: the smallest score, the earliest of equals; the last stage where none was scored."""
@@ -300,7 +316,7 @@ def distill(
         else:
             loop.begin()
         while len(loop.stages) < loop.num_stages:
-            end = (len(loop.stages) + 1) * plan.steps
+            end = plan.stage_start(len(loop.stages) + 1)
             while loop.step < end:
                 passes = loop.passes(iterate_seconds)
                 if put_aside and (passes or loop.step in iterates):

@@ -17,8 +17,8 @@ from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.compute.ways import is_captured
-from ddbench.compute.weights import find_prepared, read_weights
 from ddbench.data.subsets import TrainingData
+from ddbench.data.weights import find_prepared, read_document, read_weights
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
@@ -203,6 +203,10 @@ class DistillRun:
         """The tensors of `weights/FILE` in the data folder."""
         return read_weights(self.folder, file, sha256)
 
+    def document(self, file: str, sha256: str) -> bytes:
+        """The bytes of the JSON file `weights/FILE` in the data folder."""
+        return read_document(self.folder, file, sha256)
+
     def train(
         self, network: nn.Module, recipe: Recipe, *name: str | int, objective: Objective | None = None,
         on_epoch: Callable[[int], None] | None = None, augment: Augment | None = None,
@@ -231,12 +235,13 @@ def open_run(
         config: GeneratorConfig = require(plan.generator, "generator").make()
         while len(loaded) >= GENERATORS_KEPT:
             del loaded[next(iter(loaded))]
-        loaded[key] = config.load(replace(run, root=("generator",)))  # the same for every seed, so that one serves them all
+        # the same for every seed and whatever its images are normalised by, so that one serves them all
+        loaded[key] = config.load(replace(run, root=("generator",), fed=None))
     return replace(run, loaded=loaded[key])
 
 
 def _generator_key(plan: SetPlan) -> str:
     """Of all that a loaded generator may hang on."""
     backbone = plan.backbone.what if plan.backbone else None
-    images = [plan.train_hash, plan.held_out, plan.synthetic_mean, plan.synthetic_std]
+    images = [plan.train_hash, plan.held_out]
     return digest([require(plan.generator, "generator").what, backbone, images, plan.threads])

@@ -189,7 +189,7 @@ def _publish(
         set_sha256=sha256,
         resources=tuple(one.resource for one in used),
         place=place,
-        marks=(*here.marks(), *(mark for one in used for mark in one.marks)),
+        marks=(*file.marks, *here.marks(), *(mark for one in used for mark in one.marks)),
         measured=schema.SetMeasured(
             seconds={name: value for name, value in seconds.items() if name in COUNTED},
             resources={one.resource.key: one.seconds for one in used},

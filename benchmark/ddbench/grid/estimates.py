@@ -92,7 +92,7 @@ def _resource(key: str, planned: Planned) -> str:
 
 
 def _set(plan: SetPlan) -> str:
-    return digest(["set", {name: value for name, value in plan.stem.items() if name != "steps"}])
+    return digest(["set", {name: value for name, value in plan.stem.items() if name not in ("steps", "extra_steps")}])
 
 
 def _judgement(plan: SetPlan, judging: Judging) -> str:

@@ -47,12 +47,15 @@ def missing_blocks(set: SetPlan, judging: Judging, repeats: int, there: set[int]
 
 
 def _once(cells: Iterable[Cell]) -> Iterable[Cell]:
-    """A cell for each set, with the iterates that any cell of that set wants."""
+    """A cell for each set, with the iterates and marks that any cell of that set has."""
     found: dict[str, Cell] = {}
     for cell in cells:
         known = found.setdefault(cell.set.key, cell)
         steps, seconds = {*known.iterates, *cell.iterates}, {*known.iterate_seconds, *cell.iterate_seconds}
-        found[cell.set.key] = replace(known, iterates=tuple(sorted(steps)), iterate_seconds=tuple(sorted(seconds)))
+        marks = tuple(dict.fromkeys((*known.marks, *cell.marks)))
+        found[cell.set.key] = replace(
+            known, iterates=tuple(sorted(steps)), iterate_seconds=tuple(sorted(seconds)), marks=marks
+        )
     return found.values()
 
 
@@ -101,8 +104,9 @@ class Lister:
             return
         needs = self._resources(cell.set.resources)
         file = JobFile(
-            kind="set", name=name, suite=self.suite, needs=needs, plan=cell.set, iterates=steps, iterate_seconds=seconds
-        )
+            kind="set", name=name, suite=self.suite, needs=needs, plan=cell.set, iterates=steps, iterate_seconds=seconds,
+            marks=cell.marks,
+        )  # fmt: skip
         job = Job("set", name, cell.set.name, needs, foreign(*cell.set.refs))
         self.work[name] = Work(job, file)
 

@@ -5,9 +5,10 @@ Plugins are asked on the CPU, with a run that holds no image: planning never sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_cell
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
 from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import Identity, TrainingData, identify
-from ddbench.errors import BenchError, Faults, PluginError
+from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
 from ddbench.files import canonical
 from ddbench.plan import Cell, Judging, SetPlan
-from ddbench.refs import PluginRef
+from ddbench.refs import PluginRef, require
 from ddbench.results.store import Store
 
 CPU = torch.device("cpu")
@@ -130,34 +131,47 @@ def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
     return Planned(tuple(made), needs, owners, teachers, broken)
 
 
-def check_plans(cells: Iterable[Cell], identities: Identities, root: Path | None) -> None:
-    """Ask every loss and baseline whether it can make such a set, and whether the classes have enough images. Raises Faults with
-    all that is refused; what a broken plugin raises instead breaks its own cells, later."""
+def check_plans(
+    cells: Iterable[Cell], identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None = None
+) -> None:
+    """Ask every loss and baseline whether it can make such a set, every generator whether it could be loaded, and whether the
+    classes have enough images. Raises Faults with all that is refused; what a broken plugin raises instead breaks its own cells,
+    later. With `missing`, nothing is asked of data that stand in it, and generators' files that are not there are added to it."""
     faults, asked = list[str](), set[str]()
     for cell in cells:
-        plan = cell.set
+        plan, subset = cell.set, cell.set.dataset.label
         if plan.everything or plan.imported:
             continue
         key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
-        if key in asked:
-            continue
-        asked.add(key)
-        try:
-            _check(plan, identities(plan.dataset, root).train_counts, root)
-        except PluginError:
-            continue
-        except Faults as several:
-            faults += several.faults
-        except BenchError as error:
-            faults.append(f"{plan.method} on '{plan.dataset.label}', ipc {plan.ipc}: {error}")
-        except (Exception, SystemExit):  # a stranger's code: its cell tells
-            continue
+        if key not in asked and plan.dataset not in (missing or {}):
+            asked.add(key)
+            faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root))
+        generator = plan.generator
+        if generator and (key := canonical([generator.what, subset])) not in asked:
+            asked.add(key)
+            told = f"generator '{generator.label}' on '{subset}'"
+            faults += _refused(told, partial(_check_generator, plan, root, missing))
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
 
 
-def _check(plan: SetPlan, counts: Sequence[int], root: Path | None) -> None:
-    run = counting_run(plan, counts, root)
+def _refused(who: str, check: Callable[[], None]) -> Sequence[str]:
+    """What a check refuses, a sentence each."""
+    try:
+        check()
+    except PluginError:
+        return ()
+    except Faults as several:
+        return several.faults
+    except BenchError as error:
+        return (f"{who}: {error}",)
+    except (Exception, SystemExit):  # a stranger's code: its cell tells
+        return ()
+    return ()
+
+
+def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
+    run = counting_run(plan, identities(plan.dataset, root).train_counts, root)
     least, name = min(run.class_counts), plan.dataset.label
     if plan.ipc > least:
         raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
@@ -165,6 +179,16 @@ def _check(plan: SetPlan, counts: Sequence[int], root: Path | None) -> None:
         plan.baseline.make().check(run)
     elif plan.loss and plan.space:
         plan.loss.make().check(plan.space.make().num_images(run), run)
+
+
+def _check_generator(plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
+    generator = require(plan.generator, "generator")
+    try:
+        generator.make().check(planning_run(plan, root))
+    except DataError as error:
+        if missing is None:
+            raise
+        missing.setdefault(generator, str(error))
 
 
 def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, suite: str) -> None:

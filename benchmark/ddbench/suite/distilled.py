@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_place
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,16 @@ class Common:
     backbone: PluginRef
     threads: int
     asked: Asked  # of iterates
-    data_root: Path | None = None
+    data_root: Path | None  # the user's data folder
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What there is at a place of the grid."""
+
+    plan: SetPlan
+    iterates: tuple[int, ...]  # the steps of those that the protocol and the suite ask for
+    marks: tuple[str, ...]  # of the preset
 
 
 class Distilled:
@@ -37,7 +47,7 @@ class Distilled:
     def __init__(self, raw: Mapping[str, Any], places: Places, common: Common, findings: Findings) -> None:
         """`raw` is the suite's TOML."""
         self.raw, self.places, self.common, self.findings = raw, places, common, findings
-        self._plans: dict[tuple[Any, ...], tuple[SetPlan, tuple[int, ...]] | None] = {}
+        self._plans: dict[tuple[Any, ...], Placed | None] = {}
         self._fits: dict[tuple[PluginRef, ...], bool] = {}
         self._pins: dict[PluginRef, PluginRef | None] = {}
         self._tensors: set[str] = set()  # that the grid's spaces and losses have
@@ -47,8 +57,8 @@ class Distilled:
 
     def plan(
         self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, seed: int
-    ) -> tuple[SetPlan, tuple[int, ...]] | None:
-        """The plan of a place, and the steps of its iterates that the protocol asks for; None where something is wrong.
+    ) -> Placed | None:
+        """The plan of a place, with what belongs to it; None where something is wrong.
 
         `numbers`: of the loss and the space in the suite's lists.
         """
@@ -61,17 +71,18 @@ class Distilled:
         key = (numbers, dataset, ipc, fitting)
         if key not in self._plans:
             values = self.places.values(place, fitting, loss, space, dataset)
-            plan = self._plan(values, loss, space, dataset, train_hash, ipc) if values else None
+            plan = self._plan(values[0], loss, space, dataset, train_hash, ipc) if values else None
             self._unknown |= values is None
-            self._plans[key] = (plan, self._iterates(plan)) if plan else None
+            self._plans[key] = Placed(plan, self._iterates(plan), values[1]) if plan and values else None
         made = self._plans[key]
-        return made and (replace(made[0], seed=seed), made[1])
+        return made and replace_place(made, plan=replace(made.plan, seed=seed))
 
     def _plan(
         self, values: dict[str, Any], loss_entry: Any, space_entry: Any, dataset: PluginRef, train_hash: str, ipc: int
     ) -> SetPlan | None:
         """The plan of seed 0. Goes on after a fault, so that all are found."""
         settings, given, labels = values.pop("generator"), values.pop("rates"), values.get("labels", "hard")
+        total = values.pop("total_steps", None)
         loss = self.findings.plugin("losses", loss_entry, values.pop("loss"))
         space = self.findings.plugin("spaces", space_entry, values.pop("space"))
         proxy = self.findings.plugin("architectures", self.raw.get("proxy", self.raw.get("backbone", "convnet")))
@@ -93,6 +104,15 @@ class Distilled:
         ).without_idle_settings()  # fmt: skip
         for sentence in plan.check():
             self.findings.fault(sentence)
+        return plan if total is None else self._shared_out(plan, total)
+
+    def _shared_out(self, plan: SetPlan, total: int) -> SetPlan:
+        """With so many steps over all stages."""
+        num = self._num_stages(plan, "'total_steps' are shared out over the stages")
+        try:
+            return plan.with_total_steps(total, num) if num else replace(plan, steps=total)
+        except ConfigError as error:
+            self.findings.fault(f"{plan.method}: {error}")
         return plan
 
     def _generator(self, space: PluginRef, settings: Mapping[str, Any], dataset: PluginRef) -> PluginRef | None:
@@ -104,22 +124,23 @@ class Distilled:
         if generator and generator not in self._pins:
             self._pins[generator] = self._pinned(generator)
         generator = self._pins[generator] if generator else None
-        if generator is None:
-            return None
+        if generator is None or generator in self.findings.missing:
+            return generator
         key = (space, generator, dataset)
         if key not in self._fits:
             self._fits[key] = self._fit(space, generator, dataset)
         return generator if self._fits[key] else None
 
     def _pinned(self, generator: PluginRef) -> PluginRef | None:
-        """With the settings that its files decide; None where these cannot be used."""
+        """With the settings that its files decide; as it is where they are missing and the reader is lenient; None: a fault."""
         try:
             pins = generator.ask(lambda plugin: dict(plugin.pins(self.common.data_root)))
             return generator.pinned(pins) if pins else generator
         except PluginError as error:
             self.findings.broke(error)
         except DataError as error:
-            self.findings.lacks(error)
+            self.findings.lacks(generator, error)
+            return generator if self.findings.lenient else None
         except BenchError as error:
             self.findings.fault(error)
         return None
@@ -132,6 +153,9 @@ class Distilled:
         except PluginError as error:
             self.findings.broke(error)
             return False
+        except DataError as error:
+            self.findings.lacks(generator, error)
+            return self.findings.lenient
         except BenchError as error:
             self.findings.fault(f"space '{space.label}' with generator '{generator.label}' on '{dataset.label}': {error}")
             return False
@@ -141,9 +165,9 @@ class Distilled:
             self.findings.fault(error)
         return True
 
-    @staticmethod
-    def _depth(generator: PluginRef, dataset: PluginRef) -> int:
-        return generator.ask(lambda plugin: plugin.depth(dataset.make().spec()))
+    def _depth(self, generator: PluginRef, dataset: PluginRef) -> int:
+        run = PlanningRun(dataset.make().spec(), 0, None, self.common.data_root)
+        return generator.ask(lambda plugin: plugin.depth(run))
 
     def _check_loss(self, loss: PluginRef, labels: str) -> None:
         """Whether the backbone and the labels suit it."""
@@ -200,18 +224,32 @@ class Distilled:
 
     def _iterates(self, plan: SetPlan) -> tuple[int, ...]:
         """The steps whose iterates the protocol and the suite ask for."""
-        num, asked, space = self.common.protocol.set.iterates, self.common.asked.steps, plan.space
-        if space is None or not (num or asked):
+        num, asked = self.common.protocol.set.iterates, self.common.asked.steps
+        if not (num or asked):
             return ()
-        depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
-        run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
+        who = "'iterates' asks for steps" if asked else f"protocol '{self.common.protocol.id}' judges iterates"
+        stages = self._num_stages(plan, who)
+        if stages is None:
+            return ()
+        total = plan.stage_start(stages)
+        self._most_steps = max(self._most_steps, total)
+        return tuple(sorted({*iterate_steps(num, total), *(step for step in asked if step < total)}))
+
+    def _num_stages(self, plan: SetPlan, who: str) -> int | None:
+        """How many stages the space of a plan has; None, and remembered, where nobody can say. `who` wants to know."""
+        assert plan.space
+        if plan.generator in self.findings.missing:
+            return None
         try:
-            total = plan.steps * space.ask(lambda plugin: plugin.num_stages(run))
-            self._most_steps = max(self._most_steps, total)
-            return tuple(sorted({*iterate_steps(num, total), *(step for step in asked if step < total)}))
+            depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
+            run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
+            return plan.space.ask(lambda plugin: int(plugin.num_stages(run)))
         except PluginError as error:
             self.findings.broke(error)
+        except DataError as error:
+            assert plan.generator
+            self.findings.lacks(plan.generator, error)
         except BenchError as error:
-            who = "'iterates' asks for steps" if asked else f"protocol '{self.common.protocol.id}' judges iterates"
-            self.findings.fault(f"{who}, and space '{space.label}' cannot say beforehand how many stages it has: {error}")
-        return ()
+            space = f"space '{plan.space.label}' cannot say beforehand how many stages it has"
+            self.findings.fault(f"{who}, and {space}: {error}")
+        return None

@@ -13,11 +13,12 @@ from ddbench.suite import presets
 class Findings:
     """Collected while a suite is read, so that a user mends all its faults at once."""
 
-    def __init__(self) -> None:
-        """Nothing yet."""
+    def __init__(self, lenient: bool = False) -> None:
+        """Nothing yet. `lenient`: what is missing is no fault, for a reader who only wants to see the grid."""
+        self.lenient = lenient
+        self.missing: dict[PluginRef, str] = {}  # a sentence for everything that cannot be looked at; only where that is no fault
         self.faults: list[str] = []
         self.broken: list[str] = []  # a sentence for every plugin that cannot be used; its cells are left out
-        self.missing: list[str] = []  # a sentence for every file that the user has to bring first; its cells are left out
         self._plugins: dict[str, PluginRef | None] = {}
         self._answers: dict[tuple[Any, ...], Any] = {}
 
@@ -26,18 +27,21 @@ class Findings:
         several = sentence.faults if isinstance(sentence, Faults) else (str(sentence),)
         self.faults.extend(one for one in several if one not in self.faults)
 
+    def lacks(self, ref: PluginRef, error: DataError) -> None:
+        """Files of a plugin are missing or damaged: a fault, unless lenient."""
+        if self.lenient:
+            self.missing.setdefault(ref, str(error))
+        else:
+            self.fault(error)
+
     def broke(self, error: PluginError) -> None:
         """Remember a broken plugin, once."""
         self.broken.extend([str(error)] if str(error) not in self.broken else [])
 
-    def lacks(self, error: DataError) -> None:
-        """Remember what the user has to bring, once."""
-        self.missing.extend([str(error)] if str(error) not in self.missing else [])
-
     @property
     def complete(self) -> bool:
         """Whether no cell of the grid was left out."""
-        return not (self.faults or self.broken or self.missing)
+        return not (self.faults or self.broken)
 
     def typed(self, value: Any, kind: type, where: str, default: Any) -> Any:
         """The value; the default, and a fault, where it is not of the type."""

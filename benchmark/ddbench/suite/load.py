@@ -1,15 +1,20 @@
-"""Suites: a TOML file that spans a grid of cells, shipped or a user's own."""
+"""Suites: a TOML file that spans a grid of cells, shipped or a user's own; whole, or `NAME:reduced`.
+
+A suite may have a table [reduced], whose keys replace those of the suite: the same comparison, small enough to be tried on a CPU.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.suite.reader import Identify, Suite, SuiteReader
 
 MAX_SUITE_BYTES = 1 << 20
+REDUCED = "reduced"
 
 
 def shipped() -> list[str]:
@@ -33,11 +38,25 @@ def read(name: str) -> str:
         raise ConfigError(f"suite '{name}' cannot be read as text: {error}.") from error
 
 
-def load(name: str, identify: Identify, data_root: Path | None) -> Suite:
-    """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step."""
-    text = read(name)
+def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = False) -> Suite:
+    """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step; `lenient`:
+    missing files of data sets and generators are none."""
+    path, _, form = name.rpartition(":") if name.endswith(f":{REDUCED}") else (name, "", "")
+    text = read(path)
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
-    return SuiteReader(name, raw, identify, data_root).suite(text)
+    if form:
+        raw = reduced(raw, path)
+    return SuiteReader(name, raw, identify, data_root, lenient).suite(text)
+
+
+def reduced(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    """The suite with what its table [reduced] says instead, under a name, and so a folder of results, of its own. Raises
+    ConfigError where it has none."""
+    table = raw.get(REDUCED)
+    if not isinstance(table, dict) or not table:
+        raise ConfigError(f"suite '{name}' has no table [{REDUCED}]: name it without ':{REDUCED}'.")
+    whole = {key: value for key, value in raw.items() if key != REDUCED}
+    return whole | {"name": f"{raw.get('name', Path(name).stem)}-{REDUCED}"} | table

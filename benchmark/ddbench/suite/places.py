@@ -68,25 +68,27 @@ class Places:
 
     def values(
         self, place: Mapping[str, Any], fitting: Sequence[int], loss: Any, space: Any, dataset: PluginRef
-    ) -> dict[str, Any] | None:
-        """What a place has: its preset, then [distill], then its overrides, later ones on top; None: the preset is broken."""
+    ) -> tuple[dict[str, Any], tuple[str, ...]] | None:
+        """What a place has: its preset, then [distill], then its overrides, later ones on top; and the preset's marks of what it
+        has from there. None: the preset is broken."""
         values = {key: dict(value) if isinstance(value, dict) else value for key, value in self.base.items()}
         for number in fitting:
             presets.merge(values, self._set[number], "")  # told already
         if not self.families:
-            return values
+            return values, ()
         side = self.findings.answer("side", dataset, lambda plugin: str(plugin.spec().shape[-1]))
         where = {**place, "side": side}
         if not all(isinstance(value, str) for value in where.values()):  # told where it is read
-            return values
+            return values, ()
         try:
-            return presets.under(self.families, where, {"loss": loss, "space": space, "generator": self.generator}, values)
+            listed = {"loss": loss, "space": space, "generator": self.generator}
+            return presets.under(presets.choose(self.families, where), where, listed, values)
         except PluginError as error:
             self.findings.broke(error)
             return None
         except BenchError as error:
             self.findings.fault(error)
-        return values
+        return values, ()
 
     def check_used(self) -> None:
         """Every override must fit a place; where a fault or a broken plugin took cells away, nobody knows."""

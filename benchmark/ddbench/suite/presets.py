@@ -1,4 +1,6 @@
-"""Presets: settings that papers publish, by where a cell lies in its grid; and what a `set` table may hold.
+"""Presets: settings that papers publish, by where a cell lies; long because families are read, checked and used in one place.
+
+It also says what a `set` table may hold.
 
 A family of presets is a plugin of the kind `presets`: one TOML text.
 
@@ -12,13 +14,16 @@ A family of presets is a plugin of the kind `presets`: one TOML text.
     source = "paper and section, or public repository and commit; and how certain it is"
     protocol = "lineage-1"
     note = "what a reader must know besides"
+    marks = { "space.layer" = "what a reader of every record and board must know of that value" }
 
 `where` names places as suites do, each by a value or a list; a key left out fits all. `side` is that of the images, in
 pixels. `set` is what a suite's [[override]] takes. A suite must give every value of `unknown` itself. `protocol`, the one that
-the published numbers were judged by, is only shown. No two entries of a family fit the same place.
+the published numbers were judged by, is only shown. A sentence of `marks` goes into the record of each set that a suite makes
+with that value of the entry, and so beside its row; it stands in no key. No two entries of a family fit the same place.
 
 A suite that names families takes for each distilled cell the `set` of the one entry that fits, and whatever it says itself
 (in the tables of its lists, in [distill], in overrides) goes on top. The plan holds the values and not where they are from.
+`steps`, of every stage, and `total_steps`, shared out over the stages, exclude one another: the one on top displaces the other.
 """
 
 from __future__ import annotations
@@ -38,12 +43,14 @@ MAX_ENTRIES = 1000
 MAX_TOLD = 20  # faults of a family, or places that it has
 PLACES = ("loss", "space", "subset", "side", "ipc")
 _TOP = ("schema", "description", "preset")
-_ENTRY = {"where": dict, "set": dict, "unknown": dict, "source": str, "protocol": str, "note": str}
+_ENTRY = {"where": dict, "set": dict, "unknown": dict, "source": str, "protocol": str, "note": str, "marks": dict}
 
 NUMBERS: Mapping[str, type] = {
-    "steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
+    "steps": int, "total_steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
     "proxy_epochs": int, "chunk": int,
 }  # fmt: skip
+LENGTHS = {"steps": "total_steps", "total_steps": "steps"}
+"""The two ways to say how long a distillation is: each, and the one that it displaces."""
 WORDS = ("labels", "rank_steps", "rank_stages", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
@@ -62,12 +69,15 @@ def misfit(value: Any, kind: type, where: str) -> str:
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     """Put a `set` table on top of `values`, tables merged; a sentence for each key of it that does not fit."""
     faults = []
+    if LENGTHS.keys() <= new.keys():
+        faults.append(f"{where} has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them.")
     for key, value in new.items():
         if key not in SETTABLE:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
         elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):
             faults.append(fault)
         else:
+            values.pop(LENGTHS.get(key, ""), None)
             values[key] = values.get(key, {}) | value if key in TABLES else SETTABLE[key](value)
     return faults
 
@@ -84,6 +94,7 @@ class Preset:
     unknown: Mapping[str, str] = field(default_factory=dict)  # "rates.pixels" -> why
     protocol: str = ""
     note: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)  # "space.layer" -> what to know of that value
 
     def misses(self, place: Mapping[str, str]) -> int:
         """How many keys of the place do not fit; 0: the entry is for it."""
@@ -148,7 +159,7 @@ def _entry(family: str, number: int, raw: Mapping[str, Any]) -> Preset:
     where = {key: value if isinstance(value, list) else [value] for key, value in raw["where"].items()}
     values: dict[str, Any] = {}
     merge(values, raw["set"], "")
-    rest = {key: raw[key] for key in ("unknown", "protocol", "note") if key in raw}
+    rest = {key: raw[key] for key in ("unknown", "protocol", "note", "marks") if key in raw}
     return Preset(family, number, {key: tuple(map(str, these)) for key, these in where.items()}, values, raw["source"], **rest)
 
 
@@ -165,13 +176,18 @@ def _faults_of(entry: Any) -> Iterator[str]:
     for key in ("where", "set", "source"):
         if not entry.get(key) and (key != "set" or key not in entry):
             yield f"it needs '{key}'."
-    where, values, unknown = (_table(entry.get(key)) for key in ("where", "set", "unknown"))
+    where, values, unknown, marks = (_table(entry.get(key)) for key in ("where", "set", "unknown", "marks"))
     yield from _faults_of_where(where)
     yield from merge({}, values, "'set'")
     rates, named = _table(values.get("rates")), [role for role in ROLES if "name" in _table(values.get(role))]
     yield from filter(None, (misfit(rate, float, f"'set': rate '{name}'") for name, rate in rates.items()))
     yield from (f"'set': '{role}' holds settings of a plugin, not its name." for role in named)
     yield from _faults_of_unknown(unknown, values)
+    for path, what in marks.items():
+        if not isinstance(what, str) or not what:
+            yield f"'marks': '{path}' must say what to know, got {what!r}."
+        if not _has(values, path):
+            yield f"'marks': '{path}' does not stand in 'set'."
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -240,33 +256,33 @@ def choose(families: Sequence[Family], place: Mapping[str, str]) -> Preset:
 
 
 def under(
-    families: Sequence[Family], place: Mapping[str, str], listed: Mapping[str, Any], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The values of a cell with those of its preset below them.
+    entry: Preset, place: Mapping[str, str], listed: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The values of a cell with those of its preset's entry below them, and the entry's marks of values that it takes from there.
 
     `listed`: for each role, the name or table that stands in the suite's list; its settings beat the preset's. `values`:
     what [distill] and overrides say; they beat both.
-    Raises: ConfigError as `choose`; Faults for unknown values that the suite does not give; PluginError for settings that
+    Raises: Faults for unknown values that the suite does not give; PluginError for settings that
     the plugin of the place does not take.
     """
-    entry = choose(families, place)
     written = {table: _table(listed.get(table)) for table in TABLES}
     given = {**values, **{table: written[table] | values.get(table, {}) for table in TABLES}}
     if missing := [_question(entry, path, place) for path in entry.unknown if not _has(given, path)]:
         raise Faults(missing)
-    merged = {**entry.set, **values}
+    merged = {key: value for key, value in entry.set.items() if LENGTHS.get(key) not in values} | dict(values)
     for table in TABLES:
         own = {key: value for key, value in entry.set.get(table, {}).items() if key not in written[table]}
         if table in ROLES and own:
             _check_plugin(entry, ROLES[table], listed.get(table), own)
         merged[table] = own | values.get(table, {})
-    return merged
+    marks = [f"{path} is from preset '{entry.family}': {what}" for path, what in entry.marks.items() if not _has(given, path)]
+    return merged, tuple(marks)
 
 
 def _has(values: Mapping[str, Any], path: str) -> bool:
-    """Whether there is a value at `steps` or `rates.pixels`."""
+    """Whether there is a value at `steps` or `rates.pixels`; either way to say how long is one of `steps`."""
     table, dot, name = path.partition(".")
-    return name in _table(values.get(table)) if dot else table in values
+    return name in _table(values.get(table)) if dot else bool({table, LENGTHS.get(table)} & values.keys())
 
 
 def _question(entry: Preset, path: str, place: Mapping[str, str]) -> str:

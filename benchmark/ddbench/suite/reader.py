@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,8 @@ import torch
 
 from ddbench import protocols
 from ddbench.data.subsets import expanded
-from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
-from ddbench.files import canonical
+from ddbench.errors import BenchError, ConfigError, DataError, Faults, PluginError, did_you_mean
+from ddbench.files import canonical, digest
 from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
 from ddbench.suite.distilled import Common, Distilled
@@ -31,6 +31,7 @@ BASELINES = ("random", "full-data")  # unless told otherwise
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
     "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "iterates",
+    "reduced",
 )  # fmt: skip
 
 
@@ -63,7 +64,19 @@ class Suite:
     data_root: Path | None
     broken: tuple[str, ...]  # a sentence for every plugin of the grid that cannot be used; its cells are left out
     protocol: protocols.Protocol | None  # None for a grid that no suite spans
-    missing: tuple[str, ...] = ()  # a sentence for every file that the user has to bring first; its cells are left out
+    missing: Mapping[PluginRef, str] = field(default_factory=dict)  # what a lenient reader went on without, a sentence each
+
+    def lacks(self, plan: SetPlan) -> bool:
+        """Whether something is missing without which the plan's numbers, and its key, cannot be known."""
+        return any(ref in self.missing for ref in plan.refs)
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Stands for the identity of data that are not there: keys that are made of it are nobody's."""
+
+    train_hash: str
+    test_hash: str
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,12 @@ class Axes:
 class SuiteReader:
     """Reads one suite."""
 
-    def __init__(self, source: str, raw: dict[str, Any], identify: Identify, data_root: Path | None) -> None:
-        """`source` names the suite in messages."""
+    def __init__(
+        self, source: str, raw: dict[str, Any], identify: Identify, data_root: Path | None, lenient: bool = False
+    ) -> None:
+        """`source` names the suite in messages. `lenient`: files that are missing are no fault, see `Suite.missing`."""
         self.source, self.raw, self.identify = source, raw, identify
-        self.findings = Findings()
+        self.findings = Findings(lenient)
         self.fault = self.findings.fault
         given = self._value("data_root", str, "")
         self.data_root = data_root
@@ -103,6 +118,7 @@ class SuiteReader:
         if type(self.raw.get("schema")) is not int or self.raw["schema"] != SUITE_SCHEMA:
             got = self.raw.get("schema")
             self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
+        self._value("reduced", dict, {})  # read instead of the suite where it is asked for
         self.protocol = self._protocol()
         self.threads = self._value("threads", int, 1)
         self.repeats = self._value("repeats", int, self.protocol.repeats)
@@ -120,8 +136,8 @@ class SuiteReader:
             self.fault(f"'name' must be made of {allowed} and not begin with '.', for it names folders; got '{name}'.")
         if self.findings.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.findings.faults])
-        found = self.findings
-        return Suite(name, description, cells, text, self.data_root, tuple(found.broken), self.protocol, tuple(found.missing))
+        broken, missing = tuple(self.findings.broken), self.findings.missing
+        return Suite(name, description, cells, text, self.data_root, broken, self.protocol, missing)
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
         return self.findings.typed(self.raw.get(key, default), kind, f"'{key}'", default)
@@ -191,6 +207,9 @@ class SuiteReader:
                 found.append((ref, self.identify(ref, self.data_root)))
             except PluginError as error:
                 self.findings.broke(error)
+            except DataError as error:
+                self.findings.lacks(ref, error)
+                found.append((ref, Unseen(*(digest(["unseen", split, ref.label]) for split in ("train", "test")))))
             except BenchError as error:
                 self.fault(error)
         return tuple(found)
@@ -237,7 +256,8 @@ class SuiteReader:
             made = distilled.plan((number, other), loss, space, dataset, identity.train_hash, ipc, seed)
             if made:
                 judgings = self._judged(axes, dataset, identity, seed)
-                yield Cell(made[0], judgings, self.repeats, self.protocol.id, made[1], distilled.common.asked.seconds)
+                seconds = distilled.common.asked.seconds
+                yield Cell(made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks)
         distilled.check_rated()
         distilled.check_reached()
 

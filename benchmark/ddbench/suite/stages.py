@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddbench.api import Spec
+from ddbench.data.weights import read_document
 from ddbench.errors import ConfigError
 
 
@@ -28,7 +30,8 @@ class PlanningRun:
 
     spec: Spec
     ipc: int
-    depth: int | None  # of the generator; None: the plan names none
+    depth: int | None  # of the generator; None: the plan names none, or it is being asked
+    folder: Path | None = None  # the user's data folder
     step: int = 0
 
     @property
@@ -42,6 +45,10 @@ class PlanningRun:
         if self.depth is None:
             raise ConfigError("the plan names no generator.")
         return PlanningGenerator(self.depth)
+
+    def document(self, file: str, sha256: str) -> bytes:
+        """The bytes of the JSON file `weights/FILE` in the data folder."""
+        return read_document(self.folder, file, sha256)
 
     def __getattr__(self, name: str) -> Any:
         """Raises ConfigError for all else."""

@@ -72,7 +72,8 @@ def generator_gives_pixels(config: GeneratorConfig, run: DistillRun) -> None:
 
 
 def generator_draws_codes_from_its_stream(config: GeneratorConfig, run: DistillRun) -> None:
-    """`latents` is [B, num_codes, D], equal for equal streams and other for others; loading twice gives the same generator."""
+    """`latents` is [B, num_codes, D], equal for equal streams, other for others, different within a call as far as there are so
+    many; loading twice gives the same generator."""
     generator, w = _loaded(config, run)
     classes = torch.arange(run.spec.num_classes).repeat_interleave(2)
     before = torch.random.get_rng_state()
@@ -83,6 +84,10 @@ def generator_draws_codes_from_its_stream(config: GeneratorConfig, run: DistillR
     )
     assert torch.equal(w, same), "the same stream gives other codes the second time."
     assert not torch.equal(w, other), "another stream gives the same codes: latents does not use rng."
+    for label in range(run.spec.num_classes):
+        num = 12 if (limit := generator.num_latents(label)) is None else limit
+        drawn = generator.latents(torch.full((num,), label), stream("codes", label))
+        assert len(drawn.unique(dim=0)) == num, f"{num} codes of class {label} that are drawn at once must all be different."
     again, codes = _loaded(config, run)
     assert torch.equal(w, codes), "the generator loaded a second time gives other codes."
     with torch.no_grad():
@@ -94,17 +99,38 @@ def generator_is_frozen(config: GeneratorConfig, run: DistillRun) -> None:
     """Gradients reach codes and features, and no weight wants one."""
     generator, w = _loaded(config, run)
     w = w.detach().requires_grad_()
+    generator.synthesize(w, None, 0, generator.depth).square().sum().backward()
     middle = generator.depth // 2
     hidden = generator.synthesize(w.detach(), None, 0, middle).detach().requires_grad_()
-    generator.synthesize(w, hidden, middle, generator.depth).square().sum().backward()
+    generator.synthesize(w.detach(), hidden, middle, generator.depth).square().sum().backward()
     for name, tensor in (("codes", w), ("features", hidden)):
-        assert tensor.grad is not None and bool(tensor.grad.isfinite().all() and tensor.grad.any()), (
-            f"the {name} get no gradient."
-        )
+        assert _has_gradient(tensor), f"the {name} get no gradient."
     if isinstance(generator, nn.Module):
         thawed = [name for name, parameter in generator.named_parameters() if parameter.requires_grad]
         assert not thawed, f"weights of a loaded generator must not want gradients: {', '.join(thawed)}."
         assert not generator.training, "a loaded generator must be in evaluation mode."
+
+
+def _has_gradient(tensor: Tensor) -> bool:
+    return tensor.grad is not None and bool(tensor.grad.isfinite().all() and tensor.grad.any())
+
+
+def generator_says_where_codes_are_read(config: GeneratorConfig, run: DistillRun) -> None:
+    """From a layer where `reads_codes` is true, codes get a gradient; from one where it is not, features alone do as well, and
+    so they do from every later one."""
+    generator, w = _loaded(config, run)
+    reads = [generator.reads_codes(layer) for layer in range(generator.depth)]
+    assert reads == sorted(reads, reverse=True), f"where no layer from one on reads codes, none does later: got {reads}."
+    for layer, is_read in enumerate(reads):
+        codes = w.detach().requires_grad_()
+        hidden = generator.synthesize(w, None, 0, layer).detach()
+        if is_read:
+            generator.synthesize(codes, hidden, layer, generator.depth).square().sum().backward()
+            assert _has_gradient(codes), f"codes get no gradient from layer {layer} on, which says that it reads them."
+        else:
+            wanted = generator.synthesize(w, hidden, layer, generator.depth)
+            alone = generator.synthesize(w.new_empty(len(w), 0, 0), hidden, layer, generator.depth)
+            assert torch.equal(alone, wanted), f"layers from {layer} on say that they read no codes, and do."
 
 
 def generator_stays_on_its_device(config: GeneratorConfig, run: DistillRun) -> None:
@@ -129,5 +155,6 @@ generator_checks: list[Check] = [
     generator_gives_pixels,
     generator_draws_codes_from_its_stream,
     generator_is_frozen,
+    generator_says_where_codes_are_read,
     generator_stays_on_its_device,
 ]

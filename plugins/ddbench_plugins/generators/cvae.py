@@ -178,9 +178,9 @@ class ConditionalVAE(GeneratorConfig):
     def _weights(self) -> CvaeWeights:
         return CvaeWeights(self.latent, self.codes, self.width, self.epochs, self.lr)
 
-    def depth(self, spec: Spec) -> int:
+    def depth(self, run: Run) -> int:
         """Two layers for each side from the first to the images'."""
-        return 2 * (first_side(spec)[1] + 1)
+        return 2 * (first_side(run.spec)[1] + 1)
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""

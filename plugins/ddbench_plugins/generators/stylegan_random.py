@@ -101,9 +101,9 @@ class RandomStyleGAN(GeneratorConfig):
             return stylegan_xl(side, c_dim, self.width or 1024, channels, self.stem or (6 if side == 32 else 10))
         return stylegan3(side, c_dim, self.stem or HIDDEN[side], self.width or 512, channels)
 
-    def depth(self, spec: Spec) -> int:
+    def depth(self, run: Run) -> int:
         """By the schedule."""
-        return describe(self._schedule(spec)).depth
+        return describe(self._schedule(run.spec)).depth
 
     def load(self, run: Run) -> Generator:
         """Drawn anew each time, the same for the same seed."""

@@ -65,9 +65,9 @@ class StyleganXL(GeneratorConfig):
         facts = {name: getattr(found, name) for name in ("img_resolution", "img_channels", "c_dim")}
         return {"sha256": pin, "num_layers": found.depth, **facts}
 
-    def depth(self, spec: Spec) -> int:
+    def depth(self, run: Run) -> int:
         """L, once it is pinned."""
-        return self._pinned(spec)[0]
+        return self._pinned(run.spec)[0]
 
     def _pinned(self, spec: Spec) -> tuple[int, tuple[int, ...] | None]:
         """L, and the class of the generator for each label."""

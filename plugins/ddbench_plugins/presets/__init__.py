@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from ddbench.api import Presets
@@ -24,3 +25,9 @@ def glad() -> Presets:
 def hpd() -> Presets:
     """H-PD (CVPR 2025): its losses on a walk through the layers of a generator."""
     return _family("hpd")
+
+
+def hpd_equal() -> Presets:
+    """H-PD's settings with 1,000 steps over all stages, as many as GLaD has: the form for tables that rank them."""
+    text = re.sub(r"(?m)^set\.steps = \d+$", "set.total_steps = 1000", hpd().text)
+    return Presets(text.replace("as many steps a stage as published", "1,000 steps shared out over its stages"))

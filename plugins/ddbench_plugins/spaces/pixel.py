@@ -9,31 +9,63 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Run, Space, State
+from ddbench.errors import ConfigError
+from ddbench.ops.codes import pushed, starting_codes
 
 
 @dataclass(frozen=True)
 class Pixel(Space):
     """Pixel space: IPC images a class, optimised directly in normalised units.
 
-    Starts from real training images (as DSA, DM and MTT) or from N(0, 1) noise (the default of GLaD's public code, of DC, and
-    of SRe2L). `clamp`: after every step each channel is brought back to the range of real pixels, as SRe2L does; the others
-    never clamp.
+    Starts from real training images (as DSA, DM and MTT), from N(0, 1) noise (the default of GLaD's public code, of DC, and
+    of SRe2L), or from a generator's images: of one random code each ("generator"), or of averaged codes ("generator-average"),
+    where H-PD starts too, with the same codes at the same seed; so it shows what of a result the start has brought.
+    `clamp`: after every step each channel is brought back to the range of real pixels, as SRe2L does; the others never clamp.
+    `repeat`: as many stages, each from the best of the one before, for rankers to choose among.
     Source: Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021. Departures: none.
     """
 
-    init_from: Literal["real", "noise"] = "real"
+    init_from: Literal["real", "noise", "generator", "generator-average"] = "real"
     clamp: bool = False
+    samples: int = 1000  # of the codes that "generator-average" averages for a class
+    repeat: int = 1
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
     any_chunk: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        if min(self.samples, self.repeat) < 1:
+            raise ConfigError(f"'samples' and 'repeat' must be at least 1, got {self.samples}, {self.repeat}.")
+
+    @property
+    def needs_generator(self) -> bool:
+        """Where it starts from a generator's images."""
+        return self.init_from.startswith("generator")
+
+    def num_stages(self, run: Run) -> int:
+        """All alike."""
+        return self.repeat
+
+    def advance(self, state: State, run: Run) -> State:
+        """The same pixels."""
+        return state.clone()
 
     def init(self, run: Run) -> State:
         """pixels: [K * IPC, C, H, W]."""
         if self.init_from == "noise":
             pixels = torch.randn(run.spec.num_classes * run.ipc, *run.spec.shape, generator=run.rng("init"))
+        elif self.needs_generator:
+            pixels = self._generated(run)
         else:
             own = [run.real(label, run.ipc, run.rng("init", label)) for label in range(run.spec.num_classes)]
             pixels = torch.cat([images[torch.arange(run.ipc, device=run.device) % len(images)] for images in own])
         return State({"pixels": pixels.to(run.device).clone()}, self._range(run))
+
+    def _generated(self, run: Run) -> Tensor:
+        """A generator's images [K * IPC, C, H, W], normalised."""
+        with torch.no_grad():
+            codes = starting_codes(run, "average" if self.init_from == "generator-average" else "sample", self.samples)
+        return run.spec.normalise(pushed(run, codes, None, 0, run.generator.depth))
 
     def _range(self, run: Run) -> dict[str, Tensor]:
         """What black and white are in normalised units, [2,C,1,1], where they bound the pixels."""
