@@ -263,6 +263,11 @@ class Run(Protocol):
         step. `choose` must hang on the run's step and streams alone. On a CPU, nothing: there is nothing to send."""
         ...
 
+    def prepared(self, file: str) -> Path:
+        """The path of a file that `ddbench data prepare` has put under the folder `weights` of the user's data folder, such as
+        `stylegan-xl/imagenet128.json`. Raises ConfigError for a name that leads elsewhere, DataError where it is missing."""
+        ...
+
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, or into
         one folder there (`folder/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is
@@ -509,6 +514,12 @@ class GeneratorConfig(ABC):
         """What must be trained before `load`."""
         return ()
 
+    def pins(self, root: Path | None) -> Mapping[str, Any]:
+        """Settings that what lies in the data folder decides: above all the hash of a file that it reads. Asked when a suite is
+        read; plans, keys and records have them, labels do not show them. `root` is the folder that DDBENCH_DATA names. Raises
+        DataError where a file is missing or another than a setting says."""
+        return {}
+
     @abstractmethod
     def depth(self, run: Run) -> int:
         """How many layers it has for images as `run.spec` says; asked before any step, of a run that has no more than `spec` and
@@ -610,9 +621,52 @@ class Dataset(ABC):
         then whatever saw external images may have seen them. A class variable or a setting of that name will do too."""
         return False
 
+    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
+        """Do beforehand what the first `load` would do, building a cache above all, and check in full what is there of it: for
+        those who asked for it. `progress(what, fraction)` is told how far it is. Nothing, as here, where there is no cache.
+        Raises DataError as `load` does."""
+        return
+
     def download(self, root: Path) -> None:
         """Fetch the published files into `root`, because the user asked for it."""
         raise ConfigError(f"data set '{self.spec().name}' cannot be downloaded by ddbench; see its documentation.")
+
+
+@dataclass(frozen=True)
+class AssetFacts:
+    """What is known of a file that users bring, there or not. Paths are relative to the data folder, with slashes."""
+
+    what: str  # in a few words
+    licence: str  # what the user must know of its terms
+    source: str  # where it belongs when it is put there by hand
+    files: tuple[str, ...]  # what `prepare` makes of it, and runs read; none: they read it as it is
+    address: str | None = None  # where it is published; None: ddbench knows of no place
+
+
+class Asset(ABC):
+    """A file that users bring, such as published weights, and what is made of it once, so that runs never open it. A frozen
+    dataclass; as a rule a family, of which each member is a file. Abstract: facts, prepare, check."""
+
+    plugin_kind: ClassVar[str] = "assets"
+
+    @classmethod
+    def members(cls, root: Path | None) -> tuple[str, ...]:
+        """Of a family, the members to list: those that it knows, and those that are prepared in the data folder."""
+        return ()
+
+    @abstractmethod
+    def facts(self) -> AssetFacts:
+        """What is known of it; needs no file."""
+
+    @abstractmethod
+    def prepare(self, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
+        """Make `files` of the source, whose content has that hash, and tell what the user should know, a sentence each. Files
+        appear whole or not at all, and nothing that holds something else is overwritten. Nothing in the source is executed.
+        Raises DataError where it is not what is expected."""
+
+    @abstractmethod
+    def check(self, root: Path) -> None:
+        """Raise DataError where one of `files` is missing, damaged, or does not fit the others."""
 
 
 class Baseline(ABC):
@@ -746,5 +800,6 @@ PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "presets": Presets,
     "protocols": ProtocolText,
     "executors": ExecutorConfig,
+    "assets": Asset,
 }
 """What the entry points of each group `ddbench.<kind>` must make."""

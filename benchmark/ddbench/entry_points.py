@@ -32,6 +32,7 @@ NOUNS: Mapping[str, str] = {
     "presets": "preset",
     "protocols": "protocol",
     "executors": "executor",
+    "assets": "asset",
 }
 """The kinds of plugins, and what messages call one of them."""
 

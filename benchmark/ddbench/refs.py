@@ -58,6 +58,13 @@ class PluginRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=Tr
         """The plugin itself."""
         return registry.REGISTRIES[self.kind].make(self.name, self.settings)
 
+    def pinned(self, pins: Mapping[str, Any]) -> PluginRef:
+        """The same plugin with settings that what lies in the data folder decides: what it is counts them, its label does not
+        show them. Raises as `resolve`."""
+        plain = {name: value for name, value in self.settings.items() if name not in pins}
+        label = PluginRef.resolve(self.kind, self.name, plain).label
+        return msgspec.structs.replace(PluginRef.resolve(self.kind, self.name, plain | dict(pins)), label=label)
+
     def ask(self, question: Callable[[Any], T]) -> T:
         """What the plugin answers. Raises PluginError for whatever a stranger's code raises; BenchErrors pass as they are."""
         plugin = self.make()

@@ -161,9 +161,12 @@ losses, spaces, generators = Registry("losses"), Registry("spaces"), Registry("g
 architectures, datasets, baselines = Registry("architectures"), Registry("datasets"), Registry("baselines")
 proxies = Registry("proxies")
 presets, protocols, executors = Registry("presets"), Registry("protocols"), Registry("executors")
+assets = Registry("assets")
 REGISTRIES: Mapping[str, Registry] = {
     each.kind: each
-    for each in (losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors)
+    for each in (
+        losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors, assets
+    )
 }
 
 

@@ -41,6 +41,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
 KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "baselines")  # data sets are their hash
 MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
     "architectures timm": {"model": "resnet18"},
+    "generators stylegan-xl": {"weights": "imagenet128"},
     "generators autoencoder-kl": {"folder": "vae"},
 }
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in

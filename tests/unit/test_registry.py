@@ -360,6 +360,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
         "presets": "unknown preset ",
         "protocols": "unknown protocol ",
         "executors": "unknown executor ",
+        "assets": "unknown asset ",
     }
     assert message(ConfigError, Registry("spaces").make, "x") == "unknown space 'x'. Installed: none."
 

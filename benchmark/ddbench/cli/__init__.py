@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import ddbench
 from ddbench.cli import (
     check,
+    data,
     download,
     evaluate,
     leaderboard,
@@ -28,7 +29,7 @@ from ddbench.cli import (
 )
 from ddbench.errors import BenchError
 
-VERBS = (run, plan, prepare, tune, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
+VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.compute.ways import is_captured
 from ddbench.data.subsets import TrainingData
-from ddbench.data.weights import read_document, read_weights
+from ddbench.data.weights import find_prepared, read_document, read_weights
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
@@ -213,6 +213,10 @@ class DistillRun:
         if self.device.type == "cuda":
             later = self.at(self.step + 1)
             self.ahead.send((self.root, name), later.step, choose(later), self.device)
+
+    def prepared(self, file: str) -> Path:
+        """The path of `weights/FILE` in the data folder."""
+        return find_prepared(self.folder, file)
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of `weights/FILE` in the data folder."""

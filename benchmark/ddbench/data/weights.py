@@ -33,6 +33,12 @@ def find_weights(root: Path | None, file: str, sha256: str) -> Path:
     return path
 
 
+def find_prepared(root: Path | None, file: str) -> Path:
+    """The path of `weights/FILE` under the data folder, where `ddbench data prepare` has put it: a folder deep at most. Raises
+    ConfigError for a name that leads elsewhere, DataError where the file is missing."""
+    return _place(root, file, "prepared file")
+
+
 def read_document(root: Path | None, file: str, sha256: str) -> bytes:
     """The bytes of a JSON file that describes weights and lies beside them. Raises as `find_weights`."""
     path = _place(root, file, "description")

@@ -53,6 +53,7 @@ class Distilled:
         self.raw, self.places, self.common, self.findings = raw, places, common, findings
         self._plans: dict[tuple[Any, ...], Placed | None] = {}
         self._fits: dict[tuple[PluginRef, ...], bool] = {}
+        self._pins: dict[PluginRef, PluginRef | None] = {}
         self._tensors: set[str] = set()  # that the grid's spaces and losses have
         self._rated: dict[str, None] = {}  # names that rates are given for, in the order of the file
         self._unknown = False  # whether the tensors of a place are
@@ -135,12 +136,29 @@ class Distilled:
             self.findings.fault(f"space '{space.name}' needs a generator: add generator = \"cvae\", or another, to the suite.")
             return None
         generator = self.findings.plugin("generators", self.raw["generator"], settings)
+        if generator and generator not in self._pins:
+            self._pins[generator] = self._pinned(generator)
+        generator = self._pins[generator] if generator else None
         if generator is None or generator in self.findings.missing:
             return generator
         key = (space, generator, dataset)
         if key not in self._fits:
             self._fits[key] = self._fit(space, generator, dataset)
         return generator if self._fits[key] else None
+
+    def _pinned(self, generator: PluginRef) -> PluginRef | None:
+        """With the settings that its files decide; as it is where they are missing and the reader is lenient; None: a fault."""
+        try:
+            pins = generator.ask(lambda plugin: dict(plugin.pins(self.common.data_root)))
+            return generator.pinned(pins) if pins else generator
+        except PluginError as error:
+            self.findings.broke(error)
+        except DataError as error:
+            self.findings.lacks(generator, error)
+            return generator if self.findings.lenient else None
+        except BenchError as error:
+            self.findings.fault(error)
+        return None
 
     def _fit(self, space: PluginRef, generator: PluginRef, dataset: PluginRef) -> bool:
         """Whether the generator can make such images, the space live in it, and the protocol's constants normalise them."""
@@ -212,7 +230,7 @@ class Distilled:
 
     def check_reached(self) -> None:
         """Whether some distillation of the grid has each iterate that the suite asks for: shorter ones have fewer."""
-        asked, complete = self.common.asked, not self.findings.faults and not self.findings.broken
+        asked, complete = self.common.asked, self.findings.complete
         if complete and not self._plans and (asked.steps or asked.seconds):
             self.findings.fault("'iterates' asks for iterates of distillations, and the grid distils nothing: take it out.")
         elif complete and asked.steps and asked.steps[-1] >= self._most_steps:

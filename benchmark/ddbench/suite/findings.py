@@ -38,6 +38,11 @@ class Findings:
         """Remember a broken plugin, once."""
         self.broken.extend([str(error)] if str(error) not in self.broken else [])
 
+    @property
+    def complete(self) -> bool:
+        """Whether no cell of the grid was left out."""
+        return not (self.faults or self.broken)
+
     def typed(self, value: Any, kind: type, where: str, default: Any) -> Any:
         """The value; the default, and a fault, where it is not of the type."""
         if fault := presets.misfit(value, kind, where):

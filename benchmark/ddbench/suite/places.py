@@ -93,6 +93,6 @@ class Places:
     def check_used(self) -> None:
         """Every override must fit a place; where a fault or a broken plugin took cells away, nobody knows."""
         for number, entry in enumerate(self.overrides):
-            if number not in self.used and not self.findings.faults and not self.findings.broken:
+            if number not in self.used and self.findings.complete:
                 where = entry.get("where")
                 self.findings.fault(f"override {number + 1} (where = {where}) matches no cell: mend its 'where' or remove it.")

@@ -130,7 +130,7 @@ class SuiteReader:
         self.places.check_used()
         if not self.findings.faults:
             self._check_once(cells)
-        if not cells and not self.findings.faults and not self.findings.broken:
+        if not cells and self.findings.complete:
             self.fault("the grid is empty: name at least one loss and space, or one baseline.")
         name, description = self._value("name", str, Path(self.source).stem), self._value("description", str, "")
         if not NAME.fullmatch(name):

@@ -18,6 +18,7 @@ from typing import Any
 from ddbench.api import PLUGIN_TYPES
 from ddbench.compute.run import DistillRun
 from ddbench.testing.architectures import architecture_checks
+from ddbench.testing.assets import asset_checks
 from ddbench.testing.baselines import baseline_checks
 from ddbench.testing.checks import Check, Skipped
 from ddbench.testing.datasets import dataset_checks
@@ -52,6 +53,7 @@ __all__ = [
     "Skipped",
     "ToyGenerator",
     "architecture_checks",
+    "asset_checks",
     "baseline_checks",
     "dataset_checks",
     "executor_checks",
@@ -92,6 +94,7 @@ CHECKS: dict[str, list[Check]] = {
     "presets": preset_checks,
     "protocols": protocol_checks,
     "executors": executor_checks,
+    "assets": asset_checks,
 }
 """The checks of every kind."""
 

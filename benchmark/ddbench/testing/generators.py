@@ -14,8 +14,10 @@ from ddbench.api import (
     GeneratorConfig,
 )
 from ddbench.compute.run import DistillRun
+from ddbench.data.subsets import default_root
+from ddbench.errors import DataError
 from ddbench.seeds import stream
-from ddbench.testing.checks import Check, assert_close, assert_says_what_it_saw
+from ddbench.testing.checks import Check, Skipped, assert_close, assert_says_what_it_saw
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
@@ -26,8 +28,17 @@ from ddbench.testing.toys import (
 def _loaded(config: GeneratorConfig, run: DistillRun) -> tuple[Generator, Tensor]:
     """The generator, and a code for two images of every class."""
     run = prepared(config, replace(run, loaded=None))
-    generator = config.load(run)
+    generator = _load(config, run)
     return generator, generator.latents(torch.arange(run.spec.num_classes).repeat_interleave(2), stream("codes"))
+
+
+def _load(config: GeneratorConfig, run: DistillRun) -> Generator:
+    """The generator; one whose files a user has to bring first is skipped where they are not there."""
+    try:
+        config.pins(default_root())
+    except DataError as error:
+        raise Skipped(str(error)) from error
+    return config.load(run)
 
 
 def generator_layers_compose(config: GeneratorConfig, run: DistillRun) -> None:
@@ -126,7 +137,7 @@ def generator_stays_on_its_device(config: GeneratorConfig, run: DistillRun) -> N
     """Loaded there, it draws codes and makes pixels there."""
     run = prepared(config, replace(run, loaded=None))
     with Pretended() as fake:
-        generator = config.load(fake.run(run))
+        generator = _load(config, fake.run(run))
         classes = torch.arange(run.spec.num_classes, device=fake.device)
         w = generator.latents(classes, stream("codes"))
         all_on(fake.device, **{"the codes": w})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +212,26 @@ def _check_tensor(key: str, tensor: Tensor | None, name: str) -> None:
         raise DataError(f"the tensor '{key}' {name} holds numbers that are not finite.")
 
 
-def asked_classes(of: Description, spec: Spec, name: str) -> tuple[int, ...] | None:
+class Facts(Protocol):
+    """What of a description decides which classes a generator is asked for."""
+
+    @property
+    def img_resolution(self) -> int:
+        """The side of its images."""
+        ...
+
+    @property
+    def img_channels(self) -> int:
+        """Their channels."""
+        ...
+
+    @property
+    def c_dim(self) -> int:
+        """Its classes; 0: unconditional."""
+        ...
+
+
+def asked_classes(of: Facts, spec: Spec, name: str) -> tuple[int, ...] | None:
     """By label, the class that a generator is asked for; None: it knows no classes. `name` is the generator's in messages.
 
     A thousand classes are ImageNet's, in its order, where the data set says which of them it has; else as many as the data
