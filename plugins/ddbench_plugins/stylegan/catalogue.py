@@ -51,7 +51,8 @@ def _checkpoint(entry: dict[str, Any], group: dict[str, Any], address: str) -> C
     lists = {fact: value if isinstance(value, list) else [value] for fact, value in expected.items() if value is not None}
     allowed = {fact: tuple(values) for fact, values in lists.items()}
     what = f"StyleGAN-XL, {group['what']}, {entry['img_resolution']} px"
-    return Checkpoint(entry["name"], what, group["licence"], address.replace("NAME", entry["name"]), allowed, frozenset(group["saw"]))
+    address, saw = address.replace("NAME", entry["name"]), frozenset(group["saw"])
+    return Checkpoint(entry["name"], what, group["licence"], address, allowed, saw)
 
 
 def checked_name(name: str) -> str:
