@@ -199,8 +199,9 @@ class Run(Protocol):
         ...
 
     def choose(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
-        """Which images `real` gives of a class: [num] int64 on the host, for `read`; None for all of the class. So the choices of
-        all classes can go to the device in one copy (`ddbench.ops.moves.send_together`)."""
+        """What `read` wants for the images that `real` gives of a class: a tensor on the host, their positions or, where the real
+        images are not on the device, their bytes; None for all of the class. So the choices of all classes can go to the device
+        in one copy (`ddbench.ops.moves.send_together`)."""
         ...
 
     def read(self, label: int, chosen: Tensor | None) -> Tensor:
@@ -476,6 +477,7 @@ class LabelledImages:
 
     images: Tensor  # uint8 [N,C,H,W]
     labels: Tensor  # int64 [N], positions in Spec.class_names
+    mapped: bool = False  # True: the images lie in a mapped file, of which no copy is made where the host computes
 
 
 class Dataset(ABC):
@@ -500,6 +502,12 @@ class Dataset(ABC):
     def is_original(self, root: Path | None) -> bool:
         """Whether the files are the published ones; False marks every result with a copy's name."""
         return True
+
+    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
+        """Do beforehand what the first `load` would do, building a cache above all, and check in full what is there of it: for
+        those who asked for it. `progress(what, fraction)` is told how far it is. Nothing, as here, where there is no cache.
+        Raises DataError as `load` does."""
+        return
 
     def download(self, root: Path) -> None:
         """Fetch the published files into `root`, because the user asked for it."""
