@@ -28,6 +28,7 @@ class HostImages:
     device: torch.device  # where batches go
 
     def __len__(self) -> int:
+        """N."""
         return len(self.rows)
 
     def __getitem__(self, which: Tensor | slice) -> Tensor:

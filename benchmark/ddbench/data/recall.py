@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import sys
 import time
 from contextlib import suppress
@@ -21,20 +20,11 @@ from ddbench import ops
 from ddbench.api import Dataset
 from ddbench.errors import BenchError
 from ddbench.files import canonical, digest, read_json, write_json
+from ddbench.ops.caches import cache_folder
 from ddbench.refs import PluginRef
 
 SCHEMA = 1
 SETTLED_SECONDS = 2.0  # a file that was written later may yet change without another time: clocks of file systems are coarse
-
-
-def cache_folder() -> Path | None:
-    """Where it is kept; None where this user has no home."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(given).is_absolute():
-        return Path(given, "ddbench")
-    with suppress(RuntimeError):
-        return Path.home() / ".cache" / "ddbench"
-    return None
 
 
 def state_of_files(ref: PluginRef, root: Path | None) -> dict[str, Any] | None:
