@@ -207,7 +207,7 @@ class Teller:
     """Tells on the standard error how far a cache is, not too often."""
 
     def __init__(self, images: ImageSet) -> None:
-        self.what, self.began, self.last = f"{images.name} at {images.side} px", time.monotonic(), 0.0
+        self.what, self.last = f"{images.name} at {images.side} px", time.monotonic()
 
     def __call__(self, what: str, fraction: float) -> None:
         """A line."""

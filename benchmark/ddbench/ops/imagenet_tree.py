@@ -60,11 +60,11 @@ class ImageNetTree:
         if above:
             return in_folders(self._listed(above, "train"))
         tars = self._train_tars(base)
-        missing = [f"{wnid}.tar" for wnid in self.wnids if wnid not in tars]
-        if missing and tars != {"": base / TRAIN_TAR}:
-            raise self._expected(f"the training images of every class in {base}, and misses {some(missing)}")
         if not tars:
-            raise self._expected(f"training images in {base}: {FOLDERS['train']}/{self.wnids[0]}/ or {TRAIN_TAR}")
+            raise self._expected(f"training images in {base}: {FOLDERS['train']}/{self.wnids[0]}/ and so on, or {TRAIN_TAR}")
+        missing = [f"{wnid}.tar" for wnid in self.wnids if wnid not in tars]
+        if missing and "" not in tars:
+            raise self._expected(f"the training images of every class in {base}, and misses {some(missing)}")
         return Found(tuple(tars.values()), lambda: self._in_tars(tars))
 
     def _train_folders(self, base: Path) -> Path | None:

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 import PIL
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content, whatever the name says
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif")
@@ -51,6 +51,8 @@ def decode(content: bytes, side: int) -> np.ndarray:
                 return _resized(image, side)
     except UnreadableError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableError(f"none of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # damaged bytes can raise anything at all
