@@ -48,10 +48,14 @@ from ddbench.errors import ConfigError, DataError
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
 # Given to every plugin that has the setting, so that tests are quick.
-SMALL = {"width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2}
+SMALL = {
+    "width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2, "side": 32,
+    "classes": ("n02102040", "n01440764"),
+}  # fmt: skip
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
+    ("datasets", "image-folder"): ("image-folder/imagenette-224-subset",),
 }
 BACKBONES = {("losses", "bn-statistics"): TOY_NORMED_ARCH}  # of those that the plain toy network does not serve
 NAMED = [

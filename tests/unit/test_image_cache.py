@@ -275,13 +275,13 @@ def test_it_lies_in_the_data_folder_or_where_the_user_can_write(root: Path, monk
     zoo().load("train", root)
     assert list((root.parent / "third").glob("zoo-8-*.images"))
     monkeypatch.setenv("DDBENCH_CACHE", str(root / "cache" / "x"))
-    with pytest.raises(DataError, match="decoded images of 'zoo' cannot be kept: .* can be written to. Set DDBENCH_CACHE"):
+    with pytest.raises(DataError, match=r"decoded images of 'zoo' cannot be kept: .* can be written to. Set DDBENCH_CACHE"):
         zoo().load("train", root)
 
 
 def test_a_full_disc_is_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(DataError, match="decoded images of 'zoo' take 1 MiB in .*cache, and there is no room for them"):
+    with pytest.raises(DataError, match=r"decoded images of 'zoo' take 1 MiB in .*cache, and there is no room for them"):
         zoo().load("train", root)
 
 

@@ -199,8 +199,8 @@ def test_labels_are_in_the_order_of_the_list(tmp_path: Path) -> None:
 
 def fails(root: Path, *says: str, error: type[BenchError] = DataError, plugin: ImageNetSubset | None = None) -> None:
     for action in ("files", "load"):
+        made = plugin or imagenette(side=32)
         with pytest.raises(error) as caught:
-            made = plugin or imagenette(side=32)
             made.files(root) if action == "files" else made.load("train", root)
         for part in says:
             assert part in str(caught.value)

@@ -53,7 +53,8 @@ def test_downsizing_averages_what_lies_between() -> None:
     ("kind", "mode", "options"),
     [
         ("JPEG", "L", {"quality": 100}), ("PNG", "L", {}), ("PNG", "LA", {}), ("PNG", "P", {}), ("GIF", "P", {}),
-        ("PNG", "1", {}), ("PNG", "RGBA", {}), ("WEBP", "RGBA", {"lossless": True}), ("BMP", "RGB", {}), ("JPEG", "CMYK", {"quality": 100}),
+        ("PNG", "1", {}), ("PNG", "RGBA", {}), ("WEBP", "RGBA", {"lossless": True}), ("BMP", "RGB", {}),
+        ("JPEG", "CMYK", {"quality": 100}),
     ],
 )  # fmt: skip
 def test_every_kind_of_8_bit_image_is_seen_as_pil_converts_it(kind: str, mode: str, options: dict[str, Any]) -> None:

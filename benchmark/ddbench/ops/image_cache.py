@@ -37,7 +37,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 MAGIC = b"ddbench images 1"
 PAGE = 1 << 16  # bytes: the head's, and what the parts of the file begin at a multiple of
 HASHED = 8 << 20  # bytes that are read at a time
-TOLD_SECONDS = 2.0
+TOLD_SECONDS = 5.0
 
 Progress = Callable[[str, float], None]
 

@@ -56,6 +56,9 @@ class ImageFolder(Dataset):
         if parts or not all(self.classes):
             told = f"data set '{self.name}': {parts or list(self.classes)}"
             raise ConfigError(f"{told} must be names of folders inside of '{self.folder}'.")
+        if self.class_ids and len(self.class_ids) != len(self.classes):
+            told = f"{len(self.class_ids)} ids for {len(self.classes)} classes"
+            raise ConfigError(f"data set '{self.name}': 'class_ids' must name each class once, got {told}.")
         if self.class_ids and class_facts(self.class_ids) is None:
             raise ConfigError(f"data set '{self.name}': 'class_ids' must be WordNet ids of ImageNet-1K, got {self.class_ids}.")
 
