@@ -20,6 +20,7 @@ from ddbench.data import host
 from ddbench.data.host import HostImages
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import TrainingData, load_training
+from ddbench.grid.do import _state
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.embedding import class_batches
 from ddbench.ops.moves import send_network
@@ -175,3 +176,12 @@ def test_a_training_epoch_does_not_wait_for_them() -> None:
     steps = -(-sum(count - 2 for count in COUNTS) // recipe.batch)
     runs_ahead(replace(counts, waits=[line for line in counts.waits if "train.py" not in line]), "an epoch")  # its last loss
     assert len([line for line in counts.copies if "moves.py" in line]) >= steps
+
+
+def test_whoever_writes_into_them_is_noticed(both: tuple[TrainingData, TrainingData]) -> None:
+    data = both[1]
+    assert isinstance(data.images, HostImages)
+    before = _state(data)
+    assert _state(data) == before
+    data.images.source.add_(0)
+    assert _state(data) != before
