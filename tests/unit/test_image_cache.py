@@ -19,9 +19,9 @@ from image_trees import class_tree, jpeg
 
 from ddbench.data.subsets import identify
 from ddbench.errors import DataError
-from ddbench.ops import caches, decoding, image_cache
+from ddbench.ops import caches, decoding, image_building, image_cache, image_set
 from ddbench.ops.class_folders import find_classes
-from ddbench.ops.image_cache import ImageSet
+from ddbench.ops.image_set import ImageSet
 from ddbench.ops.pictures import decode
 from ddbench.refs import PluginRef
 from ddbench_plugins.datasets.image_folder import ImageFolder, image_folder
@@ -51,13 +51,13 @@ def cached(root: Path) -> Path:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images were decoded, each time that a cache was built."""
     log: list[int] = []
-    own = image_cache.decode_into
+    own = image_building.decode_into
 
     def count(target: Path, jobs: Any, done: Callable[[int], None]) -> Any:
         log.append(sum(len(places) for _, places in jobs.values()))
         return own(target, jobs, done)
 
-    monkeypatch.setattr(image_cache, "decode_into", count)
+    monkeypatch.setattr(image_building, "decode_into", count)
     return log
 
 
@@ -126,7 +126,7 @@ def test_a_changed_source_makes_it_anew(root: Path, built: list[int], change: Ca
 
 def test_another_decoder_makes_it_anew(root: Path, built: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     zoo().load("train", root)
-    monkeypatch.setattr(image_cache, "decoder", lambda: "another")
+    monkeypatch.setattr(image_set, "decoder", lambda: "another")
     zoo().load("train", root)
     assert len(built) == 2
 
@@ -166,8 +166,8 @@ def test_a_damaged_one_is_refused_by_name(root: Path, damage: Callable[[Path], N
 def test_bytes_are_hashed_again_only_where_something_touched_them(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo().load("train", root)
     hashed: list[Path] = []
-    own = image_cache._hash
-    monkeypatch.setattr(image_cache, "_hash", lambda path: hashed.append(path) or own(path))
+    own = image_cache.hash_of
+    monkeypatch.setattr(image_cache, "hash_of", lambda path: hashed.append(path) or own(path))
     zoo().load("train", root)
     assert hashed == []
     os.utime(cached(root), (2, 2))
@@ -280,7 +280,7 @@ def test_it_lies_in_the_data_folder_or_where_the_user_can_write(root: Path, monk
 
 
 def test_a_full_disc_is_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(image_building.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"decoded images of 'zoo' take 1 MiB in .*cache, and there is no room for them"):
         zoo().load("train", root)
 

@@ -12,8 +12,8 @@ from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops import image_cache
 from ddbench.ops.class_folders import find_classes, names_of_classes
-from ddbench.ops.image_cache import ImageSet
 from ddbench.ops.image_files import Found
+from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts
 
 SIDES = (8, 512)

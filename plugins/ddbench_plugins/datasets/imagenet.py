@@ -11,7 +11,7 @@ from typing import Literal
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops import image_cache
-from ddbench.ops.image_cache import ImageSet
+from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts, imagenet_classes
 from ddbench.ops.imagenet_tree import ImageNetTree
 

@@ -12,8 +12,8 @@ from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import DataError
 from ddbench.ops import image_cache
 from ddbench.ops.class_folders import find_classes
-from ddbench.ops.image_cache import ImageSet
 from ddbench.ops.image_files import Found
+from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts
 
 FOLDER, SIDE = "tiny-imagenet-200", 64
