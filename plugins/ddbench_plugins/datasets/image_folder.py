@@ -110,9 +110,11 @@ def image_folder(
     class_ids: tuple[str, ...] = (), mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD,
     unreadable: Unreadable = "refuse",
 ) -> ImageFolder:  # fmt: skip
-    """image-folder: see ImageFolder. It is called by its folder's name. Without `classes` they are the folders to train from,
-    sorted by name, which are looked up when the plugin is made, below DDBENCH_DATA; name them, and boards can be drawn where the
-    images are not."""
+    """Any folder of class folders. See ImageFolder.
+
+    It is called by its folder's name. Without `classes` they are the folders to train from, sorted by name, which are looked up
+    when the plugin is made, below DDBENCH_DATA; name them, and boards can be drawn where the images are not.
+    """
     name = Path(folder).name
     if not classes:
         root = os.environ.get("DDBENCH_DATA")
@@ -121,11 +123,17 @@ def image_folder(
 
 
 def fastai_imagenette(side: int = 128, folder: str = "imagenette2", unreadable: Unreadable = "refuse") -> ImageFolder:
-    """fastai's Imagenette, version 2 (`imagenette2`, `-320` or `-160`): mostly ImageNet's training images, split 70 to 30.
-    Results compare with none of `imagenette`, whose test images are ImageNet's own."""
+    """fastai's Imagenette: another split than `imagenette`, mostly of ImageNet's training images, 70 to 30.
+
+    Version 2 (`folder`: `imagenette2`, `-320` or `-160`). Results compare with none of `imagenette`, whose test images are
+    ImageNet's own.
+    """
     return ImageFolder(folder, tuple(NETTE.split()), "fastai-imagenette", side=side, unreadable=unreadable)
 
 
 def fastai_imagewoof(side: int = 128, folder: str = "imagewoof2", unreadable: Unreadable = "refuse") -> ImageFolder:
-    """fastai's Imagewoof, version 2 (`imagewoof2`, `-320` or `-160`): as `fastai_imagenette`; labels by ascending id."""
+    """fastai's Imagewoof: another split than `imagewoof`, mostly of ImageNet's training images, 70 to 30.
+
+    Version 2 (`folder`: `imagewoof2`, `-320` or `-160`); labels by ascending WordNet id.
+    """
     return ImageFolder(folder, tuple(WOOF.split()), "fastai-imagewoof", side=side, unreadable=unreadable)

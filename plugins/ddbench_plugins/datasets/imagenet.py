@@ -83,11 +83,13 @@ class ImageNetSubset(Dataset):
         return ImageSet(self.subset, self.side, self.wnids, tree.base, tree.find, self.unreadable == "skip")
 
 
-def _factory(subset: str, own_side: int = 128) -> Callable[..., ImageNetSubset]:
+def _factory(subset: str, own_side: int = 128, what: str = "Ten classes of ImageNet") -> Callable[..., ImageNetSubset]:
+    """A data set by its name, with its own side where none is given."""
+
     def make(side: int = own_side, unreadable: Unreadable = "refuse") -> ImageNetSubset:
         return ImageNetSubset(subset, side, unreadable)
 
-    make.__doc__ = f"{subset}: see ImageNetSubset."
+    make.__doc__ = f"{what}, from a tree of the user's; {own_side} px where no side is given. See ImageNetSubset."
     return make
 
 
@@ -95,5 +97,5 @@ imagenet_a, imagenet_b, imagenet_c = _factory("imagenet-a"), _factory("imagenet-
 imagenet_d, imagenet_e = _factory("imagenet-d"), _factory("imagenet-e")
 imagenette, imagewoof = _factory("imagenette"), _factory("imagewoof")
 birds, fruits, cats = _factory("imagenet-birds"), _factory("imagenet-fruits"), _factory("imagenet-cats")
-imagenet_94 = _factory(UNION)
-imagenet_1k = _factory(WHOLE, 64)
+imagenet_94 = _factory(UNION, what="The 94 classes of the ten subsets of ImageNet")
+imagenet_1k = _factory(WHOLE, 64, "ImageNet-1K")

@@ -117,10 +117,10 @@ def _existing(path: Path) -> Path | None:
 
 
 def mnist() -> Mnist:
-    """MNIST, whole."""
+    """10 classes of 28x28 grey digits: 60,000 to train, 10,000 to test. See Mnist."""
     return Mnist("mnist")
 
 
 def fashion_mnist() -> Mnist:
-    """Fashion-MNIST."""
+    """10 classes of 28x28 grey clothes: 60,000 to train, 10,000 to test. See Mnist."""
     return Mnist("fashion-mnist")
