@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -283,6 +284,31 @@ def test_a_full_disc_is_a_sentence(root: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(image_building.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"decoded images of 'zoo' take 1 MiB in .*cache, and there is no room for them"):
         zoo().load("train", root)
+
+
+def test_what_a_killed_one_has_left_goes(root: Path) -> None:
+    zoo().load("train", root)
+    left = cached(root).with_name(f".{cached(root).name}.0123.tmp")
+    left.write_bytes(b"half of it")
+    cached(root).unlink()
+    zoo().load("train", root)
+    assert not left.exists()
+
+
+def test_a_file_system_without_reservations_will_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(image_building.os, "posix_fallocate", cannot, raising=False)
+    assert len(zoo().load("train", root).images) == 12
+
+    def full(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_building.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(DataError, match=r"there is no room for them \(No space left on device\)"):
+        zoo(side=16).load("train", root)
+    assert not list((root / "cache").glob("zoo-16-*.images"))
 
 
 def test_cores_are_counted_within_limits(monkeypatch: pytest.MonkeyPatch) -> None:

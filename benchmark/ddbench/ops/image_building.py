@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -67,6 +68,8 @@ def build(
         parts[split]["labels"] = at
         at += -(-num * 8 // PAGE) * PAGE
     path, beside = folder / images.file, folder / f".{images.file}.{uuid.uuid4().hex}.tmp"
+    for left in folder.glob(f".{images.file}.*.tmp"):  # by one that was killed: nobody else builds it now
+        left.unlink(missing_ok=True)
     try:
         _reserve(beside, at, images)
         _decode(beside, images, pictures, parts, progress or Teller(images))
@@ -88,13 +91,21 @@ def _reserve(path: Path, size: int, images: ImageSet) -> None:
         if free < size:
             raise OSError(f"{free >> 20} MiB are free")
         with path.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
+            file.truncate(size)
+            _allocate(file.fileno(), size)
     except OSError as error:
         told = f"decoded images of '{images.name}' take {-(-size >> 20)} MiB in {path.parent}, and there is no room for them"
         raise DataError(f"{told} ({error.strerror or error}): free some, or set DDBENCH_CACHE to another folder.") from error
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Blocks for all of a file, where its file system can do that: else a full disc is noticed when it is written."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
 
 
 def _decode(
