@@ -150,7 +150,7 @@ CASES = {
     ),
     "refused network": (changed("networks", '[{ name = "convnet", width = 0 }]'), "architecture 'convnet' needs width of at least 1"),
     "unknown space": (changed("spaces", '["pixle"]'), "unknown space 'pixle'. Did you mean 'pixel'? Installed: "),
-    "unknown data set": (changed("subsets", '["mnist"]'), "unknown dataset 'mnist'. Did you mean 'mnist-5k'? Installed: "),
+    "unknown data set": (changed("subsets", '["mnist-6k"]'), "unknown dataset 'mnist-6k'. Did you mean 'mnist-5k'? Installed: "),
     "unknown backbone": (changed("backbone", '"convnett"'), "unknown architecture 'convnett'. Did you mean 'convnet'?"),
     "layer that the generator lacks": (
         changed("spaces", '["glad"]'),
