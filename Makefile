@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-generator perf-store gpu-report test-kills clean
+.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-generator perf-store perf-images gpu-report test-kills clean
 
 install: $(READY)
 
@@ -58,6 +58,10 @@ perf-generator: install
 # A store of 10,000 judgements: what the commands take that only look at it.
 perf-store: install
 	$(BIN)/python tests/perf/measure_store.py
+
+# Images of a ten-class subset: decoding, opening, serving. Minutes on two cores.
+perf-images: install
+	$(BIN)/python tests/perf/measure_images.py
 
 # On a machine with a card: PART=tests, then evaluators, losses and generator, each under nine minutes; goes on where it was cut off.
 # With the Python that has torch for the card: make gpu-report PART=tests GPU_PYTHON=python3

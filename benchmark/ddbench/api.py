@@ -207,8 +207,9 @@ class Run(Protocol):
         ...
 
     def choose(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
-        """Which images `real` gives of a class: [num] int64 on the host, for `read`; None for all of the class. So the choices of
-        all classes can go to the device in one copy (`ddbench.ops.moves.send_together`)."""
+        """What `read` wants for the images that `real` gives of a class: a tensor on the host, their positions or, where the real
+        images are not on the device, their bytes; None for all of the class. So the choices of all classes can go to the device
+        in one copy (`ddbench.ops.moves.send_together`)."""
         ...
 
     def read(self, label: int, chosen: Tensor | None) -> Tensor:
@@ -590,6 +591,7 @@ class LabelledImages:
 
     images: Tensor  # uint8 [N,C,H,W]
     labels: Tensor  # int64 [N], positions in Spec.class_names
+    mapped: bool = False  # True: the images lie in a mapped file, of which no copy is made where the host computes
 
 
 class Dataset(ABC):

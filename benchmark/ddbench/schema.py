@@ -60,13 +60,14 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sources: dict[str, str]  # by `loss 'dm'`, the SHA-256 of each plugin's source
 
 
-class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A split of a data set."""
 
     label: str  # a copy's name differs from the original's
     hash: Sha256
     original: bool  # False: the files are not the published ones
     counts: tuple[Count, ...]  # images by class
+    class_ids: tuple[str, ...] = ()  # in label order, where the data set has such: ImageNet's wnids
 
 
 class UsedResource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -61,13 +61,17 @@ from ddbench.ops.pretrained import Adapted
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
 # Given to every plugin that has the setting, so that tests are quick.
-SMALL = {"width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2}
+SMALL = {
+    "width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2, "side": 32,
+    "classes": ("n02102040", "n01440764"),
+}  # fmt: skip
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
 SIDES = {("generators", "stylegan-xl-random"): 32, ("generators", "stylegan3-random"): 32}  # of images that a plugin is for
 MEMBERS = {  # of a family, which cannot be made without one; a small one for each sort
     ("generators", "stylegan-xl"): ("stylegan-xl/tiny",),  # nobody has it: skipped aloud, and checked with a file elsewhere
     ("assets", "stylegan-xl"): ("stylegan-xl/imagenet128", "stylegan-xl/mine"),
     ("architectures", "timm"): ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
+    ("datasets", "image-folder"): ("image-folder/imagenette-224-subset",),
 }
 MADE = {  # of those that read files of users, what makes small ones and gives the settings that name them
     ("generators", "tiny-autoencoder"): made_decoders.tiny,

@@ -150,7 +150,7 @@ CASES = {
     ),
     "refused network": (changed("networks", '[{ name = "convnet", width = 0 }]'), "architecture 'convnet' needs width of at least 1"),
     "unknown space": (changed("spaces", '["pixle"]'), "unknown space 'pixle'. Did you mean 'pixel'? Installed: "),
-    "unknown data set": (changed("subsets", '["mnist"]'), "unknown dataset 'mnist'. Did you mean 'mnist-5k'? Installed: "),
+    "unknown data set": (changed("subsets", '["mnist-6k"]'), "unknown dataset 'mnist-6k'. Did you mean 'mnist-5k'? Installed: "),
     "unknown backbone": (changed("backbone", '"convnett"'), "unknown architecture 'convnett'. Did you mean 'convnet'?"),
     "layer that the generator lacks": (
         changed("spaces", '["glad"]'),
@@ -306,7 +306,7 @@ REDUCED = [f"{name}:reduced" for name in grid.shipped() if "\n[reduced]\n" in gr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*grid.shipped(), *REDUCED])
-def test_shipped_suites_are_whole(name: str, stand_ins: None) -> None:
+def test_shipped_suites_are_whole(name: str) -> None:
     """But for what lies in files that nobody has; the reduced ones need none."""
     suite = grid.load(name, hash_of, None, lenient=":" not in name)
     assert suite.name == name.replace(":", "-")
@@ -437,7 +437,7 @@ def test_a_grid_grows_without_moving_keys(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", grid.shipped())
-def test_plans_of_shipped_suites_come_back_from_json(name: str, stand_ins: None) -> None:
+def test_plans_of_shipped_suites_come_back_from_json(name: str) -> None:
     """A stored plan can be run: it is equal to the one that was written, and so are its keys."""
     cells = grid.load(name, hash_of, None, lenient=True).cells
     for cell in cells:

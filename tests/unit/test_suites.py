@@ -32,7 +32,7 @@ def planned(capsys: Capture, *argv: str) -> tuple[int, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", grid.shipped())
 def test_every_suite_is_planned_without_data_and_weights(
-    name: str, stand_ins: None, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its jobs are counted, what is missing is named in a sentence each, and keys that hang on that are not shown."""
     monkeypatch.delenv("DDBENCH_DATA", raising=False)
@@ -63,7 +63,7 @@ def test_every_suite_is_planned_without_data_and_weights(
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_a_fault_where_it_is_needed(stand_ins: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_a_fault_where_it_is_needed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DDBENCH_DATA", raising=False)
     assert main(["plan", "glad-table4"]) == 1
     out, error = capsys.readouterr()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Augment, Recipe, View
+from ddbench.data.host import HostImages, Images, pick
 from ddbench.ops.augment import apply_together
 from ddbench.ops.moves import send, send_together
 from ddbench.seeds import StreamName, stream
@@ -30,19 +31,23 @@ def view_of(augment: Augment, name: StreamName, epoch: int, number: int, num: in
 
 
 def one_by_one(
-    images: Tensor, targets: Tensor, recipe: Recipe, name: StreamName, augment: Augment | None, view: Seen, epoch: int
+    images: Images, targets: Tensor, recipe: Recipe, name: StreamName, augment: Augment | None, view: Seen, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch's batches: images [B,C,H,W], targets [B] or [B,K]."""
-    order = send(order_of(len(images), name, epoch), images.device)
-    for number, part in enumerate(order.split(recipe.batch)):
-        batch = view(images[part]) if view else images[part]
+    order = order_of(len(images), name, epoch)
+    parts = zip(order.split(recipe.batch), send(order, images.device).split(recipe.batch), strict=True)
+    for number, (here, part) in enumerate(parts):
+        batch = pick(images, here, part)
+        batch = view(batch) if view else batch
         if recipe.augment and augment is not None:
             batch = view_of(augment, name, epoch, number, len(part))(batch)
         yield batch, targets[part]
 
 
-def epochs_ahead(images: Tensor, recipe: Recipe, num_networks: int = 1) -> int:
-    """How many epochs of float32 batches may be made ahead; 0 where even one is too large."""
+def epochs_ahead(images: Images, recipe: Recipe, num_networks: int = 1) -> int:
+    """How many epochs of float32 batches may be made ahead; 0 where even one is too large, or the images are on the host."""
+    if isinstance(images, HostImages):
+        return 0
     each = num_networks * len(images) * images[0].numel() * max(images.element_size(), 4)
     return min(PREPARED_BYTES // max(each, 1), recipe.epochs)
 
@@ -73,12 +78,12 @@ def ahead(
 
 
 def by_epoch(
-    images: Tensor, targets: Tensor, recipe: Recipe, name: StreamName, augment: Augment | None, view: Seen, at_once: int
+    images: Images, targets: Tensor, recipe: Recipe, name: StreamName, augment: Augment | None, view: Seen, at_once: int
 ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
     """One network's batches, an iterator for each epoch; those of `at_once` epochs are made ahead, of none where it is 0."""
     steps, prepared = -(-len(images) // recipe.batch), iter(list[tuple[Tensor, Tensor]]())
     for epoch in range(recipe.epochs):
-        if not at_once:
+        if not at_once or isinstance(images, HostImages):
             yield one_by_one(images, targets, recipe, name, augment, view, epoch)
             continue
         if epoch % at_once == 0:

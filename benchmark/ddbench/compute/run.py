@@ -17,6 +17,7 @@ from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
 from ddbench.compute.train import can_stack, cross_entropy, train
 from ddbench.compute.ways import is_captured
+from ddbench.data.host import HostImages
 from ddbench.data.subsets import TrainingData
 from ddbench.data.weights import find_prepared, read_document, read_weights
 from ddbench.errors import ConfigError, PluginError
@@ -140,15 +141,19 @@ class DistillRun:
         return self.read(label, None if chosen is None else send(chosen, self.device))
 
     def choose(self, label: int, num: int, rng: torch.Generator) -> Tensor | None:
-        """Positions among all training images."""
-        start, count = self.data.starts[label], self.class_counts[label]
-        return None if num >= count else torch.randperm(count, generator=rng)[:num] + start
+        """Positions among all training images; the bytes of those that are on the host."""
+        start, count, images = self.data.starts[label], self.class_counts[label], self.data.images
+        chosen = None if num >= count else torch.randperm(count, generator=rng)[:num] + start
+        if isinstance(images, HostImages):
+            return images.gather(slice(start, start + count) if chosen is None else chosen)
+        return chosen
 
     def read(self, label: int, chosen: Tensor | None) -> Tensor:
         """A new tensor."""
-        if chosen is None:
-            return self.data.seen(self.data.images[self.data.starts[label] : self.data.starts[label + 1]])
-        return self.data.seen(self.data.images[chosen])
+        if chosen is not None and chosen.dtype == torch.uint8:
+            return self.data.seen(chosen)
+        own = slice(self.data.starts[label], self.data.starts[label + 1])
+        return self.data.seen(self.data.images[own if chosen is None else chosen])
 
     def seeded(self, *name: str | int) -> AbstractContextManager[None]:
         """Torch's global generators, seeded by that stream."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ddbench.api import Augment, Objective, Recipe
 from ddbench.compute.batches import by_epoch, epochs_ahead
 from ddbench.compute.capture import Recorded, allow_capture, optimizer_tensors, rates_on, record, set_rate
+from ddbench.data.host import Images
 from ddbench.errors import DataError
 from ddbench.ops.layers import Dropout, lend
 from ddbench.seeds import StreamName, global_stream, stream
@@ -138,7 +139,7 @@ class Steps:
 
 def train(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     targets: Tensor,
     recipe: Recipe,
     name: StreamName,
@@ -148,7 +149,7 @@ def train(
     view: Callable[[Tensor], Tensor] | None = None,
     captured: bool = False,
 ) -> float:
-    """Train in place on images [N,C,H,W], on the network's device, and targets ([N] int64 or [N,K]).
+    """Train in place on images [N,C,H,W], on the network's device or on the host, and targets ([N] int64 or [N,K]).
 
     The images are normalised, or `view` makes what the network sees of a batch of them, before augmentation: of bytes, above all.
     The order of the images is drawn from the stream (*name, "order", epoch), augmentation from (*name, "augment", epoch, batch),
@@ -189,8 +190,7 @@ def finite(last: float, recipe: Recipe) -> float:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor, batch: int, view: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def predict(network: nn.Module, images: Images, batch: int, view: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The class a network in evaluation mode gives to each image: [N,C,H,W] -> [N] int64, without augmentation; `view`, if
     any, is what the network sees of a batch (normalised bytes)."""
-    parts = images.split(batch)
-    return torch.cat([network(view(part) if view else part).argmax(1) for part in parts])
+    return torch.cat([network(view(part) if view else part).argmax(1) for part in images.split(batch)])

@@ -21,33 +21,26 @@ from ddbench import ops
 from ddbench.api import Dataset
 from ddbench.errors import BenchError
 from ddbench.files import canonical, digest, read_json, write_json
+from ddbench.ops.caches import cache_folder
 from ddbench.refs import PluginRef
 
-SCHEMA = 1
+SCHEMA = 2
 SETTLED_SECONDS = 2.0  # a file that was written later may yet change without another time: clocks of file systems are coarse
-
-
-def cache_folder() -> Path | None:
-    """Where it is kept; None where this user has no home."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(given).is_absolute():
-        return Path(given, "ddbench")
-    with suppress(RuntimeError):
-        return Path.home() / ".cache" / "ddbench"
-    return None
 
 
 def state_of_files(ref: PluginRef, root: Path | None) -> dict[str, Any] | None:
     """All that the answer depends on, as JSON: the plugin and its code, its spec, and path, size and times of each file; None for
     a data set that names no files, or whose code has none. Raises what the plugin raises."""
-    files = ref.ask(lambda dataset: tuple(Path(path).absolute() for path in dataset.files(root)))
+    # os.path, for there may be thousands of them
+    files = ref.ask(lambda dataset: [os.path.abspath(path) for path in dataset.files(root)])  # noqa: PTH100
     source = source_hash(ref.ask(lambda dataset: dataset)) if files else None
     if source is None:
         return None
     try:
-        stats = [path.stat() for path in files]
+        stats = [os.stat(path) for path in files]  # noqa: PTH116
     except OSError:
         return None
+    facts = [[path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in zip(files, stats, strict=True)]
     return {
         "schema": SCHEMA,
         "ddbench": ddbench.__version__,
@@ -55,9 +48,8 @@ def state_of_files(ref: PluginRef, root: Path | None) -> dict[str, Any] | None:
         "root": str(root.absolute()) if root else None,
         "source": source,
         "spec": ref.ask(lambda dataset: canonical(asdict(dataset.spec()))),
-        "files": [
-            [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for path, stat in zip(files, stats, strict=True)
-        ],
+        "files": digest(facts),
+        "newest": max(max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats),
     }
 
 
@@ -92,8 +84,7 @@ def recall(state: dict[str, Any]) -> dict[str, Any] | None:
 def remember(state: dict[str, Any], answer: dict[str, Any]) -> None:
     """Keep it, unless a file is so new that another change could go unnoticed."""
     path = _path(state)
-    newest = max(max(times) for _, _, *times in state["files"])
-    if path is not None and newest < (time.time() - SETTLED_SECONDS) * 1e9:
+    if path is not None and state["newest"] < (time.time() - SETTLED_SECONDS) * 1e9:
         with suppress(BenchError, OSError):
             write_json(path, {"state": state, "answer": answer})
 

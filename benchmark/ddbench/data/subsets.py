@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
+from ddbench.data.host import HostImages, Images, joined, stays
 from ddbench.data.recall import recall, remember, state_of_files
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError
 from ddbench.files import canonical, digest
@@ -133,14 +134,15 @@ class TrainingData:
     """The real training images on a device, as bytes, sorted by class, and a held-out part of them for selection. No test image.
 
     Bytes take a quarter of the memory; whoever reads a batch of them has it normalised by `seen`, to the same bits as if all
-    had been normalised beforehand.
+    had been normalised beforehand. Images that are mapped from a file, or too many for the device, stay on the host: then
+    `images` and `validation_images` are `HostImages`, which give the same batches.
     """
 
     spec: Spec
-    images: Tensor  # uint8 [N,C,H,W], sorted by class
+    images: Images  # uint8 [N,C,H,W], sorted by class
     labels: Tensor  # [N] int64
     starts: tuple[int, ...]  # class c lies at starts[c] .. starts[c + 1]
-    validation_images: Tensor  # uint8
+    validation_images: Images  # uint8
     validation_labels: Tensor
     dtype: torch.dtype = torch.float32  # of what networks see; float64 where derivatives are checked
 
@@ -151,9 +153,9 @@ class TrainingData:
             raise DataError(f"training images are kept as uint8 and normalised when they are read; these are {images.dtype}.")
         return self.spec.normalise(images, self.dtype)
 
-    def everything(self) -> tuple[Tensor, Tensor]:
+    def everything(self) -> tuple[Images, Tensor]:
         """The whole training split: bytes and labels, the held-out part last; for the row full-data, which selects nothing."""
-        return torch.cat([self.images, self.validation_images]), torch.cat([self.labels, self.validation_labels])
+        return joined(self.images, self.validation_images), torch.cat([self.labels, self.validation_labels])
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -162,8 +164,8 @@ class TrainingData:
 
     @property
     def num_bytes(self) -> int:
-        """What its images and labels take."""
-        return sum(tensor.nbytes for tensor in (self.images, self.labels, self.validation_images, self.validation_labels))
+        """What its images and labels take; nothing for images that stay on the host."""
+        return sum(part.nbytes for part in (self.images, self.labels, self.validation_images, self.validation_labels))
 
 
 def _parts(labels: Tensor, held_out: float, tuning: float, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,13 +186,18 @@ def load_training(
     train, held_out, _ = _parts(data.labels, validation_fraction, tuning, spec.name)
     train = train[data.labels[train].argsort(stable=True)]
     labels = data.labels[train]
+    on_host = stays(data.images, data.mapped, device)
+
+    def images(rows: Tensor) -> Images:
+        return HostImages(data.images, rows, device) if on_host else data.images[rows].to(device)
+
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(labels, minlength=spec.num_classes).cumsum(0)])
     return TrainingData(
         spec,
-        data.images[train].to(device),
+        images(train),
         labels.to(device),
         tuple(starts.tolist()),
-        data.images[held_out].to(device),
+        images(held_out),
         data.labels[held_out].to(device),
     )
 

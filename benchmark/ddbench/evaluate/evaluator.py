@@ -24,6 +24,7 @@ from ddbench.compute.stacked import train_stacked
 from ddbench.compute.streams import train_on_streams
 from ddbench.compute.train import can_stack, cross_entropy, predict, train
 from ddbench.compute.ways import Way, fastest
+from ddbench.data.host import HostImages, Images
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.sets import Whitening
 from ddbench.evaluate.teacher import follow
@@ -51,7 +52,7 @@ def unpack(bitmap: str, num: int) -> Tensor:
 class Subject:
     """A set to judge, on the device that judges it."""
 
-    images: Tensor  # [N,C,H,W] as networks see them: normalised or whitened floats; or the bytes of real images
+    images: Images  # [N,C,H,W] as networks see them: normalised or whitened floats; or the bytes of real images
     labels: Tensor  # [N] int64, or [N,K] probabilities
     sha256: str  # of the set, or of the iterate
     everything: bool = False  # whether it is all real training images
@@ -117,14 +118,17 @@ class Evaluator:
         whitening = self.subject.whitening
         return self._laid_out(whitening(pixels) if whitening else self.spec.normalise(pixels))
 
-    def training_images(self) -> Tensor:
-        """In the protocol's memory format."""
-        return self._laid_out(self.subject.images)
+    def training_images(self) -> Images:
+        """In the protocol's memory format; those on the host get it batch by batch."""
+        images = self.subject.images
+        return images if isinstance(images, HostImages) else self._laid_out(images)
 
     @property
     def view(self) -> Callable[[Tensor], Tensor] | None:
         """What a network sees of a batch of training images, where they are bytes."""
-        return self.spec.normalise if self.subject.images.dtype == torch.uint8 else None
+        if self.subject.images.dtype != torch.uint8:
+            return None
+        return lambda pixels: self.spec.normalise(self._laid_out(pixels))
 
     def peak_memory_bytes(self) -> int:
         """Since it was last reset, without what is not of this judging."""
@@ -168,7 +172,7 @@ def evaluate_stacked(
     Raises as `evaluate_once` does."""
     started = time.perf_counter()
     networks, names = [evaluator.network(repeat) for repeat in repeats], [evaluator.name(repeat) for repeat in repeats]
-    images, labels, recipe = evaluator.training_images(), evaluator.subject.labels, evaluator.recipe
+    images, labels, recipe = evaluator.training_images()[:], evaluator.subject.labels, evaluator.recipe
     how = (networks, images, labels, recipe, names, evaluator.augment, evaluator.objective, on_epoch)
     losses = train_stacked(*how) if way == "stacked" else train_on_streams(*how, evaluator.view)
     train_share = (time.perf_counter() - started) / len(networks)

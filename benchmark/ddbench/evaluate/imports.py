@@ -97,6 +97,7 @@ def _record(
             hash=identity.train_hash,
             original=identity.original,
             counts=identity.train_counts,
+            class_ids=plan.dataset.make().spec().class_ids,
         ),
         num_images=len(made.images),
         bytes_stored=made.bytes_stored,

@@ -235,9 +235,10 @@ def load_resources(
     return found, tuple(used)
 
 
-def data_of(label: str, hash: str, identity: Identity, counts: tuple[int, ...]) -> schema.Data:
+def data_of(ref: PluginRef, hash: str, identity: Identity, counts: tuple[int, ...]) -> schema.Data:
     """What records say of a split."""
-    return schema.Data(label=identity.label(label), hash=hash, original=identity.original, counts=counts)
+    label, ids = identity.label(ref.label), ref.make().spec().class_ids
+    return schema.Data(label=label, hash=hash, original=identity.original, counts=counts, class_ids=ids)
 
 
 class Clock:

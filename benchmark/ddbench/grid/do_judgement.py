@@ -59,7 +59,7 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
         report("judge", fraction)
 
     finished = evaluate_block(evaluator, file.first, file.last, _kept(path, subject.sha256), keep, tick)
-    data = data_of(judging.dataset.label, judging.test_hash, identity, tuple(identity.test_counts))
+    data = data_of(judging.dataset, judging.test_hash, identity, tuple(identity.test_counts))
     block = Block(plan, judging, file.first, file.last)
     resources, marks = [one.resource for one in used], (*here.marks(), *(mark for one in used for mark in one.marks))
     record = record_of(block, evaluator, finished, file.suite, data, resources, place, peak, marks)

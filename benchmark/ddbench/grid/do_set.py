@@ -180,7 +180,7 @@ def _publish(
     record = SetRecord(
         key=plan.key,
         suite=file.suite,
-        data=data_of(plan.dataset.label, plan.train_hash, identity, tuple(identity.train_counts)),
+        data=data_of(plan.dataset, plan.train_hash, identity, tuple(identity.train_counts)),
         num_images=len(images),
         bytes_stored=size if made is None else made.bytes_stored,
         bytes_images=size,

@@ -45,7 +45,7 @@ def run_trial(file: JobFile, here: Workplace, report: Report) -> End:
             return "busy"  # what its plugins did to this process must not reach the scores: another goes on
         here.begin(plan.threads, plan.tf32)
         found = _scored(plan, scoring, here, report)
-    data = data_of(plan.dataset.label, plan.train_hash, identity, tuple(identity.train_counts))
+    data = data_of(plan.dataset, plan.train_hash, identity, tuple(identity.train_counts))
     record = TrialRecord(
         key=trial_key(plan.key, scoring), suite=file.suite, plan=plan, scoring=scoring, data=data,
         num_scored=len(here.scoring_data(plan)[1]), place=here.place(plan.threads, plan.refs), **found,

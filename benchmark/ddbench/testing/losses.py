@@ -117,17 +117,17 @@ def loss_adds_to_gradients(loss: Loss, run: DistillRun) -> None:
 def loss_touches_only_its_leaves(loss: Loss, run: DistillRun) -> None:
     """None but `syn.leaves` and `params(memory)` get a gradient; images, labels and real data keep their values."""
     syn, memory, run = _fresh(loss, run)
-    images, labels, real = syn.images.detach().clone(), syn.labels.detach().clone(), run.data.images.clone()
+    images, labels, real = syn.images.detach().clone(), syn.labels.detach().clone(), run.data.images[:].clone()
     loss.backward(syn, memory, run)
     for name, tensor, kept in (
         ("images", syn.images, images),
         ("labels", syn.labels, labels),
-        ("real images", run.data.images, real),
+        ("real images", run.data.images[:], real),
     ):
         assert torch.equal(tensor, kept), f"backward changes the {name} in place."
     allowed = {id(tensor) for tensor in loss.params(memory).values()}
     others = memory | {f"{need.describe()}: {name}": t for need, held in run.resources.items() for name, t in held.items()}
-    for name, tensor in {**others, "real images": run.data.images}.items():
+    for name, tensor in {**others, "real images": run.data.images[:]}.items():
         assert tensor.grad is None or id(tensor) in allowed, (
             f"backward leaves a gradient on '{name}', which is none of its leaves."
         )

@@ -40,7 +40,7 @@ def _loaded(proxy: Proxy, run: DistillRun) -> tuple[nn.Module, DistillRun]:
 
 
 def _images(run: DistillRun) -> Tensor:
-    return run.data.seen(run.data.images)
+    return run.data.seen(run.data.images[:])
 
 
 def proxy_names_the_classes(proxy: Proxy, run: DistillRun) -> None:
@@ -91,7 +91,7 @@ def proxy_stays_on_its_device(proxy: Proxy, run: DistillRun) -> None:
     with Pretended() as fake:
         there = fake.run(run)
         network = proxy.load(there).eval().requires_grad_(False)
-        images, classes = there.data.seen(there.data.images), there.data.labels
+        images, classes = there.data.seen(there.data.images[:]), there.data.labels
         for _ in range(2):
             with fake.counting() as counts:
                 gated = gated_features(network, images, classes)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import DataError
+from ddbench.ops.array_pickles import Array, ArrayType, UnreadablePickleError, read_arrays
 from ddbench.ops.vision import load_torchvision
 
 FOLDER = "cifar-10-batches-py"
@@ -105,56 +105,11 @@ def _md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-class _Array:
-    """What a pickle says of an array: (version, shape, type, whether columns come first, bytes)."""
-
-    state: tuple[Any, ...] = ()
-
-    def __init__(self, *args: Any) -> None:
-        """The arguments, always the same, say nothing."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.state = tuple(_latin1(one) if isinstance(one, str) else one for one in state)
-
-
-class _Type:
-    """What a pickle says of an array's type: a code, "u1" for uint8."""
-
-    def __init__(self, code: Any = None, *args: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, state: Any) -> None:
-        """The byte order and the like, which bytes do not have."""
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numbers, strings, lists, dicts, and descriptions of numpy arrays; imports nothing, not even numpy's own
-    reconstruction, which believes whatever a pickle says of an array's type."""
-
-    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Type,
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-        ("_codecs", "encode"): _latin1,  # how protocols 0 to 2 write bytes
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Our stand-in for the object of that name."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which CIFAR-10 does not need")
-        return self.ALLOWED[module, name]
-
-
 def _batch(path: Path) -> tuple[Tensor, Tensor]:
     """One file: images uint8 [n,3,32,32] and labels int64 [n]."""
     batch = _unpickle(path)
     match batch.get("data"):
-        case _Array(state=(_, (int(num), 3072), _Type(code="u1"), order, bytes(raw))) if len(raw) == 3072 * num:
+        case Array(state=(_, (int(num), 3072), ArrayType(code="u1"), order, bytes(raw))) if len(raw) == 3072 * num:
             data = np.frombuffer(raw, np.uint8).reshape((num, 3072), order="F" if order else "C")
         case _:
             raise _fault(f"{path} with 'data' of uint8 [n, 3072], and finds something else.")
@@ -169,13 +124,12 @@ def _batch(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    """The dictionary that a file holds. latin1: Python 2, whose strings are bytes, wrote the published files."""
+    """The dictionary that a file holds."""
     if path.stat().st_size > MAX_BYTES:
         raise _fault(f"{path} of at most {MAX_BYTES} bytes, and finds {path.stat().st_size}.")
     try:
-        with path.open("rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as error:  # damaged bytes can raise anything at all
+        content = read_arrays(path, "CIFAR-10")
+    except UnreadablePickleError as error:
         raise _fault(f"{path} to be a whole CIFAR-10 file, and cannot read it: {error}. Fetch it again.") from error
     if not isinstance(content, dict):
         raise _fault(f"{path} to hold a dictionary, and finds {type(content).__name__}.")
