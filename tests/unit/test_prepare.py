@@ -133,7 +133,7 @@ def test_a_plan_shows_many_of_a_kind_in_one_line(tmp_path, capsys):
     assert main(["plan", str(path), "--store", str(tmp_path / "store")]) == 0
     out = capsys.readouterr().out
     assert "0 of 20 done" in out
-    assert out.count("expert trajector") == 2  # in the estimate and in the plan
+    assert out.count("expert trajector") == 3  # in the estimate, in the plan, and in what it will take
     assert len(told(capsys, "plan", path, "--store", tmp_path / "store")["shared"]) == 20
 
 
