@@ -33,7 +33,7 @@ def found(part: str, into: Path) -> dict[str, object]:
     return record
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_is_measured_once_and_written_down(tmp_path: Path) -> None:
     for _ in range(2):
         done = rehearse("evaluators", tmp_path)

@@ -32,7 +32,7 @@ steps = 2
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_suite_on_a_folder_runs_and_says_which_classes(tmp_path: Path) -> None:
     class_tree(tmp_path / "data" / "photos", WNIDS, {"train": 6, "val": 2})
     (tmp_path / "photos.toml").write_text(SUITE)

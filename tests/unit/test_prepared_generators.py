@@ -355,7 +355,7 @@ def fake_cifar(root: Path) -> None:
     (folder / META).write_bytes(pickle.dumps({"label_names": list(CLASSES)}, protocol=2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_suite_runs_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     root, store = tmp_path / "data", tmp_path / "store"
     fake_cifar(root)

@@ -119,7 +119,7 @@ def _toml(value: Any) -> str:
     return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_controls_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """Every space under H-PD's rankers, as many steps for each, and the stages that the walk has."""
     be_light(monkeypatch)
@@ -171,7 +171,7 @@ def test_a_preset_s_marks_are_in_the_record_and_on_the_board(
     assert [cell["set"] for cell in planned(capsys, str(path), "--store", str(tmp_path / "store"))[1]["cells"]] == ["done"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seconds_are_compared_and_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     be_light(monkeypatch)
     monkeypatch.setattr(runner, "run", run_in_process)
@@ -188,7 +188,7 @@ def test_seconds_are_compared_and_stop_nobody(tmp_path: Path, monkeypatch: pytes
     assert "0 s" in (tmp_path / "store" / "leaderboard" / "leaderboard.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_table_runs_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """The timing table, whose board has the seconds of both."""
     be_light(monkeypatch)

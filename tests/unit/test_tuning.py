@@ -619,7 +619,7 @@ def test_what_is_damaged_is_made_again_where_asked(tuned: Path, copy: Store, cap
 # ---------------------------------------------------------------- with the real runner
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tuning_that_was_killed_goes_on_with_two_workers_to_the_same_choice(tuned: Path, tmp_path: Path) -> None:
     """Killed after its first trial; what was there is not made again."""
     store = tmp_path / "store"
@@ -643,7 +643,7 @@ def test_a_tuning_that_was_killed_goes_on_with_two_workers_to_the_same_choice(tu
     assert list((store / "work").glob("[st]*")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_a_plugin_does_to_its_process_does_not_reach_the_scores(tmp_path: Path) -> None:
     """The set is made, its process ends, and another scores."""
     home = make_home(tmp_path)
