@@ -43,6 +43,7 @@ class Server:
     lie: int = 0  # added to the length that it tells
     status: int | None = None
     shift: int = 0  # of the range that it gives
+    odd: str = ""  # what it calls a part's version, whatever was asked for
     seen: list[dict[str, str]] = field(default_factory=list)
     address: str = ""
 
@@ -72,7 +73,7 @@ def server() -> Iterator[Server]:
             else:
                 self.send_response(200)
             if made.etag:
-                self.send_header("ETag", made.etag)
+                self.send_header("ETag", made.odd if start and made.odd else made.etag)
             body = made.content[start:]
             self.send_header("Content-Length", str(len(body) + made.lie))
             self.end_headers()
@@ -151,8 +152,16 @@ def test_downloads_that_cannot_be_had_are_told(server: Server, tmp_path: Path, m
     server.cut, server.shift = None, 1
     with pytest.raises(DataError, match="another part of the file than the one asked for"):
         fetch.fetch(server.address, target, quiet)
+    server.shift, server.odd = 0, '"two"'  # in spite of If-Range
+    with pytest.raises(DataError, match="another part of the file than the one asked for"):
+        fetch.fetch(server.address, target, quiet)
+    server.odd, server.content = "", b""
+    with pytest.raises(DataError, match=r"answers with nothing \(status 200\)"):
+        fetch.fetch(server.address, tmp_path / "y.pkl", quiet)
+    server.content = CONTENT
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        fetch.fetch("http://a..b/x.pkl", tmp_path / "z.pkl", quiet)
     monkeypatch.setattr(fetch, "MAX_BYTES", 1000)
-    server.shift = 0
     with pytest.raises(DataError, match="it is hardly what was meant"):
         fetch.fetch(server.address, target, quiet)
     assert not target.exists()

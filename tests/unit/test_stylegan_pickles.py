@@ -187,6 +187,7 @@ def test_other_files_are_told_what_they_are(label: str) -> None:
     [
         ("synthesis/layer_names", ..., "it does not list its layers"),
         ("synthesis/layer_names", ["L0_36_6", "L9"], "it has no part 'L9'"),
+        ("synthesis/layer_names", ["L0_36_6"] * 3000, "it lists 3000 layers, of which 1 differ, and may have 512"),
         ("mapping/num_ws", 9, "'num_ws' is 9, and 9 layers take 10 codes"),
         ("synthesis/output_scale", "0.25", "what it records is not as expected: Expected `float`, got `str`"),
         ("synthesis/output_scale", float("nan"), "not as expected"),
@@ -459,6 +460,19 @@ def endless(depth: int) -> bytes:
     for _ in range(depth):
         inner = persistent("Twice", {"_modules": ordered({"a": inner, "b": inner})})
     return Writer().finish({"G_ema": persistent("Generator", {"_modules": ordered({"mapping": inner, "synthesis": inner})})})
+
+
+def test_small_files_cannot_ask_for_much() -> None:
+    """Tensors that many parts share, long names before many, and states that every look goes through."""
+    tensors = {str(number): stored(torch.ones(1)) for number in range(300)}
+    parts = {str(number): persistent("P", {"_buffers": ordered(tensors)}) for number in range(100)}
+    mapping = persistent("M", {"_modules": ordered(parts)})
+    many = persistent("Generator", {"_modules": ordered({"mapping": mapping, "synthesis": 0})})
+    assert "it has more than 20000 tensors" in told(Writer().finish({"G_ema": many}))
+    long = persistent("Generator", {"_modules": ordered({"mapping": persistent("M", {}), "x" * 201: 1, "synthesis": 0})})
+    assert "a name of more than 200 characters" in told(Writer().finish({"G_ema": long}))
+    begin = b"\x80\x02}X\x05\x00\x00\x00G_emactorch_utils.persistence\n_reconstruct_persistent_obj\n}\x85R"
+    assert "an object with more than 16 states" in told(begin + b"}b" * 20 + b"s.")
 
 
 @pytest.mark.parametrize("depth", [14, 60])

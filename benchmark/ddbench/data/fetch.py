@@ -37,7 +37,7 @@ def fetch(address: str, target: Path, progress: Progress) -> None:
             _fetch(address, target, progress)
     except Timeout as error:
         raise DataError(f"{target} is being downloaded by another process: wait for it.") from error
-    except (OSError, http.client.HTTPException) as error:  # urllib's are OSErrors
+    except (OSError, http.client.HTTPException, ValueError) as error:  # urllib's are OSErrors; ValueError: addresses, chunk sizes
         told = " ".join(str(getattr(error, "reason", error)).split())[:200]
         raise DataError(f"{address} cannot be downloaded ({type(error).__name__}: {told}). {AGAIN}") from error
 
@@ -62,14 +62,17 @@ def _fetch(address: str, target: Path, progress: Progress) -> None:
             raise DataError(f"{address} is another file than the one that was begun: run the same command again.") from error
         raise
     with answer:
-        start, total = _place(answer, there if version else 0)
+        start, total = _place(answer, there if version else 0, version)
         if total is not None and total > MAX_BYTES:
             raise DataError(f"{address} has {total} bytes, more than {MAX_BYTES >> 30} GiB: it is hardly what was meant.")
-        told = {"address": address, "version": answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""}
+        told = {"address": address, "version": _version_in(answer)}
         mark.write_text(json.dumps(told))
         size = _receive(answer, part, start, total, progress)
     if total is not None and size != total:
         raise DataError(f"{address} ended after {size} of {total} bytes. {AGAIN}")
+    if not size:
+        part.unlink()
+        raise DataError(f"{address} answers with nothing (status {answer.status}).")
     part.replace(target)
     mark.unlink(missing_ok=True)
     _beside(target, "lock").unlink(missing_ok=True)
@@ -84,14 +87,19 @@ def _version_of(mark: Path, address: str) -> str:
     return ""
 
 
-def _place(answer: Any, there: int) -> tuple[int, int | None]:
+def _version_in(answer: Any) -> str:
+    """What the server calls the version that it sends."""
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+
+def _place(answer: Any, there: int, version: str) -> tuple[int, int | None]:
     """Where the answer begins in the file, and how long the file is. Raises DataError for an answer that was not asked for."""
     length = answer.headers.get("Content-Length", "")
     num = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
     if answer.status != 206:
         return 0, num
     found = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})", answer.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != there:
+    if not found or int(found[1]) != there or _version_in(answer) not in ("", version):
         raise DataError(f"{answer.url} answers with another part of the file than the one asked for: remove the .part file.")
     return there, int(found[2])
 

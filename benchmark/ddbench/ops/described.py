@@ -64,6 +64,8 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise ValueError("'black' and 'white' are equal")
         if self.classes and not self.classes.embedding and self.classes.size != self.classes.num:
             raise ValueError("'classes' without an embedding takes as many numbers as there are classes")
+        if self.classes:
+            check_size(self.classes.num, self.classes.size)
         shape: Shape = (self.code_size,)
         for name, block in self.blocks():
             for place, operation in enumerate(block):

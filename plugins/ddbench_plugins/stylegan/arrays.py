@@ -17,7 +17,7 @@ from ddbench_plugins.stylegan.unpickling import Machine
 
 MAX_DIMS = 8
 HEAD_BYTES = 1 << 16  # of a storage: what stands before its numbers
-MAX_ELEMENTS = 4096  # of an array among a module's attributes: sizes and cutoffs
+MAX_ELEMENTS = 64  # of an array among a module's attributes: sizes and cutoffs
 STORAGE_TYPES: Mapping[str, torch.dtype] = {
     "torch.FloatStorage": torch.float32, "torch.HalfStorage": torch.float16, "torch.DoubleStorage": torch.float64,
     "torch.BFloat16Storage": torch.bfloat16, "torch.LongStorage": torch.int64, "torch.IntStorage": torch.int32,

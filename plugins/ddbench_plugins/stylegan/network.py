@@ -22,6 +22,8 @@ Precision = Literal["float32", "float16", "bfloat16"]
 Form = Literal["fast", "plain"]
 MAX_TAPS = 256
 MAX_SIDE = 4096
+MAX_BETWEEN = 16_384  # side of a map between its up- and down-sampling; of a published layer of 1,024 px it is about 4,300
+MAX_MAP = 1 << 28  # numbers of a map
 
 
 class Mapping(nn.Module):
@@ -168,7 +170,10 @@ def sides_after(shape: LayerShape, tensors: dict[str, Tensor], sides: tuple[int,
     for axis, side in enumerate(sides):
         taps = [len(tensors[name]) if name in tensors else 1 for name in ("up_filter", "down_filter")]
         padding = shape.padding[2:] if axis == 0 else shape.padding[:2]
-        between = (side + shape.conv_kernel - 1) * shape.up_factor + sum(padding) - taps[0] + 1
+        wide = (side + shape.conv_kernel - 1) * shape.up_factor
+        between = wide + sum(padding) - taps[0] + 1
+        if max(wide, between) > MAX_BETWEEN:
+            raise DataError(f"layer '{shape.name}' would have maps of side {max(wide, between)} between its filters.")
         found.append((between - taps[1] + shape.down_factor) // shape.down_factor)
     return found[0], found[1]
 
@@ -189,6 +194,8 @@ def check_tensors(of: Description, tensors: dict[str, Tensor], name: str = "of t
         taps = list(tensors[key].shape)
         if len(taps) not in (1, 2) or len(set(taps)) != 1 or not 1 <= taps[0] <= MAX_TAPS:
             raise DataError(f"the filter '{key}' {name} must be [taps] or [taps, taps], at most {MAX_TAPS}, got {taps}.")
+        if not bool(tensors[key].any()):
+            raise DataError(f"the filter '{key}' {name} is zero.")
     _check_sides(of, tensors, name)
 
 
@@ -199,6 +206,8 @@ def _check_sides(of: Description, tensors: dict[str, Tensor], name: str) -> None
         sides = sides_after(layer, _inside(f"synthesis.{layer.name}.", tensors), sides)
         if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
             raise DataError(f"layer '{layer.name}' {name} gives maps of {sides[0]} x {sides[1]}: its padding does not fit.")
+        if max(layer.in_channels, layer.out_channels) * sides[0] * sides[1] > MAX_MAP:
+            raise DataError(f"layer '{layer.name}' {name} gives maps of more than {MAX_MAP} numbers.")
     if sides != (of.img_resolution, of.img_resolution):
         raise DataError(f"the layers {name} give images of {sides[0]} x {sides[1]}, and it says {of.img_resolution} px.")
 
@@ -206,8 +215,9 @@ def _check_sides(of: Description, tensors: dict[str, Tensor], name: str) -> None
 def _check_tensor(key: str, tensor: Tensor | None, name: str) -> None:
     if tensor is None:
         raise DataError(f"the tensor '{key}' {name} is missing.")
-    if not tensor.is_floating_point():
-        raise DataError(f"the tensor '{key}' {name} must hold floating-point numbers, got {tensor.dtype}.")
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64) or not tensor.numel():
+        told = f"got {tensor.dtype} {list(tensor.shape)}"
+        raise DataError(f"the tensor '{key}' {name} must hold floating-point numbers of 16 to 64 bits, {told}.")
     if not bool(tensor.isfinite().all()):
         raise DataError(f"the tensor '{key}' {name} holds numbers that are not finite.")
 

@@ -6,6 +6,7 @@ generator in place, and leaves the arguments as they were.
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from ddbench_plugins.stylegan.unpickling import load
 MAX_BYTES = 8 << 30  # of a file; the largest published ones have about 1.5 GB
 MAX_MODULES = 10_000
 MAX_DEPTH = 16
+MAX_TENSORS = 20_000  # of a network, those of shared parts once for each place
+MAX_NAME = 200  # characters of the name of a part or a tensor
+MAX_LAYERS = 512
 MAX_TAPS = 512  # of a filter
 OPTIONAL = ("mapping.w_avg", "mapping.embed.weight")  # kept where they are there: truncation uses the one, classes the other
 
@@ -102,7 +106,11 @@ def opened(path: Path, sha256: str) -> Iterator[Official]:
         raise DataError(f"{path} has {size} bytes: it is no pickle of a generator.")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         source = Source(name=path.name[:200], sha256=sha256, bytes=size, key="?", class_name="?")
-        yield read(content, f"the file {path.name}", source)
+        official = read(content, f"the file {path.name}", source)
+        taken = sum(math.prod(tensor.shape) * official.dtype(name).itemsize for name, tensor in official.tensors.items())
+        if taken > size:  # tensors that share what they are stored in
+            raise DataError(f"the file {path.name} has {size} bytes, and its tensors would take {taken}: it is no official one.")
+        yield official
 
 
 def read(content: Buffer, what: str, source: Source) -> Official:
@@ -189,18 +197,23 @@ class _Budget:
     """What is left to walk: a small file may say endless networks, as references that are shared."""
 
     modules: int = MAX_MODULES
+    tensors: int = MAX_TENSORS
 
-    def spend(self, depth: int) -> None:
+    def spend(self, depth: int, tensors: int) -> None:
         self.modules -= 1
+        self.tensors -= tensors
+        if self.tensors < 0:
+            raise ValueError(f"it has more than {MAX_TENSORS} tensors")
         if self.modules < 0 or depth > MAX_DEPTH:
             raise ValueError(f"it has more than {MAX_MODULES} parts, or more than {MAX_DEPTH} inside of each other")
 
 
 def _module(record: Thing, budget: _Budget, depth: int = 0) -> Module:
-    budget.spend(depth)
-    tensors = {**_table(record.get("_parameters")), **_table(record.get("_buffers"))}
-    if len(tensors) > MAX_MODULES:
-        raise ValueError(f"a part of it has {len(tensors)} tensors")
+    tables = _table(record.get("_parameters")), _table(record.get("_buffers"))
+    budget.spend(depth, sum(map(len, tables)))
+    tensors = tables[0] | tables[1]
+    if any(len(name) > MAX_NAME for table in (tensors, _table(record.get("_modules"))) for name in table):
+        raise ValueError(f"a part of it has a name of more than {MAX_NAME} characters")
     parts = {name: part for name, part in _table(record.get("_modules")).items() if isinstance(part, Thing)}
     return Module(
         record,
@@ -221,8 +234,8 @@ def _describe(network: Module, source: Source) -> Description:
     names, start = synthesis.get("layer_names"), _part(synthesis, "input")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("it does not list its layers")
-    if len(names) > MAX_MODULES:
-        raise ValueError(f"it has {len(names)} layers")
+    if len(names) > MAX_LAYERS or len(set(names)) < len(names):
+        raise ValueError(f"it lists {len(names)} layers, of which {len(set(names))} differ, and may have {MAX_LAYERS}")
     settings = {
         "schema": 1, "kind": "stylegan", "source": msgspec.to_builtins(source),
         **{name: mapping.get(name) for name in ("z_dim", "c_dim", "w_dim", "num_ws")},

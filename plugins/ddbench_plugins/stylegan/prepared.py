@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import msgspec
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ddbench.errors import DataError
@@ -46,6 +47,19 @@ def convert(official: Official, target: Path) -> Description:
     """Write `target` (a .json) and the tensors beside it, each whole or not at all; one tensor is in memory at a time. Raises
     DataError where other files are in their place: nothing is overwritten."""
     tensors = target.with_suffix(".safetensors")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                return _convert(official, target, tensors)
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise DataError(f"{target} is being prepared by another process: wait for it.") from error
+
+
+def _convert(official: Official, target: Path, tensors: Path) -> Description:
     with _beside(tensors) as (file, unfinished):
         sha256 = _write(official, file)
         check_tensors(official.description, mapped(unfinished), f"in {tensors.stem}")
@@ -119,7 +133,10 @@ def read(target: Path) -> Description:
 
 def check(target: Path) -> Description:
     """The description, once the tensors beside it have the hash that it names. Raises DataError."""
-    found = read(target)
+    return _checked(target, read(target))
+
+
+def _checked(target: Path, found: Description) -> Description:
     tensors = _tensors_of(target, found)
     sha256 = _sha256(tensors)
     if sha256 != _expected(found):
@@ -133,7 +150,7 @@ def load(target: Path, wanted: str) -> tuple[Description, dict[str, Tensor]]:
     found = read(target)
     if pin(found) != wanted:
         raise DataError(f"{target} is not the generator that was planned: its pin is {pin(found)}, not {wanted}. Plan anew.")
-    check(target)
+    _checked(target, found)
     return found, mapped(_tensors_of(target, found))
 
 

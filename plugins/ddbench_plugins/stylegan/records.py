@@ -8,6 +8,7 @@ from mmap import mmap
 from typing import Any, Protocol, runtime_checkable
 
 MAX_NAME = 1000  # characters of the name of a class or a function
+MAX_STATES = 16  # that one object receives; each look at an attribute goes through them
 
 Buffer = bytes | mmap
 
@@ -60,6 +61,8 @@ class Thing:
         """Attributes, from a dictionary, or from a pair of one and another for slots."""
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         self.states.extend(part for part in parts if isinstance(part, dict))
+        if len(self.states) > MAX_STATES:
+            raise ValueError(f"an object with more than {MAX_STATES} states")
 
     def get(self, name: str) -> Any:
         """An attribute; None where there is none."""
