@@ -325,7 +325,7 @@ def test_mistakes_of_ddbench_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert main(["data", "prepare", "mnist-5k"]) == 0
     assert capsys.readouterr().out == "installed\n"
     assert main(["data", "verify", "mnist-5k", "--root", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "mnist-5k: as published\n"
+    assert capsys.readouterr().out == "mnist-5k: whole\n"
     assert main(["data", "verify", "cifar10", "--root", str(tmp_path)]) == 1
     assert capsys.readouterr().out == "cifar10: missing\n"
     assert main(["data", "list"]) == 0

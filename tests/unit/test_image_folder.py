@@ -121,7 +121,7 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_what_does_not_fit_is_a_sentence(fault: str, root: Path) -> None:
     spoil, says = FOLDER_FAULTS[fault]
     spoil(root / "zoo")
-    with pytest.raises(DataError, match=says):
+    with pytest.raises((DataError, ConfigError), match=says):  # ConfigError where its classes cannot even be looked up
         image_folder("zoo", side=16).load("train", root)
 
 
@@ -144,8 +144,15 @@ def test_settings_that_cannot_be_are_refused(root: Path, given: Mapping[str, Any
 
 def test_a_relative_folder_needs_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DDBENCH_DATA", raising=False)
-    with pytest.raises(DataError, match="is the folder 'zoo' below the data folder, and DDBENCH_DATA is not set"):
+    with pytest.raises(ConfigError, match=r"is the folder 'zoo' below .*, and DDBENCH_DATA is not set.* or name its 'classes'"):
         image_folder("zoo")
+
+
+def test_a_class_to_test_on_and_not_to_train_on_is_told(root: Path) -> None:
+    (root / "zoo" / "val" / "yak").mkdir()
+    with pytest.raises(ConfigError, match="has the classes yak and train has not: put their images there, or name the 'classes'"):
+        image_folder("zoo")
+    assert image_folder("zoo", classes=("ant", "bee")).classes == ("ant", "bee")
 
 
 @pytest.mark.parametrize(

@@ -167,12 +167,14 @@ def main_verify(args: argparse.Namespace) -> int:
     root = _root(args)
     if root is None:
         raise ConfigError("set DDBENCH_DATA to the folder that holds your data, or name it with --root.")
-    faults = []
+    faults, num = list[str](), 0
     for name in args.names or names(root):
         state, found = _dataset_verdict(name, root) if _is_dataset(name) else _verdict(name, root)
         if args.names or state != "missing":
-            faults += found
+            faults, num = faults + found, num + 1
             print(f"{name}: {state}")
+    if not num:
+        print(f"No prepared weights are in {root}; a data set is verified by its name.", file=sys.stderr)
     for sentence in faults:
         print(f"ddbench: {sentence}", file=sys.stderr)
     return 1 if faults else 0
@@ -188,13 +190,16 @@ def _verdict(name: str, root: Path) -> tuple[str, list[str]]:
 
 
 def _dataset_verdict(name: str, root: Path) -> tuple[str, list[str]]:
-    """Whether its files are the published ones; a copy is no fault."""
+    """Whether all of it can be read, and is as published where it was published; a copy is no fault."""
     from ddbench.errors import DataError
     from ddbench.refs import PluginRef
 
     ref = PluginRef.resolve("datasets", name, {})
     try:
         ref.ask(lambda dataset: dataset.files(root))
-        return "as published" if ref.ask(lambda dataset: dataset.is_original(root)) else "a copy", []
     except DataError as error:
         return "missing", [str(error)]
+    try:
+        return "whole" if ref.ask(lambda dataset: dataset.is_original(root)) else "a copy", []
+    except DataError as error:
+        return "not whole", [str(error)]

@@ -80,7 +80,7 @@ def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) ->
         "subset": plan.dataset.label if unseen else loaded.identities(plan.dataset, suite.data_root).label(plan.dataset.label),
         "ipc": "all" if plan.everything else plan.ipc,
         "seed": plan.seed,
-        "steps a stage": "0" if plan.baseline else f"{plan.steps}+{plan.extra_steps}" if plan.extra_steps else str(plan.steps),
+        "steps a stage": "0" if plan.baseline else f"{plan.steps}{f' ({plan.extra_steps} left over)' * bool(plan.extra_steps)}",
         "set": _state(cell, store, contents),
         "judged": f"{there} of {sum(1 for _ in cell.all_judgings())}",
         "key": UNKNOWN if suite.lacks(plan) else plan.key[:16],
@@ -185,6 +185,8 @@ def _print(
 ) -> None:  # fmt: skip
     from tabulate import tabulate
 
+    from ddbench.trials import UNTUNED
+
     print(": ".join(filter(None, (loaded.suite.name, loaded.suite.description))) + "\n")
     print(tabulate(rows, headers="keys", tablefmt="github"))
     if shared:
@@ -205,6 +207,8 @@ def _print(
         print("\n".join(f"- {sentence}" for sentence in sentences))
     elif sets < len(rows) or there < wanted:
         more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
+        if any(cell.rates_from == UNTUNED for cell in loaded.planned.cells):
+            print("Rates are not chosen yet: tune first (see below), or rows are not ranked.")
         print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
     elif not broken:
         print("Nothing is missing.")

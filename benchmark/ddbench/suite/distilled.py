@@ -128,6 +128,10 @@ class Distilled:
             self.findings.fault(f"{told}: uninstall one of the two, for a suite cannot say which it means.")
             return None
         near = not kinds and isinstance(name, str) and did_you_mean(name, REGISTRIES["proxies"].names())
+        if not kinds and not near and not did_you_mean(str(name), REGISTRIES["architectures"].names()):
+            known = ", ".join(REGISTRIES["proxies"].names())
+            self.findings.fault(f"unknown proxy '{name}': name an architecture, which is trained for it, or one of {known}.")
+            return None
         return self.findings.plugin(kinds[0] if kinds else "proxies" if near else "architectures", entry)
 
     def _generator(self, space: PluginRef, settings: Mapping[str, Any], dataset: PluginRef) -> PluginRef | None:

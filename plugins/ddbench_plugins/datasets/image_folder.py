@@ -106,6 +106,15 @@ def _place(folder: str, name: str, root: Path | None) -> Path:
     return where
 
 
+def _refuse_lone(name: str, where: Path, classes: tuple[str, ...], train: str, test: str) -> None:
+    """Raise ConfigError where there are classes to test and not to train: nobody means that."""
+    above = where / test
+    lone = sorted({path.name for path in above.iterdir() if path.is_dir()} - set(classes)) if above.is_dir() else []
+    if lone:
+        told = f"{where / test} has the classes {', '.join(lone[:5])} and {train} has not"
+        raise ConfigError(f"dataset '{name}': {told}: put their images there, or name the 'classes' that count.")
+
+
 def image_folder(
     folder: str, classes: tuple[str, ...] = (), train: str = "train", test: str = "val", side: int = 128,
     class_ids: tuple[str, ...] = (), mean: tuple[float, float, float] = MEAN, std: tuple[float, float, float] = STD,
@@ -119,7 +128,14 @@ def image_folder(
     name = Path(folder).name
     if not classes:
         root = os.environ.get("DDBENCH_DATA")
-        classes = names_of_classes(name, _place(folder, name, Path(root).expanduser() if root else None) / train)
+        try:
+            where = _place(folder, name, Path(root).expanduser() if root else None)
+            classes = names_of_classes(name, where / train)
+        except DataError as error:
+            raise ConfigError(f"{error} Put it there, or name its 'classes', and the rest can be planned without it.") from error
+        made = ImageFolder(folder, classes, name, train, test, side, class_ids, mean, std, unreadable, test_images_elsewhere)
+        _refuse_lone(name, where, classes, train, test)
+        return made
     return ImageFolder(folder, classes, name, train, test, side, class_ids, mean, std, unreadable, test_images_elsewhere)
 
 
