@@ -155,7 +155,7 @@ def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edited]:
 TOLD = "the source of loss 'tests-mean' has changed since 1 set of this store were made"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_edited_plugin_is_told_and_redo_computes_it_again(edited: Edited, capfd: Capture) -> None:
     code, summary, error = edited.call(capfd, "run")
     assert (code, len(summary["computed"])) == (0, 2)

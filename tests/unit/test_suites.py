@@ -29,8 +29,11 @@ def planned(capsys: Capture, *argv: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(capsys.readouterr().out)
 
 
+QUICK = ("quickstart", "controls", "glad-table3", "hpd-table1", "imagenette64-autoencoder-dm")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", grid.shipped())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in grid.shipped()])
 def test_every_suite_is_planned_without_data_and_weights(
     name: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

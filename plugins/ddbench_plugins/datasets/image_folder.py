@@ -109,8 +109,9 @@ def _place(folder: str, name: str, root: Path | None) -> Path:
 def _refuse_lone(name: str, where: Path, classes: tuple[str, ...], train: str, test: str) -> None:
     """Raise ConfigError where there are classes to test and not to train: nobody means that."""
     above = where / test
-    lone = sorted({path.name for path in above.iterdir() if path.is_dir()} - set(classes)) if above.is_dir() else []
-    if lone:
+    found = {path.name for path in above.iterdir() if path.is_dir()} if above.is_dir() else set()
+    lone = sorted(found - set(classes))
+    if lone and found & set(classes):  # else it has no folder for each class
         told = f"{where / test} has the classes {', '.join(lone[:5])} and {train} has not"
         raise ConfigError(f"dataset '{name}': {told}: put their images there, or name the 'classes' that count.")
 
