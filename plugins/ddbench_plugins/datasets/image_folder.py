@@ -126,7 +126,7 @@ def image_folder(
     It is called by its folder's name. Without `classes` they are the folders to train from, sorted by name, which are looked up
     when the plugin is made, below DDBENCH_DATA; name them, and boards can be drawn where the images are not.
     """
-    name = Path(folder).name
+    name, where = Path(folder).name, None
     if not classes:
         root = os.environ.get("DDBENCH_DATA")
         try:
@@ -134,10 +134,10 @@ def image_folder(
             classes = names_of_classes(name, where / train)
         except DataError as error:
             raise ConfigError(f"{error} Put it there, or name its 'classes', and the rest can be planned without it.") from error
-        made = ImageFolder(folder, classes, name, train, test, side, class_ids, mean, std, unreadable, test_images_elsewhere)
+    made = ImageFolder(folder, classes, name, train, test, side, class_ids, mean, std, unreadable, test_images_elsewhere)
+    if where is not None:
         _refuse_lone(name, where, classes, train, test)
-        return made
-    return ImageFolder(folder, classes, name, train, test, side, class_ids, mean, std, unreadable, test_images_elsewhere)
+    return made
 
 
 def fastai_imagenette(side: int = 128, folder: str = "imagenette2", unreadable: Unreadable = "refuse") -> ImageFolder:
