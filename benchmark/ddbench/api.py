@@ -366,6 +366,12 @@ class Space(ABC):
         return ()
 
     @property
+    def rates_of(self) -> Mapping[str, str]:
+        """By tensor: another whose learning rate it takes where neither the loss nor the suite names its own, as coefficients of
+        an orthonormal transform may take that of "pixels". A class variable will do here too."""
+        return {}
+
+    @property
     def saw(self) -> Saw:
         """What it brings along from elsewhere than its resources. One that wraps another adds what that says."""
         return NOTHING
@@ -402,8 +408,8 @@ class Space(ABC):
         """The next stage's tensors: others, that decode to the same images."""
         raise NotImplementedError  # abstract where num_stages > 1
 
-    def project_(self, state: State) -> None:
-        """Bring the tensors back to where they are valid, in place, after a step."""
+    def project_(self, state: State, run: Run) -> None:
+        """Bring the tensors back to where they are valid, in place, after the step `run.step`."""
         return
 
     def penalty(self, state: State, run: Run) -> Tensor | None:

@@ -58,11 +58,13 @@ from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.ops.moves import send_network
 from ddbench.ops.pretrained import Adapted
+from ddbench.ops.wrapping import Wrapping
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {
     "width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2, "side": 32,
+    "units": 3, "fit_steps": 3, "inner": "pixel",
     "classes": ("n02102040", "n01440764"),
 }  # fmt: skip
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
@@ -154,7 +156,10 @@ def may_skip(kind: str, plugin: Any, user_data: Path | None) -> set[str]:
         return set() if plugin.exact else {"loss_gradient_is_the_slope"}
     if kind == "spaces":
         one = plugin.num_stages(toy_run()) == 1
-        own = type(plugin).penalty is not Space.penalty
+        inside = plugin
+        while isinstance(inside, Wrapping):
+            inside = inside.inner
+        own = type(inside).penalty is not Space.penalty
         return ({"space_keeps_images_when_it_advances"} if one else set()) | (set() if own else {"space_penalty_is_a_number"})
     if kind == "architectures":
         return set() if plugin.double_backward else {"architecture_has_second_derivatives"}
@@ -284,7 +289,7 @@ class TwoStages(Space):
     def advance(self, state: State, run: Run) -> State:
         return State({"pixels": state.params["scale"] * state.params["pattern"]}, state.fixed)
 
-    def project_(self, state: State) -> None:
+    def project_(self, state: State, run: Run) -> None:
         for tensor in state.params.values():
             tensor.clamp_(-3, 3)
 
@@ -485,7 +490,7 @@ def deaf(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
     return TwoStages.decode(self, state, index, run)
 
 
-def halving(self: TwoStages, state: State) -> None:
+def halving(self: TwoStages, state: State, run: Run) -> None:
     for tensor in state.params.values():
         tensor.mul_(0.5)
 

@@ -167,7 +167,7 @@ class Distillation:
         self._set_rates()
         self.optimizer.step()
         with torch.no_grad():
-            self.space.project_(self.state)
+            self.space.project_(self.state, now)
         self.step += 1
 
     def _offer(self, value: Tensor, images: Tensor | None) -> None:

@@ -205,10 +205,12 @@ class Distilled:
         defaults = ask("rates", loss, lambda plugin: {name: float(rate) for name, rate in plugin.rates.items()})
         learned = ask("learned", loss, lambda plugin: set(plugin.learned))
         tensors = ask("tensors", space, lambda plugin: set(plugin.tensors))
-        if defaults is None or learned is None or tensors is None:
+        alike = ask("rates_of", space, lambda plugin: {str(name): str(other) for name, other in plugin.rates_of.items()})
+        if defaults is None or learned is None or tensors is None or alike is None:
             return None
         names = tensors | learned | ({"labels"} if labels == "learned" else set())
         self._tensors |= {*defaults, *names}
+        defaults = {name: defaults[other] for name, other in alike.items() if other in defaults} | defaults
         rates = {name: rate for name, rate in defaults.items() if name in names}
         for name, rate in given.items():
             self._rated[name] = None

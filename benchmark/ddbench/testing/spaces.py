@@ -171,9 +171,9 @@ def space_projects_once(space: Space, run: DistillRun) -> None:
         with torch.no_grad():
             for name, tensor in state.params.items():
                 tensor.add_(torch.randn(tensor.shape, generator=stream("noise", name)).to(tensor.dtype))
-            space.project_(state)
+            space.project_(state, run)
             once = {name: tensor.clone() for name, tensor in state.params.items()}
-            space.project_(state)
+            space.project_(state, run)
         for name, tensor in state.params.items():
             assert torch.equal(tensor, once[name]), (
                 f"project_ applied twice is not project_ applied once, for '{name}' in stage {state.stage}."
@@ -213,7 +213,7 @@ def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
                     images.sum().backward()
                     space.penalty(state, there)
                     with torch.no_grad():
-                        space.project_(state)
+                        space.project_(state, there)
             all_on(fake.device, **{"the decoded images": images})
             runs_ahead(counts, f"a step in stage {state.stage}")
 
