@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddbench.api import Run, State
 from ddbench.errors import ConfigError
+from ddbench.ops.tiles import cut, joined, tile_sides
 from ddbench.ops.wrapping import Wrapping
 
 GREY = 0.5  # what an image is padded with, of pixels in [0, 1]
@@ -63,19 +64,8 @@ class MultiFormation(Wrapping):
             whole, place = self.inner.decode(state, place, run), torch.arange(len(index), device=index.device)
         else:
             whole = self.inner.decode(state, torch.arange(num, device=index.device), run)
-        height, width = _tile_sides(run, self.factor)
-        grey = run.spec.normalise(whole.new_full((1, whole.shape[1], 1, 1), GREY))
-        padded = grey.repeat(len(whole), 1, height * self.factor, width * self.factor)
-        padded[:, :, : whole.shape[2], : whole.shape[3]] = whole
-        cut = padded.unflatten(3, (self.factor, width)).unflatten(2, (self.factor, height))  # [B,C,f,h,f,w]
-        cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)[place, index % tiles]
-        return F.interpolate(cut, run.spec.shape[1:], mode="bilinear")
-
-
-def _tile_sides(run: Run, factor: int) -> tuple[int, int]:
-    """(height, width), rounded up."""
-    height, width = (-(-side // factor) for side in run.spec.shape[1:])
-    return height, width
+        grey = run.spec.normalise(whole.new_full((1, whole.shape[1], 1, 1), GREY))[0]
+        return F.interpolate(cut(whole, self.factor, grey)[place, index % tiles], run.spec.shape[1:], mode="bilinear")
 
 
 class _Composed:
@@ -89,9 +79,7 @@ class _Composed:
 
     def real(self, label: int, num: int, rng: torch.Generator) -> Tensor:
         """[num,C,H,W]: of factor^2 different images each, as long as there are enough."""
-        factor, (height, width) = self._factor, _tile_sides(self._run, self._factor)
+        factor, sides = self._factor, self._run.spec.shape[1:]
         images = self._run.real(label, num * factor**2, rng)
         images = images[torch.arange(num * factor**2, device=images.device) % len(images)]
-        tiles = F.interpolate(images, (height, width), mode="nearest").unflatten(0, (num, factor, factor))
-        whole = tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)  # [num, C, f h, f w]
-        return whole[:, :, : self._run.spec.shape[1], : self._run.spec.shape[2]].contiguous()
+        return joined(F.interpolate(images, tile_sides(sides, factor), mode="nearest"), factor, sides)
