@@ -684,6 +684,7 @@ class Baseline(ABC):
     numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
     everything: ClassVar[bool] = False  # True: all real training images, of which no copy is stored; `build` is never asked
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a set of its own
+    needs_generator: ClassVar[bool] = False  # True: the suite must name a generator, `run.generator`
 
     @property
     def saw(self) -> Saw:

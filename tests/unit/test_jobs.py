@@ -30,7 +30,7 @@ from ddbench.compute.resources import need_of
 from ddbench.errors import ConfigError
 from ddbench.grid import do_judgement
 from ddbench.grid.jobs import Lister, Todo, missing_blocks
-from ddbench.grid.planning import Planned, plan_of_need
+from ddbench.grid.planning import Planned, plan_of_need, set_needs, with_needs
 from ddbench.grid.runner import Options, devices_of, list_jobs
 from ddbench.plan import Cell
 from ddbench.results.contents import read_contents
@@ -180,6 +180,18 @@ def test_a_resource_is_built_without_the_plugins_that_have_no_part_in_it(tmp_pat
     assert work["resource"].distributions == ()
     assert work["set"].distributions == ("other",)
     assert work["judgement"].distributions == ()
+
+
+def test_a_resource_that_several_plugins_ask_for_is_built_for_the_first_of_them(tmp_path):
+    """Its job has that plugin's plan, and finds it among what this one needs."""
+    plans = [plan_of(baseline=ref("baselines", name), loss=None, space=None, rates={}) for name in ("herding", "k-means", "rded")]
+    planned = with_needs(map(cell, plans))
+    (key,) = planned.needs
+    store = Store(tmp_path / "store")
+    found = Lister(planned, store, read_contents(store), "toy").todo()
+    (work,) = [each for each in found.work if each.job.kind == "resource"]
+    assert work.file.plan.baseline == plans[0].baseline
+    assert [need.key for need in set_needs(work.file.plan)] == [key]
 
 
 # The runner

@@ -18,9 +18,11 @@ from ddbench.ops.trained import TrainedBackbone, features_of_classes
 from ddbench.testing import prepared, toy_run
 from ddbench_plugins.baselines import scores
 from ddbench_plugins.baselines.coresets import Herding, KCenter, KMeans
+from ddbench_plugins.baselines.generated import GeneratorMeans, GeneratorSamples
 from ddbench_plugins.baselines.rded import Rded
 from ddbench_plugins.baselines.real import RandomReal
 from ddbench_plugins.baselines.scores import El2n, ErrorNorms, Forgetting, ForgettingEvents, hardest
+from ddbench_plugins.spaces.layered import glad
 
 
 @pytest.fixture
@@ -188,3 +190,14 @@ def test_more_images_than_a_class_has_are_refused(run: DistillRun, baseline: Any
 def test_rded_refuses_more_tiles_than_it_looks_at(run: DistillRun) -> None:
     with pytest.raises(ConfigError, match="needs 12 images of a class, 3 times 4, and has 10"):
         Rded(pool=10, factor=2).check(run)
+
+
+# ---------------------------------------------------------------- a generator's own images
+
+
+def test_a_generator_s_samples_are_what_glad_starts_from_and_its_means_what_hpd_does(run: DistillRun) -> None:
+    for baseline, space in ((GeneratorSamples(), glad(1)), (GeneratorMeans(20), glad(1, "average", 20))):
+        state = space.init(run)
+        start = space.decode(state, torch.arange(9), run)
+        torch.testing.assert_close(baseline.build(run).images, start)
+    assert not torch.equal(GeneratorSamples().build(run).images, GeneratorMeans(20).build(run).images)

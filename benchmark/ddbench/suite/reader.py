@@ -19,6 +19,7 @@ from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
 from ddbench.suite.distilled import Common, Distilled
 from ddbench.suite.findings import Findings
+from ddbench.suite.generators import Generators
 from ddbench.suite.iterates import read_iterates
 from ddbench.suite.places import Places
 from ddbench.suite.tuning import read_tune
@@ -191,12 +192,13 @@ class SuiteReader:
         if num > MAX_CELLS:
             self.fault(f"the grid has {num} cells; at most {MAX_CELLS} are run from one suite.")
             return
+        generators = Generators(self.raw, self.protocol, self.data_root, self.findings)
         for (dataset, identity), baseline in product(subsets, baselines):
-            yield from self._baseline(axes, baseline, backbone, dataset, identity)
+            yield from self._baseline(axes, baseline, backbone, dataset, identity, generators)
         if self.places.read_families(self.raw.get("preset", [])):
             iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
             tune = read_tune(self.raw["tune"], self.protocol, self.findings) if "tune" in self.raw else None
-            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root, tune)
+            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root, generators, tune)
             distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 
@@ -234,13 +236,15 @@ class SuiteReader:
             self.findings.answer("build", network, lambda plugin: plugin.build(spec), dataset)
 
     def _baseline(
-        self, axes: Axes, baseline: PluginRef, backbone: PluginRef, dataset: PluginRef, identity: Identified
-    ) -> Iterator[Cell]:
+        self, axes: Axes, baseline: PluginRef, backbone: PluginRef, dataset: PluginRef, identity: Identified,
+        generators: Generators,
+    ) -> Iterator[Cell]:  # fmt: skip
         """One cell for all real training images, else one for each number of images and seed."""
         ask = self.findings.answer
         everything = ask("everything", baseline, lambda plugin: bool(plugin.everything))
         uses_backbone = ask("uses_backbone", baseline, lambda plugin: bool(plugin.uses_backbone))
-        if everything is None or uses_backbone is None or not axes.seeds:
+        needs_generator = ask("needs_generator", baseline, lambda plugin: bool(plugin.needs_generator))
+        if everything is None or uses_backbone is None or needs_generator is None or not axes.seeds:
             return
         shared: dict[str, Any] = {"dataset": dataset, "train_hash": identity.train_hash, "baseline": baseline}
         if everything:
@@ -249,6 +253,10 @@ class SuiteReader:
             return
         shared |= {"backbone": backbone if uses_backbone else None, "threads": self.threads}
         shared |= {"held_out": self.protocol.set.held_out, "tf32": self.protocol.judging.tf32}
+        if needs_generator:
+            shared["generator"] = generators.of(baseline, dataset, {})
+            if shared["generator"] is None:
+                return
         for ipc, seed in product(axes.ipcs, axes.seeds):
             yield self._cell(SetPlan(**shared, ipc=ipc, seed=seed), self._judged(axes, dataset, identity, seed))
 

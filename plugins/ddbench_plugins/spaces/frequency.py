@@ -51,13 +51,13 @@ class Frequency(Space):
         return num
 
     def init(self, run: Run) -> State:
-        """coefficients: [N, C, kept]; places: [K, kept], where they lie in an image's H * W coefficients."""
+        """coefficients: [N, C, kept]; places: int32 [K, kept], where they lie in an image's H * W coefficients."""
         num = self._per_class(run)
         whole = _transformed(starting_images(run, num)).unflatten(0, (run.spec.num_classes, num))
         spread = whole.mean(2).var(1)  # [K, H * W]
         places = spread.topk(self.kept, sorted=False).indices.sort(1).values
         kept = whole.gather(3, places[:, None, None].expand(*whole.shape[:3], -1)).flatten(0, 1)
-        return State({"coefficients": kept.contiguous()}, {"places": places})
+        return State({"coefficients": kept.contiguous()}, {"places": places.int()})
 
     def classes(self, state: State, run: Run) -> Tensor:
         """Sorted by class."""
@@ -67,7 +67,7 @@ class Frequency(Space):
     def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
         """The inverse transform, with zeros in all other places."""
         coefficients, places = state.params["coefficients"], state.fixed["places"]
-        of_class = places[index // (len(coefficients) // len(places))]
+        of_class = places[index // (len(coefficients) // len(places))].long()
         channels, height, width = run.spec.shape
         whole = coefficients.new_zeros(len(index), channels, height * width)
         whole = whole.scatter(2, of_class[:, None].expand(-1, channels, -1), coefficients[index])
