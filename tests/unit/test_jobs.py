@@ -33,6 +33,7 @@ from ddbench.grid.jobs import Lister, Todo, missing_blocks
 from ddbench.grid.planning import Planned, plan_of_need, set_needs, with_needs
 from ddbench.grid.runner import Options, devices_of, list_jobs
 from ddbench.plan import Cell
+from ddbench.refs import PluginRef
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import resource_job, set_job
 from ddbench.results.store import Store
@@ -184,7 +185,8 @@ def test_a_resource_is_built_without_the_plugins_that_have_no_part_in_it(tmp_pat
 
 def test_a_resource_that_several_plugins_ask_for_is_built_for_the_first_of_them(tmp_path):
     """Its job has that plugin's plan, and finds it among what this one needs."""
-    plans = [plan_of(baseline=ref("baselines", name), loss=None, space=None, rates={}) for name in ("herding", "k-means", "rded")]
+    data = PluginRef.resolve("datasets", "mnist-5k", {})
+    plans = [plan_of(baseline=name, backbone=CONVNET, dataset=data) for name in ("herding", "k-means", "rded")]
     planned = with_needs(map(cell, plans))
     (key,) = planned.needs
     store = Store(tmp_path / "store")
