@@ -412,9 +412,17 @@ class Space(ABC):
         """Bring the tensors back to where they are valid, in place, after the step `run.step`."""
         return
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
-        """A term of the space's own, added to the loss: 0-d with a graph, or None."""
+    def init_memory(self, run: Run) -> Memory:
+        """What it keeps between steps and is no part of the set, as an adversary is; asked once, before `init`."""
+        return {}
+
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
+        """A term of the space's own, added to the loss: 0-d with a graph to the state, or None. It leaves `memory` as it is."""
         return None
+
+    def after_step(self, state: State, memory: Memory, run: Run) -> None:
+        """Train what is in `memory`, in place, after the state's update at step `run.step`. The state is only read."""
+        return
 
 
 class Loss(ABC):

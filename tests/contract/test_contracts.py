@@ -293,7 +293,7 @@ class TwoStages(Space):
         for tensor in state.params.values():
             tensor.clamp_(-3, 3)
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
         return 0.1 * state.params["scale"].square().sum() if state.stage == 0 else None
 
 
@@ -537,8 +537,8 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
     ],
     "space_projects_once": [("halving", broken_space(project_=halving), "project_ applied once")],
     "space_penalty_is_a_number": [
-        ("vector", broken_space(penalty=lambda self, state, run: next(iter(state.params.values())).flatten()), "0-d"),
-        ("detached", broken_space(penalty=lambda self, state, run: torch.ones(())), "has no graph"),
+        ("vector", broken_space(penalty=lambda self, state, memory, run: next(iter(state.params.values())).flatten()), "0-d"),
+        ("detached", broken_space(penalty=lambda self, state, memory, run: torch.ones(())), "has no graph"),
     ],
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ddbench.api import Resource, Run, Saw, Space, State
+from ddbench.api import Memory, Resource, Run, Saw, Space, State
 from ddbench.errors import ConfigError
 
 
@@ -80,6 +80,14 @@ class Wrapping(Space):
         """The inner space's."""
         self.inner.project_(state, run)
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
+    def init_memory(self, run: Run) -> Memory:
         """The inner space's."""
-        return self.inner.penalty(state, run)
+        return self.inner.init_memory(run)
+
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
+        """The inner space's."""
+        return self.inner.penalty(state, memory, run)
+
+    def after_step(self, state: State, memory: Memory, run: Run) -> None:
+        """The inner space's."""
+        self.inner.after_step(state, memory, run)
