@@ -255,7 +255,8 @@ def test_gradients_do_not_depend_on_the_chunk(loss: str, space: str, labels: str
     for other in grads[1:]:
         assert other.keys() == grads[0].keys()
         for name, grad in other.items():
-            torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max()))
+            # Losses that solve systems of images that are alike (krr) make much of rounding; a fault is of the order of 1.
+            torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
             if where.any_chunk:
                 assert torch.equal(grad, grads[0][name]), "the space says that a chunk changes no bit"
 
