@@ -16,10 +16,12 @@ from torch import Tensor
 from ddbench.api import Space, State
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError
+from ddbench.ops.codes import starting_codes
 from ddbench.ops.vision import load_torchvision
-from ddbench.testing import ToyGenerator, toy_data, toy_run, toy_spec
+from ddbench.testing import ToyGenerator, prepared, toy_data, toy_run, toy_spec
 from ddbench_plugins.spaces.frequency import Frequency
 from ddbench_plugins.spaces.implicit import Implicit
+from ddbench_plugins.spaces.inverted import Inverted
 from ddbench_plugins.spaces.layered import glad
 from ddbench_plugins.spaces.multi_formation import MultiFormation
 from ddbench_plugins.spaces.pixel import Pixel
@@ -239,3 +241,24 @@ def test_a_network_says_the_colour_at_each_place_as_its_formula_does(run: Distil
 def test_a_network_that_is_larger_than_the_images_is_refused(run: DistillRun) -> None:
     with pytest.raises(ConfigError, match="give it fewer 'units'"):
         Implicit(units=100).num_images(run)
+
+
+# ---------------------------------------------------------------- codes that start from real images
+
+
+@pytest.mark.parametrize("features", [0.0, 1.0])
+def test_inverted_codes_make_images_like_the_real_ones(run: DistillRun, features: float) -> None:
+    def errors(steps: int) -> Tensor:
+        space = Inverted(fit_steps=steps, fit_rate=0.02, features=features, epochs=1)
+        ready = prepared(space, run)
+        return (decode(space, space.init(ready), ready) - real(run, run.ipc)).square().flatten(1).mean(1)
+
+    assert bool((errors(60) < errors(0)).all())
+    assert float(errors(60).mean()) < 0.7 * float(errors(0).mean())
+
+
+def test_each_image_is_inverted_by_itself(run: DistillRun) -> None:
+    space = Inverted(fit_steps=5, features=0)
+    first = space.init(run).params["w"]
+    alone = space._fitted(starting_codes(run, "sample", 1)[2:3], real(run, run.ipc)[2:3], None, run)
+    torch.testing.assert_close(first[2:3], alone)
