@@ -26,6 +26,7 @@ from official_pickles import (
     Raw,
     Writer,
     discriminator,
+    dtype,
     generator,
     official,
     ordered,
@@ -220,6 +221,54 @@ def test_tensors_that_do_not_fit_are_named() -> None:
     few = weights("sr32") | {"mapping.embed.weight": torch.ones(9, 20)}
     with pytest.raises(DataError, match="its table of 9 class embeddings does not serve 10 classes"):
         taken(Writer().finish({"G_ema": generator("sr32", few)}))
+
+
+def settings_array(shape: tuple[int, ...]) -> Call:
+    num = int(np.prod(shape))
+    state = (1, shape, dtype("i8"), False, np.arange(num, dtype=np.int64).tobytes())
+    return Call(Global("numpy.core.multiarray", "_reconstruct"), (Global("numpy", "ndarray"), (0,), b"b"), state)
+
+
+def test_settings_are_arrays_of_few_numbers() -> None:
+    """As many as it says: one of 64 is read, and does not fit; a longer one is not."""
+    for num, sentence in ((64, "what it records is not as expected"), (65, "an array of [65] numbers where a setting belongs")):
+        changed = generator("plain32", **{"synthesis.input/size": settings_array((num,))})
+        assert sentence in told(Writer().finish({"G_ema": changed}))
+    flat = settings_array((2,))
+    flat.state = (*flat.state[:1], (3,), *flat.state[2:])
+    assert "an array of [3] that has 16 bytes" in told(
+        Writer().finish({"G_ema": generator("plain32", **{"synthesis.input/size": flat})})
+    )
+
+
+def test_a_table_of_class_embeddings_has_the_features_that_are_mixed() -> None:
+    wrong = weights("sr32") | {"mapping.embed.weight": torch.ones(10, 21)}
+    content = Writer().finish({"G_ema": generator("sr32", wrong)})
+    assert "its table of 10 class embeddings does not serve 10 classes" in told(content)
+
+
+def test_tensors_that_share_a_storage_cannot_exceed_the_file(tmp_path: Path) -> None:
+    """Every one lies in the same storage, which is in the file once."""
+    path, tensors = tmp_path / "x.pkl", weights("plain32")
+    shared = torch.zeros(max(tensor.numel() for tensor in tensors.values()))
+    storage = Call(Global("torch.storage", "_load_from_bytes"), (storage_bytes(shared),))
+
+    def in_it(made: Any) -> Any:
+        """The same module with all tensors there."""
+        state = made.arguments[0]["state"] if isinstance(made, Call) else made.state
+        for table in (state["_parameters"].items, state["_buffers"].items):
+            for name, tensor in table.items():
+                call = tensor.arguments[0] if tensor.what.name == "_rebuild_parameter" else tensor
+                call.arguments = (storage, *call.arguments[1:])
+                table[name] = tensor
+        for part in state["_modules"].items.values():
+            in_it(part)
+        return made
+
+    path.write_bytes(Writer().finish({"G_ema": in_it(generator("plain32"))}))
+    sentence = r"bytes, and its tensors would take [0-9]+: it is no official one"
+    with pytest.raises(DataError, match=sentence), opened(path, "a" * 64):
+        pass
 
 
 def with_tensor(made: Any) -> bytes:

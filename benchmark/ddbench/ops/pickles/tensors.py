@@ -122,27 +122,37 @@ class StoredTensor:
             raise ValueError("a tensor without a storage")
         return self.storage.open()
 
+    @property
+    def num_bytes(self) -> int:
+        """What its numbers take. Raises ValueError as `read`."""
+        return math.prod(self.shape) * self._checked()[0].itemsize
+
     def read(self) -> Tensor:
         """Its numbers, and no others, copied out of the file. Raises ValueError where they do not lie inside of its storage, or
         overlap: what `expand` leaves takes more memory than the file has bytes."""
+        (dtype, span), shape = self._checked(), self.shape
+        if not math.prod(shape):
+            return torch.empty(shape, dtype=dtype)
+        size = dtype.itemsize
+        start, steps = span.start + self.offset * size, [step * size for step in self.stride]
+        there = np.ndarray(shape, f"<i{size}", span.buffer, start, steps)
+        copied = torch.from_numpy(there.astype(f"=i{size}", order="C"))
+        return copied.ne(0) if dtype == torch.bool else copied.view(dtype)
+
+    def _checked(self) -> tuple[torch.dtype, Span]:
+        """Type and place of its storage, of which it is a part."""
         shape, stride = self.shape, self.stride
         fits = isinstance(stride, tuple) and len(stride) == len(shape) and all(is_count(one) for one in stride)
         if not fits or not is_count(self.offset):
             raise ValueError("a tensor whose strides are none")
         dtype, span = self._opened()
+        if math.prod(shape) and _overlaps(shape, stride):
+            raise ValueError("an expanded tensor, whose numbers overlap")
         count, last = math.prod(shape), self.offset + sum((one - 1) * step for one, step in zip(shape, stride, strict=True))
         num = len(span) // dtype.itemsize
         if count > num or (count and last >= num):
             raise ValueError(f"a tensor of {list(shape)} in a storage of {num} numbers")
-        if not count:
-            return torch.empty(shape, dtype=dtype)
-        if _overlaps(shape, stride):
-            raise ValueError("an expanded tensor, whose numbers overlap")
-        size = dtype.itemsize
-        start, steps = span.start + self.offset * size, [step * size for step in stride]
-        there = np.ndarray(shape, f"<i{size}", span.buffer, start, steps)
-        copied = torch.from_numpy(there.astype(f"=i{size}", order="C"))
-        return copied.ne(0) if dtype == torch.bool else copied.view(dtype)
+        return dtype, span
 
 
 def _overlaps(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -37,7 +37,8 @@ MAKERS: dict[str, Maker] = {
     **ARRAYS,
     **TENSORS,
     **{f"torch.{part}{kind}": _nothing for kind in (*STORAGES, *OTHER_STORAGES) for part in ("", "cuda.", "storage.")},
-    **{str(kind): _nothing for kind in vars(torch).values() if isinstance(kind, torch.dtype)},
+    **{str(kind): _nothing for kind in vars(torch).values() if isinstance(kind, torch.dtype | torch.qscheme)},
+    "torch.serialization._get_layout": _nothing,
     "torch.Size": lambda items=(), *rest: tuple(items) if isinstance(items, list | tuple) else (),
     "torch.device": _nothing,
     "torch.Tensor": _nothing,
@@ -185,7 +186,7 @@ class _Reader:
 
     def _tensor(self, record: StoredTensor) -> Tensor:
         if record.view not in self.tensors:
-            self._spent(math.prod(record.shape) * record.dtype.itemsize)
+            self._spent(record.num_bytes)
             self.tensors[record.view] = record.read()
         return self.tensors[record.view]
 
