@@ -337,10 +337,10 @@ def test_tensors_that_do_not_fit_are_refused_in_one_sentence(key: str, tensor: T
 def test_maps_between_filters_and_of_layers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small description may say factors and sides whose maps would fill any memory."""
     of, tensors = golden_description("sr32"), golden_weights("sr32")
-    first = msgspec.structs.replace(of.layers[0], up_factor=4, padding=(0, 0, 0, 0))
+    first = msgspec.structs.replace(of.layers[0], up_factor=8, padding=(0, 0, 0, 0))
     wide = msgspec.structs.replace(of, input=msgspec.structs.replace(of.input, size=(4096, 4096)), layers=(first, *of.layers[1:]))
     tensors[f"synthesis.{first.name}.up_filter"] = torch.ones(12)
-    with pytest.raises(DataError, match=rf"layer '{first.name}' would have maps of side 163\d\d between its filters"):
+    with pytest.raises(DataError, match=rf"layer '{first.name}' would have maps of side 327\d\d between its filters"):
         build(wide, tensors, CPU)
     monkeypatch.setattr(network, "MAX_MAP", 8 * 52 * 52 - 1)
     with pytest.raises(DataError, match=rf"gives maps of more than {8 * 52 * 52 - 1} numbers"):

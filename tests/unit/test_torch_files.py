@@ -216,6 +216,14 @@ def in_old(made: Call) -> Call:
     return Call(made.what, (Outside((*storage.value, None)), *rest))
 
 
+def test_parameters_of_the_first_versions_are_tensors(path: Path) -> None:
+    """As torch 0.1 wrote them: a class with a tensor of the first kind, and a state."""
+    made = in_old(tensor())
+    made = Call(Global("torch._utils", "_rebuild_tensor"), made.arguments[:4])
+    parameter = Call(Global("torch.nn.parameter", "Parameter"), (made,), state=(True, False, ordered()))
+    assert taken(path, old(ordered({"weight": parameter})))["weight"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("write", [zipped, old])
 def test_crafted_files_are_read(path: Path, write: Callable[[Any], bytes]) -> None:
     """So that what is refused below is refused for its own sake."""
@@ -340,7 +348,9 @@ def test_damaged_lists_of_entries_get_a_sentence(path: Path, change: Callable[[b
     assert sentence in told(path, with_directory(change))
 
 
-def test_entries_cannot_be_without_number(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_and_pickles_cannot_be_without_bounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_files, "MAX_PICKLE", 20)
+    assert "it says more of its tensors than 0 MiB" in told(path, zipped({"a": tensor()}))
     monkeypatch.setattr("ddbench.ops.pickles.archives.MAX_ENTRIES", 3)
     assert "a zip file of more than 3 entries" in told(path, zipped({"a": tensor()}, x=b""))
 

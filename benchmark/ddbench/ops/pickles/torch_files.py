@@ -24,12 +24,18 @@ from ddbench.ops.pickles.tensors import OTHER_STORAGES, STORAGES, TENSORS, FileS
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before the zip files
 TAR = b"ustar"
+MAX_PICKLE = 256 << 20  # bytes of the pickle in a zip file, which is read as a whole; of a network they are some thousands
 MAX_DEPTH = 32  # of lists and dictionaries in each other
 MAX_PARTS = 1_000_000  # of what is asked for; a set of 50,000 images in lists of pairs has 150,000
 
 
 def _nothing(*rest: Any) -> Thing:
     return Thing(None)
+
+
+def _parameter(data: Any = None, *rest: Any) -> Any:
+    """As torch 0.1 to 0.3 wrote one."""
+    return data if isinstance(data, StoredTensor | OtherTensor) else Thing(None)
 
 
 MAKERS: dict[str, Maker] = {
@@ -42,7 +48,8 @@ MAKERS: dict[str, Maker] = {
     "torch.Size": lambda items=(), *rest: tuple(items) if isinstance(items, list | tuple) else (),
     "torch.device": _nothing,
     "torch.Tensor": _nothing,
-    "torch.nn.parameter.Parameter": _nothing,
+    "torch.nn.parameter.Parameter": _parameter,
+    "torch.autograd.variable.Variable": _parameter,
 }
 
 
@@ -87,6 +94,8 @@ def _zipped(buffer: Buffer, strict: bool) -> Any:
         raise ValueError("its numbers are not in the order little endian")
     storages = _Storages()
     pickle = parts["data.pkl"]
+    if len(pickle) > MAX_PICKLE:
+        raise ValueError(f"it says more of its tensors than {MAX_PICKLE >> 20} MiB")
     content, _ = Machine(MAKERS, storages.persistent, strict).run(pickle.read(len(pickle)))
     for key, storage in storages.by_key.items():
         storage.content = parts.get(f"data/{key}")
