@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from ddbench.api import Spec
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import read_json, read_tensors, sha256_file
+from ddbench.ops.pickles.torch_files import read_torch
 
 MAX_SET_BYTES = 8 << 30
 Values = Literal["normalised", "pixels", "whitened"]
@@ -72,8 +72,8 @@ def read_set(
     """Read a set for a data set.
 
     Ours say in the file how they are normalised. Others hold `images` [N,C,H,W] and `labels`, [N] class indices, [N,K]
-    probabilities or, where `kind` says so, logits, in a .safetensors, or in a .pt as a dictionary or a pair, loaded without
-    executing pickled code; `values` then must say whether the images are normalised (by `mean` and `std`, or else as the
+    probabilities or, where `kind` says so, logits, in a .safetensors, or in a .pt as a dictionary or a pair, read as
+    data and never as code; `values` then must say whether the images are normalised (by `mean` and `std`, or else as the
     data set's own), pixels, uint8 or floats in [0, 1], or whitened: then the file also holds `zca_mean` [D] and
     `zca_matrix` [D,D], and the test images are whitened by them too. A number `learned_rate` may stand beside.
     Raises ConfigError for what the caller must say or correct, DataError for what is wrong in the file.
@@ -196,13 +196,8 @@ def _check_meta(path: Path, meta: Any) -> None:
 
 def _unpickled(path: Path) -> dict[Any, Any]:
     """A dictionary, or a pair as a dictionary, of a file that torch.save wrote, without executing anything of it."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = "holds more than tensors, and pickled code is never run. Save images and labels alone."
-        raise DataError(f"{path} {told}") from error
-    except Exception as error:  # damaged bytes can raise anything at all
-        raise DataError(f"{path} cannot be read ({type(error).__name__}). Name another file.") from error
+    with path.open("rb") as file:
+        content = read_torch(file, str(path))
     if isinstance(content, list | tuple) and len(content) == 2:
         content = dict(zip(("images", "labels"), content, strict=True))
     if not isinstance(content, dict):
