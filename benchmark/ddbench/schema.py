@@ -248,8 +248,8 @@ class TuningRecord(_Record, frozen=True, kw_only=True):
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the choice has the smallest or the largest rates of a grid that could go on there: better ones may lie beyond. Of
-        two trials each is an end, and where tensors do not rise together, or nothing differs, there is none."""
+        """Whether the choice has the smallest or the largest rates of a grid that could go on there: better ones may lie beyond.
+        Of two trials each is an end, and where tensors do not rise together, or nothing differs, there is none."""
         points = [tuple(rate for _, rate in sorted(point.rates.items())) for point in self.tried]
         order = sorted(points)
         rises = all(low != high and all(map(le, low, high)) for low, high in pairwise(order))
@@ -284,6 +284,7 @@ class FailureRecord(_Record, frozen=True, kw_only=True):
     error: str  # a sentence
     details: str  # a traceback, or nothing
     place: Place | None
+    comes_again: bool = False  # its numbers are the reason: it is tried anew only where that is asked for
     checksum: str = ""
 
 

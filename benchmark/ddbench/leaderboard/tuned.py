@@ -29,8 +29,8 @@ def spent(row: Row) -> str:
 
 
 def lines(section: Section) -> list[dict[str, str]]:
-    """The trials of every tuned row: rates and held-out error in percent, the chosen one in bold; its own rates, where none of the
-    trials had them, come first."""
+    """The trials of every tuned row: rates and held-out error in percent, the chosen one in bold; its own rates, where none of
+    the trials had them, come first."""
     found = []
     for row in section.rows:
         record = row.tuning
