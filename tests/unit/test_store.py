@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import BaseFileLock, Timeout
 from msgspec.structs import replace
-from stores import PLACE, judgement, judging_of, plan_of, set_bytes, set_contents, set_record, write_store
+from stores import judgement, judging_of, plan_of, set_bytes, set_contents, set_record, write_store
 
 from ddbench import schema
 from ddbench.errors import DataError
