@@ -114,6 +114,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_tensors(path: Path) -> str:
+    """Of a safetensors file's tensors alone, without its metadata: equal for equal tensors under equal names; empty for a file
+    that is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length <= MAX_JSON_BYTES else None
+        except (ValueError, RecursionError):
+            header = None
+        if not isinstance(header, dict):
+            return ""
+        described = {name: value for name, value in header.items() if name != "__metadata__"}
+        sha = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
 def publish(folder: Path, target: Path) -> bool:
     """Rename a finished folder to its place in one step; False, and the folder is removed, if another got there first."""
     target.parent.mkdir(parents=True, exist_ok=True)

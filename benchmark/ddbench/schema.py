@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from itertools import pairwise
+from operator import le
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -246,9 +248,12 @@ class TuningRecord(_Record, frozen=True, kw_only=True):
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the choice has the smallest or the largest rates of the grid: better ones may lie beyond."""
-        order = sorted(range(len(self.tried)), key=lambda number: sorted(self.tried[number].rates.items()))
-        return self.choice in (order[0], order[-1])
+        """Whether the choice has the smallest or the largest rates of a grid that could go on there: better ones may lie beyond.
+        Of two trials each is an end, and where tensors do not rise together, or nothing differs, there is none."""
+        points = [tuple(rate for _, rate in sorted(point.rates.items())) for point in self.tried]
+        order = sorted(points)
+        rises = all(low != high and all(map(le, low, high)) for low, high in pairwise(order))
+        return len(points) > 2 and rises and points[self.choice] in (order[0], order[-1])
 
 
 class ResourceMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -279,6 +284,7 @@ class FailureRecord(_Record, frozen=True, kw_only=True):
     error: str  # a sentence
     details: str  # a traceback, or nothing
     place: Place | None
+    comes_again: bool = False  # its numbers are the reason: it is tried anew only where that is asked for
     checksum: str = ""
 
 

@@ -253,7 +253,7 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     devices = runner.devices_of(args.device, args.workers, args.threads)
     site = runner.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
-    options = runner.Options("", site, registry.executors.make("local"), parts=parts)
+    options = runner.Options("", site, registry.executors.make("local"), parts=parts, again=True)
     with _bar() as progress:
         return runner.run(planned, store, read_contents(store), options, progress)
 

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     outcome = Outcome()
     if missing and not args.estimate:
         site = site_of(store, devices, threads, suite.data_root)
-        options = Options(suite.name, site, registry.executors.make("local"), resources_only=True)
+        options = Options(suite.name, site, registry.executors.make("local"), resources_only=True, again=True)
         progress = Bar("resources")
         try:
             outcome = run(planned, store, contents, options, progress)

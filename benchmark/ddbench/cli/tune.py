@@ -113,7 +113,7 @@ def _run(args: argparse.Namespace, suite: Suite, methods: list[Method], planned:
         check_prepared(planned, [key for work in todo.work for key in resources_of(work)], store, remedy)
     threads = threads_of(planned)
     site = site_of(store, devices_of(args.device, args.workers, threads), threads, suite.data_root)
-    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor)
+    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor, again=args.redo)
     progress = Bar("trials")
     try:
         return run_jobs(todo, planned, store, contents, options, progress)

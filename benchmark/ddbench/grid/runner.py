@@ -22,6 +22,7 @@ from ddbench.grid.planning import Planned
 from ddbench.grid.scheduler import Schedule
 from ddbench.grid.worker import details_of, sentence_of
 from ddbench.results.contents import Contents
+from ddbench.results.failures import kept_failure
 from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
@@ -72,9 +73,11 @@ class Runner:
     """Gives jobs to an executor as they become ready, and looks into the store when one has ended."""
 
     def __init__(
-        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates
+        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates,
+        again: bool = False,
     ) -> None:  # fmt: skip
-        """`name` is the executor's, for the file of handles."""
+        """`name` is the executor's, for the file of handles; `again`: failures that come again are tried anew too."""
+        self.again = again
         self.estimates = estimates
         self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
         self.store, self.executor, self.progress = store, executor, progress
@@ -90,12 +93,21 @@ class Runner:
     def run(self) -> Outcome:
         """Until nothing is left. Failures are recorded, and the rest goes on."""
         self.progress.start(self.outcome.total, self.outcome.present)
-        if not self.work:
+        if not self.again:
+            self._keep_failed()
+        if not self.schedule.left:
             return self.outcome
         with self.driver.held():
             self._adopt()
             self._work_off()
         return self.outcome
+
+    def _keep_failed(self) -> None:
+        """Jobs that have failed by their numbers have failed, without another attempt, and so has what needs them."""
+        for name, work in self.work.items():
+            if name not in self.schedule.failed and (failure := kept_failure(self.store, name)):
+                self._fail(work.job, f"{failure.error} It failed so before, and is tried again only with --redo.")
+                self.progress.finish(work.job, "failed", 0.0)
 
     def _work_off(self) -> None:
         """Submit what is ready, and settle what has ended, until nothing is left."""
@@ -208,7 +220,7 @@ class Runner:
 
     def _record(self, job: Job, error: str, details: str) -> str:
         try:
-            self.store.fail(job.name, job.title, error, details, None)
+            self.store.fail(job.name, job.title, error, details)
         except (OSError, BenchError) as failure:
             return f"{error} (Nor could this be recorded: {failure}.)"
         return error
@@ -231,6 +243,7 @@ class Options:
     resources_only: bool = False
     parts: int = 1  # into how many blocks a network's repeats are cut
     choose: Callable[[Work], bool] | None = None  # which of the jobs are done by this run: --job, --shard
+    again: bool = False  # whether jobs are tried that have failed by their numbers: --redo
 
 
 def list_jobs(planned: Planned, store: Store, contents: Contents, options: Options) -> Todo:
@@ -265,7 +278,7 @@ def run_jobs(
         executor = options.executor.open(options.site)
         try:
             estimates = Estimates(planned, store, contents)
-            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates).run()
+            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, options.again).run()
         finally:
             executor.close()
     else:
@@ -274,7 +287,7 @@ def run_jobs(
         name = set_job(cell.set.key)
         sentence = sentence_of(error, cell.name, store.root)
         outcome.failed[name] = sentence
-        store.fail(name, cell.name, sentence, details_of(error), None)
+        store.fail(name, cell.name, sentence, details_of(error))
     return outcome
 
 

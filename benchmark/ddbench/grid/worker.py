@@ -55,6 +55,11 @@ def details_of(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: its message cannot be printed\n"
 
 
+def comes_again(error: BaseException) -> bool:
+    """Whether the same job would fail so whenever it is done."""
+    return isinstance(error, BenchError) and error.comes_again is True
+
+
 class Reporter:
     """Tells the parent how far a job is, not too often."""
 
@@ -135,7 +140,7 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
         place.is_stained |= is_lost(error, place.device)
         sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
-            place.fail(name, title, sentence, details)
+            place.fail(name, title, sentence, details, comes_again(error))
         except Exception as again:
             reporter.send(unrecorded=f"{sentence} (Nor could this be recorded: {again}.)")
         return "failed"

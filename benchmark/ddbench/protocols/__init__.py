@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from ddbench import registry
 from ddbench.api import Recipe, Spec
-from ddbench.errors import ConfigError, PluginError
+from ddbench.errors import ConfigError, PluginError, UntrainableError
 
 MAX_CHARS = 1 << 16
 MAX_BASES = 8
@@ -69,13 +69,14 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def recipe(self, lr: float, learned: float | None = None) -> Recipe:
         """The training recipe for a network that declares the rate `lr`, on a set that has learned the rate `learned`.
 
-        Raises ConfigError for a learned rate that is used and is not above 0.
+        Raises UntrainableError for a learned rate that is used and is not above 0.
         """
         rate = (self.lr or lr) * self.lr_factor
         if self.learned_rate and learned is not None:
             if not learned > 0:
                 what = f"the set has learned the rate {learned:g}, at which no network can be trained"
-                raise ConfigError(f"{what}: lower the rate of 'student_rate', or judge it by a protocol that does not use it.")
+                remedy = "lower the rate of 'student_rate', or judge it by a protocol that does not use it"
+                raise UntrainableError(f"{what}: {remedy}.")
             rate = learned
         return Recipe(
             self.epochs, rate, self.batch, self.momentum, self.weight_decay, self.warmup_epochs, self.ema,
