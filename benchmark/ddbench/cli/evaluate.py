@@ -7,11 +7,11 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.common import add_quiet, progress_of
 
 REMEDY_FOLDER = "Make it anew, or name another file."
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddbench.data.subsets import Identity
     from ddbench.evaluate.sets import ImportedSet
     from ddbench.grid.planning import Planned
-    from ddbench.grid.runner import Outcome, Progress
+    from ddbench.grid.progress import Outcome
     from ddbench.plan import SetPlan
     from ddbench.protocols import Protocol
     from ddbench.refs import PluginRef
@@ -59,6 +59,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="on a CPU, processes side by side (default: cores / threads)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    add_quiet(parser)
     parser.set_defaults(main=main)
 
 
@@ -254,20 +255,8 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     site = runner.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
     options = runner.Options("", site, registry.executors.make("local"), parts=parts)
-    with _bar() as progress:
+    with progress_of(args, store, devices) as progress:
         return runner.run(planned, store, read_contents(store), options, progress)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """The progress bar of `ddbench run`."""
-    from ddbench.cli.bar import Bar
-
-    bar = Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import Loaded, add_suite_arguments, load_suite, store_path, threads_of, warn
+from ddbench.cli.common import Loaded, add_quiet, add_suite_arguments, load_suite, progress_of, store_path, threads_of, warn
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     add_suite_arguments(parser)
     parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a job)")
     parser.add_argument("--estimate", action="store_true", help="say what it will take, and build nothing")
+    add_quiet(parser)
     parser.set_defaults(main=main)
 
 
@@ -32,9 +33,9 @@ def main(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     from ddbench import registry
-    from ddbench.cli.bar import Bar
     from ddbench.compute.run import pick_device
-    from ddbench.grid.runner import Options, Outcome, devices_of, run, site_of
+    from ddbench.grid.progress import Outcome
+    from ddbench.grid.runner import Options, devices_of, run, site_of
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
 
@@ -54,11 +55,8 @@ def main(args: argparse.Namespace) -> int:
     if missing and not args.estimate:
         site = site_of(store, devices, threads, suite.data_root)
         options = Options(suite.name, site, registry.executors.make("local"), resources_only=True)
-        progress = Bar("resources")
-        try:
+        with progress_of(args, store, devices) as progress:
             outcome = run(planned, store, contents, options, progress)
-        finally:
-            progress.close()
         warn(list(outcome.failed.values()))
     if args.json:
         print(json.dumps({"suite": suite.name, "store": str(store.root), "groups": groups, "failed": outcome.failed}, indent=1))

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import (
     Loaded,
+    add_quiet,
     add_suite_arguments,
     asking_plugins,
     faults_of,
     load_suite,
+    progress_of,
     refuse_other_settings,
     store_path,
     threads_of,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddbench.grid.jobs import Todo, Work
-    from ddbench.grid.runner import Outcome
+    from ddbench.grid.progress import Outcome
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +43,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--plan", type=Path, metavar="FILE", help="instead of a suite: a stored plan.json, whose set is made")
     parser.add_argument("--job", metavar="NAME", help="only this job, and what it needs; `ddbench plan --jobs` lists the names")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="only every N-th set with its judgements, from the I-th on")
+    add_quiet(parser)
     parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
     parser.set_defaults(main=main)
 
@@ -93,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
     todo = _prepared_jobs(args, loaded, store, contents, options)
     if args.plan is None:
         store.add_suite(suite.name, suite.text)
-    with _Bar() as progress:
+    with progress_of(args, store, devices) as progress:
         outcome = run(planned, store, contents, options, progress)
     warn(list(outcome.failed.values()))
     written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
@@ -163,27 +166,16 @@ def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, content
 
 def summary_line(outcome: Outcome, root: str, broken: int = 0) -> str:
     """What was done, in a sentence; `broken`: sentences on parts of the suite that cannot be planned, told before."""
+    from ddbench.grid.counts import counted, done_of, kinds_of
+
     if broken and not outcome.computed and not outcome.failed:
         return f"Nothing was computed: {broken} parts of the suite are broken (see above); what is there lies in {root}."
     if not outcome.total and not outcome.failed:
         return f"Nothing to compute: what was asked for is in {root}."
     if outcome.present == outcome.total and not outcome.failed:
-        return f"Nothing to compute: all {outcome.total} sets and judgements are in {root}."
-    parts = f"{len(outcome.computed)} of {outcome.total} sets and judgements computed, {outcome.present} were there"
+        return f"Nothing to compute: all of {counted(outcome.wanted)} is in {root}."
+    told = f"Computed: {done_of(kinds_of(outcome.computed), outcome.wanted)}; there before: {counted(outcome.there)}"
     failed = sum(not name.startswith("resource-") for name in outcome.failed)
     left = outcome.total - len(outcome.computed) - outcome.present - failed
-    more = f", {left} left out because of damage (--redo makes them anew)" if left > 0 else ""
-    return f"{parts}, {len(outcome.failed)} failed{more}, in {root}."
-
-
-class _Bar:
-    """Makes the progress bar only when the run begins, so that --help stays light."""
-
-    def __enter__(self) -> Any:
-        from ddbench.cli.bar import Bar
-
-        self.bar = Bar()
-        return self.bar
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+    more = f"; {left} left out because of damage (--redo makes them anew)" if left > 0 else ""
+    return f"{told}; failed: {counted(kinds_of(outcome.failed))}{more}. All in {root}."

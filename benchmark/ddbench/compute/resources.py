@@ -38,6 +38,13 @@ class Need:
         """64 hex digits."""
         return digest(self.identity)
 
+    def title(self, dataset: str) -> str:
+        """For people: `classifier convnet(width=32) on cifar10, 10 epochs`."""
+        told = self.resource.describe()
+        told = told.replace("the backbone", self.backbone.label) if self.backbone else told
+        what, comma, more = told.partition(", ")
+        return f"{what} on {dataset}{comma}{more}"
+
 
 def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
     """A resource of a plan; `owner` is the plugin that asks, None for the core.
