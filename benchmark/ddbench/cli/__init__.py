@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -30,7 +29,7 @@ from ddbench.cli import (
     tune,
 )
 from ddbench.cli.words import Parser, complete
-from ddbench.errors import BenchError
+from ddbench.errors import BenchError, command
 
 VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
 GREETING = """\
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     complete(top)
     args = top.parse_args(words)
-    args.command = shlex.join(["ddbench", *words])
+    args.command = command(*words)
     try:
         with _terminated_like_interrupted():
             return args.main(args)

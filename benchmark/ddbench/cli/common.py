@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from ddbench.suite.reader import Suite
 
 
+ONLY = (
+    "only these cells, by loss, space, subset, ipc, seed, baseline; of a plugin's variants, 'loss=dc(batch_real=8)' takes that "
+    "one, 'loss=dc()' the plain one"
+)
+
+
 def add_suite_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """SUITE --store --only --device --json."""
     help = "a suite that ddbench ships (such as quickstart), or a TOML file"
     completed_by(parser.add_argument("suite", help=help, nargs="?" if optional else None), shipped, "toml")
     parser.add_argument("--store", type=Path, help="the folder of results (default: runs/<name of the suite>)")
-    parser.add_argument("--only", metavar="KEY=VALUE,...", help="only these cells, by loss, space, subset, ipc, seed, baseline")
+    parser.add_argument("--only", metavar="KEY=VALUE,...", help=ONLY)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: every CUDA device, else the CPU)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 

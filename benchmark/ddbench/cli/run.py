@@ -147,7 +147,7 @@ def _chooser(args: argparse.Namespace, loaded: Loaded) -> Callable[[Work], bool]
 def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, contents: Any, options: Any) -> Todo:
     """The jobs of this run. Raises Faults for experts and teachers that are missing, unless they are to be trained, and
     ConfigError for a job that there is not."""
-    from ddbench.errors import ConfigError
+    from ddbench.errors import ConfigError, command
     from ddbench.grid.jobs import resources_of
     from ddbench.grid.planning import check_prepared
     from ddbench.grid.runner import list_jobs
@@ -158,8 +158,9 @@ def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, content
         raise ConfigError(f"there is no job '{args.job}' to do. List them with: ddbench plan SUITE --jobs")
     if not args.prepare:
         keys = [key for work in todo.work for key in resources_of(work)]
-        where = f"{args.suite or loaded.suite.name}" + (f" --store {args.store}" if args.store else "")
-        remedy = f"Make them with: ddbench prepare {where}, or add --prepare to this command."
+        more = ["--store", args.store] * bool(args.store)
+        make = command("prepare", args.suite or loaded.suite.name, *more)
+        remedy = f"Make them with: {make}, or add --prepare to this command."
         check_prepared(loaded.planned, keys, store, remedy)
     return todo
 
