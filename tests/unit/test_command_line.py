@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import re
@@ -115,6 +117,14 @@ def test_wrong_options_make_no_store(capsys: Capture, suite: Path, more: tuple[o
         "cuda:99": "device 'cuda:99' is not there: ",
         "loss=x": "--only loss=x matches none of the 1 cells.",
     }[str(more[1])])  # fmt: skip
+    assert not (suite.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["plan", "prepare", "tune", "run"])
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_all(capsys: Capture, suite: Path, verb: str, device: str) -> None:
+    suite.write_text(TINY + "[tune]\ntrials = 2\n")
+    assert f"'{device}'" in mistake(capsys, verb, suite, "--device", device)
     assert not (suite.parent / "runs").exists()
 
 
@@ -425,19 +435,64 @@ def test_outside_of_the_main_thread_signals_are_left_alone(capsys: Capture) -> N
     assert ends == [2]
 
 
+COMMITTED = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store"
+
+
+BASELINE = str(COMMITTED.parent / "baseline.json")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("redirect", ["stdout", "both"])
-def test_whoever_reads_may_go(tmp_path: Path, suite: Path, redirect: str) -> None:
-    """A pipe that nobody reads any more ends a command without a traceback."""
+@pytest.mark.parametrize(
+    "words",
+    ["plan tiny.toml", "plan tiny.toml --json", f"leaderboard {COMMITTED} --out page --json", f"store verify {COMMITTED}",
+     f"check {COMMITTED} --baseline {BASELINE}", "plugins", "run --help", ""],
+    ids=lambda words: " ".join(word for word in words.split() if "/" not in word),
+)  # fmt: skip
+@pytest.mark.parametrize("both", [pytest.param(True, marks=pytest.mark.long), False])
+def test_whoever_reads_may_go(tmp_path: Path, suite: Path, words: str, both: bool) -> None:
+    """A pipe that nobody reads any more ends a command without a word; also where it gets what is unbuffered, and the errors."""
     read, write = os.pipe()
     os.close(read)
     errors = tmp_path / "errors"
     with errors.open("w") as file:
-        command = [sys.executable, "-u", "-m", "ddbench", "plan", str(suite)]
-        done = subprocess.run(command, stdout=write, stderr=write if redirect == "both" else file, timeout=600, cwd=tmp_path)
+        command = [sys.executable, *(["-u"] if both else []), "-m", "ddbench", *words.split()]
+        done = subprocess.run(command, stdout=write, stderr=write if both else file, timeout=600, cwd=tmp_path)
     os.close(write)
-    assert done.returncode == 141
     assert errors.read_text() == ""
+    assert done.returncode in (0, 141)
+
+
+def keys_of(value: Any) -> set[str]:
+    """All keys of an object and of those in it."""
+    if isinstance(value, dict):
+        return {*value, *(key for part in value.values() for key in keys_of(part))}
+    return {key for part in value for key in keys_of(part)} if isinstance(value, list) else set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    ["plan tiny.toml", "prepare tiny.toml --estimate", f"leaderboard {COMMITTED} --out page", f"store verify {COMMITTED}",
+     f"check {COMMITTED} --baseline {BASELINE}", "plugins", f"resources {COMMITTED}", "protocols", "presets lineage",
+     "data list"],
+    ids=lambda words: words.split()[0],
+)  # fmt: skip
+def test_json_has_no_keys_with_spaces(capsys: Capture, suite: Path, words: str) -> None:
+    assert main([*words.split(), "--json"]) == 0
+    assert [key for key in keys_of(json.loads(capsys.readouterr().out)) if " " in key] == []
+
+
+def test_a_board_is_exported_as_csv(capsys: Capture, tmp_path: Path) -> None:
+    command = ["leaderboard", str(COMMITTED), "--out", str(tmp_path)]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["ranked"]
+    assert main([*command, "--csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        assert (line["method"], line["ranked"], line["seeds"]) == (row["method"], "True", "; ".join(map(str, row["seeds"])))
+        for name, value in row["networks"].items():
+            assert float(line[f"networks.{name}.mean"]) == value["mean"]
 
 
 # What plugins do while they are asked

@@ -49,7 +49,7 @@ def test_an_estimate_builds_nothing_and_counts_the_work(tmp_path, suite, capsys)
     (group,) = found["groups"]
     assert (group["there"], group["missing"]) == (0, 2)  # once, though two seeds need them
     assert group["shared"] == "expert trajectories of convnet(width=2), 1 epochs"
-    assert group["known by"] == "counted"  # tests have no time to try
+    assert group["known_by"] == "counted"  # tests have no time to try
     assert not (tmp_path / "new").exists()  # who only looks makes no store
 
 
@@ -63,8 +63,8 @@ def test_an_estimate_says_how_it_is_known_or_what_is_missing(tmp_path, capsys, m
         monkeypatch.setattr("ddbench.grid.calibration.MOST_SECONDS", seconds)
         groups = told(capsys, "prepare", path, "--store", tmp_path / "none", "--estimate")["groups"]
         assert {group["shared"] for group in groups} == {"generator cvae, 1 epochs", "classifier convnet(width=2), 1 epochs"}
-        assert {group["known by"] for group in groups} == known
-        assert all((group["about min"] is not None) == bool(seconds) and group["about MiB"] is not None for group in groups)
+        assert {group["known_by"] for group in groups} == known
+        assert all((group["about_min"] is not None) == bool(seconds) and group["about_MiB"] is not None for group in groups)
 
 
 def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
@@ -73,7 +73,7 @@ def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
     assert len(before) == 2
     assert not [*store.root.glob("sets/*"), *store.root.glob("judgements/*")]  # nothing else was computed
     (group,) = told(capsys, "prepare", suite, "--store", store.root)["groups"]
-    assert (group["there"], group["missing"], group["about min"], group["about MiB"]) == (2, 0, 0.0, 0.0)
+    assert (group["there"], group["missing"], group["about_min"], group["about_MiB"]) == (2, 0, 0.0, 0.0)
     assert before == {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in before}
 
 
@@ -84,8 +84,8 @@ def test_the_estimate_of_bytes_is_what_is_stored(tmp_path, suite, capsys, monkey
     (group,) = told(capsys, "prepare", suite, "--store", tmp_path / "new", "--estimate")["groups"]
     resources = Store(suite.parent / "store", create=False).resources
     stored = sum((resources.folder(key) / "tensors.safetensors").stat().st_size for key in resources.keys())  # noqa: SIM118
-    assert 0.5 < group["about MiB"] * 2**20 / stored <= 1  # the file also has names
-    assert group["about min"] > 0
+    assert 0.5 < group["about_MiB"] * 2**20 / stored <= 1  # the file also has names
+    assert group["about_min"] > 0
 
 
 def test_resources_are_listed_verified_and_pruned(tmp_path, suite, capsys):

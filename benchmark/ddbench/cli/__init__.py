@@ -43,9 +43,9 @@ them, and compares the methods in tables.
   ddbench --help             all verbs; ddbench VERB --help: what one takes"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
     """The parser of `ddbench`; building it imports nothing heavy."""
-    top = Parser(
+    top = kind(
         prog="ddbench",
         description="The benchmark suite for dataset distillation.",
         epilog="Begin with: ddbench run quickstart",
@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     top = parser()
     complete(top)
-    args = top.parse_args(words)
-    args.command = command(*words)
     try:
+        args = top.parse_args(words)
+        args.command = command(*words)
         with _terminated_like_interrupted():
             return args.main(args)
     except BenchError as error:

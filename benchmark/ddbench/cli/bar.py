@@ -18,7 +18,7 @@ class Bar(Teller):
 
     def __init__(self, log: Log | None = None, quiet: bool = False) -> None:
         """`quiet`: only the log gets anything."""
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_jupyter=False)
         super().__init__(self._print, log)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         hidden = quiet or not self.console.is_terminal

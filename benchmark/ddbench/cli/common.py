@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.words import completed_by
 from ddbench.suites import shipped
@@ -135,6 +135,11 @@ def refuse_other_settings(planned: Planned, contents: Contents) -> None:
             faults.append(f"{what}. Name another store, or raise `numerics` of the plugin whose default has changed.")
     if faults:
         raise Faults(faults)
+
+
+def keyed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a table for JSON: without spaces in their keys."""
+    return [{name.replace(" ", "_"): value for name, value in row.items()} for row in rows]
 
 
 def warn(sentences: list[str] | tuple[str, ...]) -> None:

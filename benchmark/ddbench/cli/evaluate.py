@@ -114,8 +114,29 @@ class _Asked:
     saw: tuple[Seen, ...]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about a set."""
+
+    about: dict[str, Any]  # what was judged, and how
+    rows: list[dict[str, Any]]  # one for each network that all repeats of are there
+    entries: list[dict[str, Any]]  # one for each repeat of these
+    more: dict[str, Any]  # for machines
+    is_whole: bool  # whether all networks could be judged
+
+
 def main(args: argparse.Namespace) -> int:
     """Print a line for each network: mean, spread over initialisations, and what it cost. 1: some could not be judged."""
+    found = judge(args)
+    if args.json:
+        print(json.dumps(found.about | found.more | {"networks": found.rows, "evaluations": found.entries}, indent=1))
+    elif found.rows:
+        _print(found.about, found.rows)
+    return 0 if found.is_whole else 1
+
+
+def judge(args: argparse.Namespace) -> Verdict:
+    """Train what is missing; sentences on what is wrong go to the standard error."""
     from ddbench.compute import hardware
     from ddbench.compute.run import pick_device
     from ddbench.data.subsets import default_root, identify
@@ -146,13 +167,9 @@ def main(args: argparse.Namespace) -> int:
     about |= {"whitened": True} if asked.given.whitening else {}
     about |= {"labels": "teacher" if asked.teacher else asked.given.kind, "seed": args.seed, "repeats": asked.repeats}
     rows = [{"network": label, **found.row()} for label, found in whole.items()]
-    if args.json:
-        entries = [{"network": label, **entry} for label, found in whole.items() for entry in found.entries()]
-        about |= {"store": str(store.root), "key": cell.set.key, "test_hash": identity.test_hash, "failed": outcome.failed}
-        print(json.dumps(about | {"networks": rows, "evaluations": entries}, indent=1))
-    elif rows:
-        _print(about, rows)
-    return 0 if len(whole) == len(judged) else 1
+    entries = [{"network": label, **entry} for label, found in whole.items() for entry in found.entries()]
+    more = {"store": str(store.root), "key": cell.set.key, "test_hash": identity.test_hash, "failed": outcome.failed}
+    return Verdict(about, rows, entries, more, len(whole) == len(judged))
 
 
 def _prepare(args: argparse.Namespace) -> _Asked:

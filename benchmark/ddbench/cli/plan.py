@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, load_suite, refuse_other_settings, store_path, warn
+from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, keyed, load_suite, refuse_other_settings, store_path, warn
 from ddbench.errors import command
 
 if TYPE_CHECKING:
@@ -35,12 +35,15 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def main(args: argparse.Namespace) -> int:
     """Print the cells; nothing is computed and nothing written. 1: files are missing, or something is broken."""
+    from ddbench.compute.run import pick_device
     from ddbench.errors import Faults
     from ddbench.grid import stale
     from ddbench.grid.worker import sentence_of
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
+    if args.device != "auto":
+        pick_device(args.device)  # refuses what `run` would refuse
     loaded = load_suite(args.suite, args.only, args.store, lenient=True)
     suite, planned = loaded.suite, loaded.planned
     missing = list(dict.fromkeys(suite.missing.values()))
@@ -58,8 +61,9 @@ def main(args: argparse.Namespace) -> int:
     shared, tuning = _shared(loaded, store), _tuning(args, loaded, store, contents)
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
-        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing}
-        about |= {"broken": broken, "outlook": [line.to_json() for line in outlook]} | ({"tuning": tuning} if tuning else {})
+        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": keyed(rows), "shared": shared}
+        about |= {"missing": missing, "broken": broken, "outlook": [line.to_json() for line in outlook]}
+        about |= {"tuning": tuning} if tuning else {}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):

@@ -7,7 +7,17 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import Loaded, add_quiet, add_suite_arguments, load_suite, progress_of, store_path, threads_of, warn
+from ddbench.cli.common import (
+    Loaded,
+    add_quiet,
+    add_suite_arguments,
+    keyed,
+    load_suite,
+    progress_of,
+    store_path,
+    threads_of,
+    warn,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
             outcome = run(planned, store, contents, options, progress)
         warn(list(outcome.failed.values()))
     if args.json:
-        about = {"suite": suite.name, "store": str(root.absolute()), "groups": groups, "failed": outcome.failed}
+        about = {"suite": suite.name, "store": str(root.absolute()), "groups": keyed(groups), "failed": outcome.failed}
         print(json.dumps(about, indent=1))
     elif store and not args.estimate:
         print(f"{len(outcome.built)} built, {sum(entry['there'] for entry in groups)} were there, in {store.resources.root}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from ddbench.grid.jobs import Todo, Work
     from ddbench.grid.progress import Outcome
+    from ddbench.leaderboard.page import Written
+    from ddbench.results.store import Store
+    from ddbench.suite.reader import Suite
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,8 +70,39 @@ def _shard(text: str) -> tuple[int, int]:
     return number, count
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What became of a run."""
+
+    suite: Suite
+    store: Store
+    outcome: Outcome
+    damaged: tuple[str, ...]  # a sentence for each damaged thing of the store
+    written: Written  # the leaderboard
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every set and judgement is there."""
+        return not (self.outcome.failed or self.suite.broken or self.damaged or self.written.unreadable)
+
+
 def main(args: argparse.Namespace) -> int:
     """0: every set and judgement is there; 1: some failed or are damaged, the rest is there."""
+    ran = perform(args)
+    suite, outcome, root = ran.suite, ran.outcome, str(ran.store.root)
+    if args.json:
+        summary: dict[str, Any] = {"suite": suite.name, "store": root, "total": outcome.total}
+        summary |= {"present": outcome.present, "computed": outcome.computed, "built": outcome.built}
+        summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": ran.damaged}
+        print(json.dumps(summary | {"leaderboard": str(ran.written.path)}, indent=1))
+    else:
+        print(summary_line(outcome, root, len(suite.broken)))
+        print(ran.written.path)
+    return 0 if ran.is_whole else 1
+
+
+def perform(args: argparse.Namespace) -> Ran:
+    """Compute what is missing and render the leaderboard; sentences on what is wrong go to the standard error."""
     from ddbench import registry
     from ddbench.grid import stale
     from ddbench.grid.runner import Options, devices_of, run, site_of
@@ -102,15 +137,7 @@ def main(args: argparse.Namespace) -> int:
     written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
     unread = [f"warning: {sentence}" for sentence in written.unreadable if sentence not in faults_of(contents, store)]
     warn([*unread, *written.notes])
-    if args.json:
-        summary: dict[str, Any] = {"suite": suite.name, "store": str(store.root), "total": outcome.total}
-        summary |= {"present": outcome.present, "computed": outcome.computed, "built": outcome.built}
-        summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": [fault.sentence for fault in contents.faults]}
-        print(json.dumps(summary | {"leaderboard": str(written.path)}, indent=1))
-    else:
-        print(summary_line(outcome, str(store.root), len(suite.broken)))
-        print(written.path)
-    return 1 if outcome.failed or suite.broken or contents.faults or written.unreadable else 0
+    return Ran(suite, store, outcome, tuple(fault.sentence for fault in contents.faults), written)
 
 
 def _loaded(args: argparse.Namespace) -> Loaded:
