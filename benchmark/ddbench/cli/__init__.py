@@ -27,6 +27,7 @@ from ddbench.cli import (
     store,
     tune,
 )
+from ddbench.cli.terminal import plainly
 from ddbench.errors import BenchError
 
 VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
@@ -65,7 +66,13 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: some cells failed or an accuracy fell; 2: a mistake, told in a sentence; 130: stopped."""
-    args = parser().parse_args(argv)
+    with plainly():
+        args = parser().parse_args(argv)
+        return _told(args)
+
+
+def _told(args: argparse.Namespace) -> int:
+    """The verb's answer, or that to an error, which is told."""
     try:
         with _terminated_like_interrupted():
             return args.main(args)

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from ddbench.api import Job, JobState
+from ddbench.cli.terminal import plain, steered
 from ddbench.grid import runner
 
 
@@ -16,7 +17,7 @@ class Bar(runner.Progress):
     def __init__(self, noun: str = "sets and judgements") -> None:
         """`noun`: what the whole is made of."""
         self.noun = noun
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(file=steered(), highlight=False, soft_wrap=True)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
         columns = (*shown, MofNCompleteColumn(), *times)
@@ -37,9 +38,9 @@ class Bar(runner.Progress):
     def update(self, job: Job, state: JobState) -> None:
         """Move a job's bar, and the whole by as much."""
         if job.name not in self.running:
-            self.running[job.name] = (self.bars.add_task(job.title, total=1.0), 0.0)
+            self.running[job.name] = (self.bars.add_task(plain(job.title), total=1.0), 0.0)
         task, before = self.running[job.name]
-        self.bars.update(task, completed=state.fraction, description=f"{job.title}: {state.phase}")
+        self.bars.update(task, completed=state.fraction, description=plain(f"{job.title}: {state.phase}"))
         if self._counts(job):
             self.bars.advance(self.whole, state.fraction - before)
         self.running[job.name] = (task, state.fraction)
@@ -51,7 +52,7 @@ class Bar(runner.Progress):
             self.bars.remove_task(task)
         if end == "busy":
             if job.name not in self.waiting:
-                self.console.print(f"{job.title}: another run is computing it; waiting", markup=False)
+                self.console.print(plain(f"{job.title}: another run is computing it; waiting"), markup=False)
                 self.waiting.add(job.name)
             return
         if self._counts(job):
@@ -59,7 +60,7 @@ class Bar(runner.Progress):
             self.bars.advance(self.whole, 1.0 - before)
         count = f"{self.finished}/{self.total}" if self._counts(job) else "shared"
         what = "another run computed it" if end == "found" else f"{end} in {seconds:.1f} s"
-        self.console.print(f"[{count}] {job.title}: {what}", markup=False)
+        self.console.print(plain(f"[{count}] {job.title}: {what}"), markup=False)
 
     def close(self) -> None:
         """Take the bars away."""

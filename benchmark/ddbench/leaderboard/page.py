@@ -23,6 +23,7 @@ from ddbench.leaderboard.tables import (
     SAW,
     accuracy_table,
     as_json,
+    code,
     escape,
     frame,
     machines_table,
@@ -220,7 +221,7 @@ def _reproduce(section: Section, around: Surroundings, level: str) -> list[str]:
     parts = [f"{level} Reproduce", "", note, ""]
     for row in section.rows:
         plans = ", ".join(f"[{short(each.key)}](plans/{short(each.key)}.json) (seed {each.seed})" for each in row.results)
-        spoken = " and ".join(f"`{command}`" for command in commands(row, section, around))
+        spoken = " and ".join(map(code, commands(row, section, around)))
         if row.tuning and "ddbench run" in spoken:
             spoken = f"{spoken.replace('ddbench run', 'ddbench tune')}, then {spoken}"
         file = f", where FILE has the SHA-256 {row.plan.imported.sha256}" if row.plan.imported else ""

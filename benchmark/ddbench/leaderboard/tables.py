@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,11 +26,19 @@ MARKED = "§"
 SAW = "saw"
 CROSS = "cross-arch. mean"
 ALL = "mean over networks"  # where no row has a backbone
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # and lone surrogates, which no file holds
+_LINK = re.compile(r"\]([(\[:])")  # without one of these behind it, a bracket is a bracket
 
 
 def escape(text: str) -> str:
-    """Text that cannot break a markdown table or start a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text that cannot break a markdown table, or become a heading, a tag, a link or an image."""
+    line = _CONTROL.sub("\ufffd", " ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
+    return _LINK.sub(r"]\\\1", line)
+
+
+def code(text: str) -> str:
+    """Text between backticks, in one line; the names in it hold no backtick that would end it."""
+    return f"`{_CONTROL.sub(chr(0xFFFD), ' '.join(text.split())).replace('`', chr(0xFFFD))}`"
 
 
 def markdown(frame: pd.DataFrame, left: Sequence[str]) -> str:
