@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import stat
 from itertools import pairwise
 from operator import le
 from pathlib import Path
@@ -344,7 +345,10 @@ def read(path: Path, kind: type[R], what: str, remedy: str = REMEDY) -> R:
     """A record from a file. Raises DataError, naming the file, where it is missing, too large, of another schema, or has not the
     content that it was written with."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a device or a pipe may never end
+            raise DataError(f"{what} {path} is no regular file: name another.")
+        if about.st_size > MAX_JSON_BYTES:
             raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -359,7 +363,8 @@ def parse(content: bytes, kind: type[R], where: str, remedy: str = REMEDY) -> R:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         schema = _schema_of(content)
         if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
-            advice = "Update ddbench." if schema > SCHEMA else "It was written by an older ddbench, which can still read it."
+            older = "It was written by an older ddbench, which can still read it."
+            advice = older if 1 <= schema < SCHEMA else "Update ddbench."
             raise DataError(f"{where} has schema {schema}, this ddbench reads {SCHEMA}. {advice}") from error
         raise DataError(f"{where} is damaged ({error}). {remedy}") from error
     if record.schema != SCHEMA:  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ from ddbench.cli import (
     store,
     tune,
 )
+from ddbench.cli.terminal import plainly
 from ddbench.cli.words import Parser, complete
 from ddbench.errors import BenchError, command
 
@@ -86,6 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     top = parser()
     complete(top)
+    with plainly():
+        return _told(top, words)
+
+
+def _told(top: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """The verb's answer, or that to an error, which is told."""
     try:
         args = top.parse_args(words)
         args.command = command(*words)

@@ -8,6 +8,8 @@ import re
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +67,10 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
+        if not all(map(isfinite, numbers)):
+            raise ValueError
+        return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' must be numbers separated by commas, one a channel") from None
 
@@ -93,11 +98,16 @@ def networks_of(text: str) -> list[PluginRef]:
 
 
 def _value(text: str) -> Any:
-    """A TOML value; a bare word is text."""
+    """A TOML value; a bare word is text. Raises ConfigError."""
+    from ddbench.errors import ConfigError
+    from ddbench.files import parse_toml
+
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except ValueError as error:
+        raise ConfigError(f"--archs: {error}, in '{text[:60]}'.") from error
 
 
 @dataclass(frozen=True)
@@ -181,12 +191,12 @@ def _prepare(args: argparse.Namespace) -> _Asked:
     from ddbench.evaluate.imports import saw_of_words
     from ddbench.evaluate.sets import metadata, read_set
     from ddbench.refs import PluginRef
+    from ddbench.suite.building import try_building
 
     protocol = protocols.load(args.protocol)
     numbers, making = protocol.judging, protocol.set
     repeats = protocol.repeats if args.repeats is None else args.repeats
-    if repeats < 1 or args.threads < 1 or args.seed < 0 or (1 if args.workers is None else args.workers) < 1:
-        raise ConfigError("--repeats, --threads and --workers must be at least 1 and --seed at least 0.")
+    _check_numbers(args, repeats)
     if args.rate is not None and not (numbers.learned_rate and 0 < args.rate < float("inf")):
         known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{protocol.id}'.")
@@ -202,13 +212,29 @@ def _prepare(args: argparse.Namespace) -> _Asked:
     spec = dataset.make().spec()
     protocol.check_constants(spec)  # a file's images count as generated
     for network in (*networks, *([teacher] if teacher else [])):
-        network.make().build(spec)  # refuses what does not fit
+        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what does not fit
     given = read_set(args.set, spec, args.images, args.mean, args.std, args.labels)
     if given.whitening and (teacher or making.synthetic_mean or making.synthetic_std):
         raise ConfigError(f"whitened images cannot be judged by '{protocol.id}', which works on normalised ones.")
     if args.rate is not None:
         given = replace(given, learned_rate=args.rate)
     return _Asked(protocol, networks, repeats, dataset, teacher, given, meta.get("key"), saw_of_words(args.saw))
+
+
+def _check_numbers(args: argparse.Namespace, repeats: int) -> None:
+    """Raise ConfigError for a number that nobody can mean."""
+    from ddbench.errors import ConfigError
+    from ddbench.files import MAX_INTEGER
+    from ddbench.grid.runner import MAX_WORKERS
+    from ddbench.suite.reader import MAX_REPEATS, MAX_THREADS
+
+    workers = 1 if args.workers is None else args.workers
+    for name, value, least, most in (
+        ("repeats", repeats, 1, MAX_REPEATS), ("threads", args.threads, 1, MAX_THREADS), ("workers", workers, 1, MAX_WORKERS),
+        ("seed", args.seed, 0, MAX_INTEGER - 1),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            raise ConfigError(f"--{name} must lie in {least}..{most}, got {value}.")
 
 
 def _set_in(store: Store, args: argparse.Namespace, asked: _Asked) -> SetPlan | None:

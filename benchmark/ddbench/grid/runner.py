@@ -29,14 +29,15 @@ from ddbench.results.failures import kept_failure
 from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
+MAX_WORKERS = 1024
 BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
 POLL_SECONDS = 0.5
 
 
 def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
     """One entry for each job at the same time: every CUDA device once, or as many as cores allow. Raises ConfigError."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers must be at least 1, got {workers}.")
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise ConfigError(f"--workers must lie in 1..{MAX_WORKERS}, got {workers}.")
     if device == "auto" and torch.cuda.is_available():
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         return [names[number % len(names)] for number in range(workers or len(names))]

@@ -14,7 +14,6 @@ plan of a set; it stands here because a habit of published code is named once, f
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace as replace_spec
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from msgspec.structs import replace
 from ddbench import registry
 from ddbench.api import Recipe, Spec
 from ddbench.errors import ConfigError, PluginError, UntrainableError
+from ddbench.files import parse_toml
 
 MAX_CHARS = 1 << 16
 MAX_BASES = 8
@@ -190,8 +190,8 @@ def _values(text: Any, label: str, above: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(text, str) or len(text) > MAX_CHARS:
         raise _damaged(label, f"it must be a text of at most {MAX_CHARS} characters")
     try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise _damaged(label, f"it is not valid TOML ({' '.join(str(error).split())})") from error
     base = values.pop("base", None)
     if base is None:

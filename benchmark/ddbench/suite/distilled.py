@@ -16,6 +16,7 @@ from ddbench.plan import SetPlan
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
 from ddbench.registry import REGISTRIES
+from ddbench.suite.building import check_network
 from ddbench.suite.findings import Findings
 from ddbench.suite.generators import Generators
 from ddbench.suite.iterates import Asked
@@ -108,6 +109,8 @@ class Distilled:
         ).without_idle_settings()  # fmt: skip
         for sentence in plan.check():
             self.findings.fault(sentence)
+        if plan.proxy and plan.proxy.kind == "architectures":
+            check_network(self.findings, dataset, plan.proxy)
         return plan if total is None else self._shared_out(plan, total)
 
     def _shared_out(self, plan: SetPlan, total: int) -> SetPlan:
