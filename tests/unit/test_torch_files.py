@@ -11,7 +11,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -251,9 +251,9 @@ TENSORS = {
     "sparse": (Call(Global("torch._utils", "_rebuild_sparse_tensor"), (1, 2)), "a sparse tensor"),
     "csr": (Call(Global("torch._utils", "_rebuild_sparse_csr_tensor"), (1,)), "a sparse tensor"),
     "meta": (Call(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (1,)), "a meta tensor"),
-    "v3": (Call(Global("torch._utils", "_rebuild_tensor_v3"), (1,)), "a customised tensor"),
+    "v3": (Call(Global("torch._utils", "_rebuild_tensor_v3"), (1,)), "a tensor of a kind that is not read"),
     "no storage": (Call(Global("torch._utils", "_rebuild_tensor_v2"), (3, 0, (1,), (1,))), "a tensor without a storage"),
-    "inside of itself": (Call(TYPED, (TYPED, Global("torch", "Tensor"), (), {})), "a customised tensor"),
+    "inside of itself": (Call(TYPED, (TYPED, Global("torch", "Tensor"), (), {})), "a tensor of a kind that is not read"),
 }  # fmt: skip
 
 
@@ -270,6 +270,7 @@ def test_torchs_own_odd_tensors_get_a_sentence(path: Path, how: dict[str, Any]) 
         "a meta tensor": torch.empty(3, device="meta"),
         "an expanded tensor": torch.ones(1).expand(5),
         "complex numbers": torch.ones(3, dtype=torch.complex64),
+        "a tensor of a kind that is not read": torch._neg_view(torch.ones(3)),  # whose numbers are stored with the other sign
     }
     for kind, value in made.items():
         assert f"'x' holds {kind}" in told(path, save(path, {"x": value}, how))
@@ -346,6 +347,38 @@ def with_directory(change: Callable[[bytearray, int], Any]) -> bytes:
 )
 def test_damaged_lists_of_entries_get_a_sentence(path: Path, change: Callable[[bytearray, int], Any], sentence: str) -> None:
     assert sentence in told(path, with_directory(change))
+
+
+def with_64_bits(content: bytes) -> bytes:
+    """The same file as it would be beyond 4 GiB: numbers in the fields that are made for those, and an end of its own."""
+    last = content.rindex(b"PK\5\6")
+    count, place = struct.unpack("<10xH4xIxx", content[last:])
+    entries, at = bytearray(), place
+    for _ in range(count):
+        num, name, start = struct.unpack("<24xIH12xI", content[at : at + 46])
+        head = bytearray(content[at : at + 46])
+        head[20:28], head[30:32], head[42:46] = b"\xff" * 8, struct.pack("<H", 34), b"\xff" * 4
+        extra = struct.pack("<HHH", 9, 2, 0) + struct.pack("<HHQQQ", 1, 24, num, num, start)
+        entries += head + content[at + 46 : at + 46 + name] + extra
+        at += 46 + name
+    end = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(entries), place)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, place + len(entries), 1)
+    return content[:place] + entries + end + locator + b"PK\5\6" + bytes(4) + b"\xff" * 12 + bytes(2)
+
+
+def test_files_beyond_4_gib_have_wider_fields(path: Path) -> None:
+    content = with_64_bits(zipped({"a": tensor()}))
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        assert file.testzip() is None
+    assert taken(path, content)["a"].tolist() == [0, 1, 2, 3, 4, 5]
+    end = content.rindex(b"PK\6\6")
+    for where, raw, sentence in (
+        (end, b"PK\6\5", "a zip file whose end is not where it says"),
+        (end + 48, b"\xff" * 8, "list of entries is not where it says"),
+        (end + 32, b"\xff" * 8, "a zip file of more than"),
+        (content.rindex(b"x/data/0") + 8 + 6, b"\2", "a zip file that is cut short"),  # the kind of the field with the numbers
+    ):
+        assert sentence in told(path, content[:where] + raw + content[where + len(raw) :])
 
 
 def test_entries_and_pickles_cannot_be_without_bounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,11 +494,19 @@ def mutated(draw: st.DrawFn) -> bytes:
 WHOLES = wholes()
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from tensors_in(part)
+
+
 def survives(path: Path, content: bytes) -> None:
     """It is read, or gets one sentence, and takes no more than the file."""
     for strict in (True, False):
         with suppress(DataError):
-            taken(path, content, strict=strict)
+            found = {id(tensor): tensor.nbytes for tensor in tensors_in(taken(path, content, strict=strict))}
+            assert sum(found.values()) <= len(content)
 
 
 @pytest.mark.slow
