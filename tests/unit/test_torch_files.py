@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from official_pickles import Call, Global, Outside, Writer, ordered
+from official_pickles import Call, Global, Outside, Raw, Writer, ordered
 from test_stylegan_pickles import BOMBS, HOSTILE, PIECES, hostile
 from torch import Tensor, nn
 
@@ -447,6 +447,23 @@ def test_texts_that_stand_for_bytes_are_not_made_before_they_are_asked_for(path:
     assert len(taken(path, content)) == 1000
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
+
+
+def test_work_is_bounded_by_what_the_file_says_once(path: Path) -> None:
+    """Long tuples of arguments, and long texts, that many calls are given."""
+    many = b"\x80\x02(" + b"N" * 1000 + b"tq\x00" + b"0cnumpy\nndarray\nh\x00R" * 3000 + b"."
+    assert "more than 2000000 arguments" in told(path, zipped(many))
+    kind = b"cnumpy\ndtype\nX\x02\x00\x00\x00i1\x85R"
+    number = Raw(b"cnumpy.core.multiarray\nscalar\n" + kind + b"X\x07\x00\x00\x00aaaaaaa\x86R")
+    assert isinstance(taken(path, zipped({"a": number}))["a"], Thing)
+    state = Raw(b"(K\x01K\x01\x85" + kind + b"\x89X\x07\x00\x00\x00aaaaaaat")
+    array = Call(Global("numpy.core.multiarray", "_reconstruct"), (Global("numpy", "ndarray"),), state)
+    assert "'a' holds an array of 1 bytes that has a text of 7" in told(path, zipped({"a": array}))
+    assert "holds a name of more than 1000 characters" in told(path, zipped({"a" * 1001: 1}))
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[:-1] + b"0N" * 300 + b"."
+    embedded = Call(Global("torch.storage", "_load_from_bytes"), (Raw(b"B" + struct.pack("<I", len(head)) + head),))
+    made = Call(Global("torch._utils", "_rebuild_tensor_v2"), (embedded, 0, (1,), (1,), False, ordered()))
+    assert "'a' holds more than 500 instructions" in told(path, zipped({"a": made}))
 
 
 # ---------------------------------------------------------------- fuzz

@@ -18,6 +18,7 @@ from ddbench.ops.pickles.records import Maker, Name, Span, printable
 
 UNREAD = "a tensor of a kind that is not read"
 HEAD_BYTES = 1 << 16  # of a storage inside of a pickle: what stands before its numbers
+HEAD_OPCODES = 500  # of each of the five pickles in it; torch writes some thirty
 STORAGES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -61,7 +62,7 @@ class EmbeddedStorage:
             raise ValueError("a storage that is not made of bytes")
         head, span, place, parts = self.content.read(HEAD_BYTES), self.content, 0, []
         for _ in range(5):  # a magic number, the version, the system, the storage, and the list of its keys
-            part, place = Machine({}, persistent=lambda told: told).run(head, place)
+            part, place = Machine({}, persistent=lambda told: told, limit=HEAD_OPCODES).run(head, place)
             parts.append(part)
         match parts[3]:
             case ("storage", Name() as kind, str(), str(), int(num), _):
