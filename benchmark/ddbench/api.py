@@ -677,7 +677,8 @@ class Asset(ABC):
     @abstractmethod
     def prepare(self, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
         """Make `files` of the source, whose content has that hash, and tell what the user should know, a sentence each. Files
-        appear whole or not at all, and nothing that holds something else is overwritten. Nothing in the source is executed.
+        appear whole or not at all (unfinished ones are called `.NAME.*.tmp`, beside NAME, and removed by the next attempt), and
+        nothing that holds something else is overwritten. Nothing in the source is executed.
         Raises DataError where it is not what is expected."""
 
     @abstractmethod

