@@ -617,6 +617,11 @@ class Dataset(ABC):
         """Whether the files are the published ones; False marks every result with a copy's name."""
         return True
 
+    def is_prepared(self, root: Path | None) -> bool:
+        """Whether `load` only reads. False where it would first write what it decodes, as commands that only look must not: they
+        then go without what hangs on the images. Raises DataError as `load` does."""
+        return True
+
     @property
     def test_images_elsewhere(self) -> bool:
         """Whether its test images are in circulation as training images, as those of fastai's Imagenette are among ImageNet's:

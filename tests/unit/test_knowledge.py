@@ -457,5 +457,7 @@ def test_weights_that_the_user_brings_are_read_once_for_all_sets(
     assert resource[0].describe == f"proxy r.pth ({sha256[:8]})"
     (tmp_path / "weights" / "r.pth").write_bytes(b"another file")
     capsys.readouterr()
-    assert main(["plan", str(suite), "--store", "store"]) == 2
+    assert main(["plan", str(suite), "--store", "store"]) == 1
+    assert "get the right file" in capsys.readouterr().out.partition("needed before anything can run")[2]
+    assert main(["run", str(suite), "--store", "store"]) == 2
     assert "get the right file" in capsys.readouterr().err
