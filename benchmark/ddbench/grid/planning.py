@@ -51,7 +51,7 @@ class Identities:
 def _undecoded(ref: PluginRef, root: Path | None) -> str:
     """That its images wait to be decoded."""
     num = len(ref.ask(lambda dataset: dataset.files(root)))
-    told = f"the images of '{ref.label}' ({num:,} files) are not decoded yet, so keys are unknown"
+    told = f"the {num:,} files of '{ref.label}' are not decoded yet, so keys are unknown"
     return f"{told}: the first run decodes them, and so does `ddbench prepare`."
 
 
