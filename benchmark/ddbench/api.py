@@ -411,6 +411,16 @@ class Space(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class UserFile:
+    """A file that users bring into the folder `weights` of the data folder, and that a plugin reads as it is."""
+
+    file: str  # as `Run.weights` and `Run.document` take it
+    what: str  # in a few words, with whence it comes
+    sha256: str = ""  # that it must have; empty: the plugin names none yet
+    module: str = ""  # the package to import, where `file` is the name of an installable one that holds it
+
+
 class Loss(ABC):
     """A matching loss. A frozen dataclass; what it keeps between steps is the `Memory` it made. Abstract: backward."""
 
@@ -434,6 +444,10 @@ class Loss(ABC):
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Expert trajectories, a teacher: built before step 0."""
+        return ()
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
         return ()
 
     def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
@@ -515,6 +529,10 @@ class GeneratorConfig(ABC):
         """What must be trained before `load`."""
         return ()
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
+        return ()
+
     def pins(self, root: Path | None) -> Mapping[str, Any]:
         """Settings that what lies in the data folder decides: above all the hash of a file that it reads. Asked when a suite is
         read; plans, keys and records have them, labels do not show them. `root` is the folder that DDBENCH_DATA names. Raises
@@ -572,6 +590,10 @@ class Proxy(ABC):
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights, from where `load` takes them."""
+        return ()
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
         return ()
 
     def check(self, run: Run) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace as replace_cell
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -173,7 +174,7 @@ def check_plans(
         key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
         if key not in asked and plan.dataset not in (missing or {}):
             asked.add(key)
-            faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root))
+            faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root, missing))
         for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained)):
             if ref and (key := canonical([ref.what, subset])) not in asked:
                 asked.add(key)
@@ -197,7 +198,7 @@ def _refused(who: str, check: Callable[[], None]) -> Sequence[str]:
     return ()
 
 
-def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
+def _check(plan: SetPlan, identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
     run = counting_run(plan, identities(plan.dataset, root).train_counts, root)
     least, name = min(run.class_counts), plan.dataset.label
     if plan.is_trial and least < max(plan.ipc, 1):
@@ -208,13 +209,19 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
     if plan.baseline:
         plan.baseline.make().check(run)
     elif plan.loss and plan.space:
-        plan.loss.make().check(plan.space.make().num_images(run), run)
+        num = plan.space.make().num_images(run)
+        _ask(plan.loss, lambda loss: loss.check(num, run), missing)
 
 
 def _check_files(ref: PluginRef, plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
     """Ask a plugin of a plan, which may read files that users bring, whether it could be loaded."""
+    _ask(ref, lambda plugin: plugin.check(planning_run(plan, root)), missing)
+
+
+def _ask(ref: PluginRef, check: Callable[[Any], None], missing: dict[PluginRef, str] | None) -> None:
+    """Raise what the check raises, but for files that are missing where these are collected."""
     try:
-        ref.make().check(planning_run(plan, root))
+        check(ref.make())
     except DataError as error:
         if missing is None:
             raise

@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.encodings import RealEncodings, check_shape
@@ -220,6 +220,11 @@ class AutoencoderKLDecoder(GeneratorConfig):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """What diffusers writes."""
+        weights = UserFile(f"{self.folder}/{self.file}", "weights of an AutoencoderKL of diffusers", self.sha256)
+        return weights, UserFile(f"{self.folder}/{CONFIG}", "its settings", self.config_sha256)
 
     def check(self, run: Run) -> None:
         """Whether diffusers and the files are there, and hold such a network."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw, UserFile
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.encodings import RealEncodings, check_shape
 
@@ -169,6 +169,12 @@ class TinyAutoencoder(GeneratorConfig):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """Both halves."""
+        source = "of taef2, madebyollin/taesd on GitHub, as safetensors; MIT"
+        halves = (("decoder", self.decoder, self.decoder_sha256), ("encoder", self.encoder, self.encoder_sha256))
+        return tuple(UserFile(file, f"{half} {source}", sha256) for half, file, sha256 in halves)
 
     def check(self, run: Run) -> None:
         """Whether the files are there and hold such networks."""
