@@ -140,7 +140,22 @@ def test_stores_that_cannot_be_used(capsys: Capture, suite: Path) -> None:
     said = mistake(capsys, "run", suite, "--store", "/proc/nothing/store")
     assert said.endswith("Check the path, its rights and the free space.")
     assert "/proc/nothing" in said
-    assert mistake(capsys, "plan", suite, "--store", "none").startswith(f"there is no store at {suite.parent}/none. Make one")
+
+
+def test_a_store_that_is_not_there_yet_can_be_planned_for(capsys: Capture, suite: Path) -> None:
+    (suite.parent / "empty").mkdir()
+    assert main(["plan", str(suite)]) == 0
+    plain = capsys.readouterr().out.replace("ddbench run tiny.toml", "")
+    for name in ("none", "empty"):
+        assert main(["plan", str(suite), "--store", name]) == 0
+        told = f"There is no store at {name} yet: all of it is missing.\n"
+        out = capsys.readouterr().out
+        assert told in out
+        assert f"ddbench run {suite} --store {name}" in out
+        assert out.replace(told, "").replace(f" --store {name}", "").replace("ddbench run tiny.toml", "") == plain
+    assert sorted(path.name for path in suite.parent.iterdir()) == ["empty", "tiny.toml"]
+    assert list((suite.parent / "empty").iterdir()) == []
+    assert mistake(capsys, "plan", suite, "--store", suite.parent).startswith(f"there is no store at {suite.parent}. Make one")
 
 
 def test_plan_shows_the_cells_and_writes_nothing(capsys: Capture, suite: Path) -> None:

@@ -29,7 +29,7 @@ FOLDERS = {"ddbench": ROOT / "benchmark", "ddbench_plugins": ROOT / "plugins"}
 
 # From the bottom to the top. A module may import from its own line (without a cycle) and from the lines above it.
 LAYERS = (
-    ("errors",),
+    ("errors", "durations"),
     ("api",),
     ("ops",),
     ("files", "seeds", "settings", "suites"),

@@ -157,9 +157,10 @@ class Workplace:
             return f"{file.judging.network.label} on {file.plan.name}"
         return f"resource {file.resource[:8]} of '{file.plan.dataset.label}'" if file.kind == "resource" else file.plan.name
 
-    def fail(self, name: str, title: str, error: str, details: str, comes_again: bool) -> None:
-        """Record a failed attempt; the next run tries the job again, unless it would come again."""
-        self.store.fail(name, title, error, details, comes_again)
+    def fail(self, name: str, title: str, error: str, details: str, file: JobFile | None) -> None:
+        """Record a failed attempt; `file` is that of a job whose own numbers were the reason."""
+        threads = file.judging.threads if file and file.judging else file.plan.threads if file else 1
+        self.store.fail(name, title, error, details, self.place(threads, file.refs) if file else None)
 
 
 def _state(data: TrainingData) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ddbench.durations import duration
 from ddbench.grid.estimates import Estimates
 from ddbench.grid.jobs import Work
 
@@ -30,13 +31,6 @@ class Left:
             return "time left: unknown"
         rest = f" and {self.unknown} job{'s' if self.unknown > 1 else ''} of unknown length" if self.unknown else ""
         return f"about {duration(self.seconds)}{rest} left"
-
-
-def duration(seconds: float) -> str:
-    """In the unit that suits it: `40 s`, `12 min`, `3.4 h`."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass

