@@ -8,10 +8,12 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -330,6 +332,19 @@ def test_a_forecast_learns_from_the_run_itself() -> None:
     assert str(forecast.left()) == "nothing left"
 
 
+def test_a_forecast_counts_what_jobs_took_from_begin_to_end() -> None:
+    """Records count less: no process that starts, no data that are read."""
+    now, forecast = [0.0], waiting(1.0, 1.0)
+    forecast.clock = lambda: now[0]
+    forecast.place = dict.fromkeys(forecast.place, ("0", 1))
+    forecast.jobs, forecast.units = Counter({"0": 2}), Counter({"0": 2})
+    assert forecast.left().seconds == 1.0
+    forecast.begin("set-0")
+    now[0] = 30.0
+    forecast.finish("set-0")
+    assert forecast.left().seconds == 30.0
+
+
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -480,6 +495,23 @@ def keys_of(value: Any) -> set[str]:
 def test_json_has_no_keys_with_spaces(capsys: Capture, suite: Path, words: str) -> None:
     assert main([*words.split(), "--json"]) == 0
     assert [key for key in keys_of(json.loads(capsys.readouterr().out)) if " " in key] == []
+
+
+@pytest.mark.slow
+def test_commands_that_only_look_write_nothing(capsys: Capture, suite: Path) -> None:
+    shutil.copytree(COMMITTED, suite.parent / "kept")
+
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in suite.parent.rglob("*")}
+
+    before = state()
+    for words in (
+        "plan tiny.toml", "prepare tiny.toml --estimate", "prepare quickstart --estimate --store kept",
+        "plan quickstart --store kept", "plan quickstart --store kept --jobs", "resources kept", "resources kept --verify",
+        "store verify kept", f"check kept --baseline {BASELINE}", "data list", "plugins", "presets lineage",
+    ):  # fmt: skip
+        assert main(words.split()) == 0, words
+        assert state() == before, words
 
 
 def test_a_board_is_exported_as_csv(capsys: Capture, tmp_path: Path) -> None:
