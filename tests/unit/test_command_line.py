@@ -15,9 +15,11 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from msgspec.structs import replace
 from stores import set_contents, set_record
 
@@ -28,6 +30,7 @@ from ddbench.cli.bar import Bar
 from ddbench.cli.common import load_suite
 from ddbench.cli.run import summary_line
 from ddbench.errors import ConfigError
+from ddbench.grid import worker
 from ddbench.grid.counts import Counts
 from ddbench.grid.do import GOES_ON
 from ddbench.grid.estimates import Estimates
@@ -376,6 +379,23 @@ def test_a_mistake_and_a_full_disc_are_told_as_they_are(tmp_path: Path) -> None:
     assert sentence_of(ConfigError("the cell: name another."), "the cell", tmp_path) == "the cell: name another."
     told = f"the disc that holds {tmp_path} is full. Free some space, then give the same command again; finished work is kept."
     assert sentence_of(OSError(errno.ENOSPC, "no space"), "the cell", tmp_path) == told
+
+
+def test_a_shared_thing_that_fails_is_named_by_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = list[str]()
+
+    def build(file: Any, place: Any, report: Any) -> str:
+        place.doing = "classifier convnet on x, 10 epochs"
+        raise ConfigError("no room.")
+
+    monkeypatch.setattr("ddbench.grid.do.do_job", build)
+    store = SimpleNamespace(root=tmp_path, read_job=lambda name: "a file")
+    place = SimpleNamespace(
+        store=store, title_of=lambda file: "resource 01234567", marks=tuple, is_stained=False, device=torch.device("cpu"),
+        fail=lambda name, title, sentence, details: told.append(sentence),
+    )  # fmt: skip
+    assert worker._do("resource-0123456789abcdef", place, cast(Any, None)) == "failed"
+    assert told == ["classifier convnet on x, 10 epochs: no room."]
 
 
 # Options of a run
