@@ -65,7 +65,8 @@ class Ran:
 
 
 def run(suite: str | Path | None = None, **options: object) -> Ran:
-    """Compute what is missing of a suite. Raises BenchError for a mistake; jobs that fail are told in `failed`."""
+    """Compute what a store lacks of a suite, and render its leaderboard. `options` are those of `ddbench run`: store, only,
+    device, workers, prepare, redo, quiet, ... Raises BenchError for a mistake; jobs that fail are told in `failed`."""
     import pandas as pd
 
     from ddbench.cli.run import perform
@@ -87,8 +88,10 @@ class Evaluated:
     failed: dict[str, str]  # a sentence for each job that failed
 
 
-def evaluate(set: str | Path | Sequence[str | Path], **options: object) -> Evaluated:
-    """Judge a set from a file, by training networks on it. Raises BenchError for a mistake or a file that is none."""
+def evaluate_set(set: str | Path | Sequence[str | Path], **options: object) -> Evaluated:
+    """Judge a distilled set from a file, ours or anybody's, by training networks on it; `ddbench.evaluate` is the same. `options`
+    are those of `ddbench evaluate`: data, protocol, archs, repeats, images, store, ... Raises BenchError for a mistake, or a file
+    that is none."""
     import pandas as pd
 
     from ddbench.cli.evaluate import judge
@@ -100,7 +103,8 @@ def evaluate(set: str | Path | Sequence[str | Path], **options: object) -> Evalu
 
 
 def load_set(path: str | Path, data: str | None = None, images: str | None = None, labels: str | None = None) -> ImportedSet:
-    """The images, normalised as `data`'s own, and the labels of a distilled set. Raises BenchError."""
+    """The tensors of a distilled set: `images` [N,C,H,W], normalised as the real ones, and `labels` [N,K]; of others' files,
+    `data`, `images` and `labels` say what is in them, as for `ddbench evaluate`. Raises BenchError."""
     from ddbench.evaluate.sets import metadata, read_set
     from ddbench.refs import PluginRef
 
@@ -121,7 +125,7 @@ class Records:
 
 
 def records(store: str | Path) -> Records:
-    """The records of a store. Raises DataError where there is no store."""
+    """The records of a store, as pandas frames. Raises DataError where there is no store."""
     import pandas as pd
 
     from ddbench.results.contents import read_contents

@@ -3,6 +3,7 @@ are; of the rest it says that nobody knows."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -41,6 +42,11 @@ class _Running:
     first: tuple[float, float] | None = None  # the fraction that it first told, and when; another process may have done that
     fraction: float = 0.0
 
+    @property
+    def was_begun(self) -> bool:
+        """Whether another process has done a part of it."""
+        return self.first is not None and self.first[0] > ENOUGH
+
 
 class Forecast:
     """Of the jobs of a run, told of their begins, progress and ends."""
@@ -56,6 +62,7 @@ class Forecast:
             self.jobs[kind] += 1
             self.units[kind] += units
         self.running: dict[str, _Running] = {}
+        self.walls: dict[str, float] = {}  # seconds a unit by kind, from begin to end: more than records count; of the quickest
 
     def begin(self, name: str) -> None:
         """A job has begun."""
@@ -73,9 +80,11 @@ class Forecast:
 
     def finish(self, name: str) -> None:
         """A job is done, or has failed."""
-        self.stop(name)
+        job = self.running.pop(name, None)
         if name in self.place:
             kind, units = self.place.pop(name)
+            if job and not job.was_begun:
+                self.walls[kind] = min(self.walls.get(kind, math.inf), (self.clock() - job.started) / units)
             self.jobs[kind] -= 1
             self.units[kind] -= units
 
@@ -83,8 +92,7 @@ class Forecast:
         """As far as anybody can say now."""
         known, unknown, seen = 0.0, 0, self._seen()
         for kind, num in self.jobs.items():
-            rate = self.estimates.seconds_a_unit(kind)
-            rate = seen.get(kind) if rate is None else rate
+            rate = max(filter(None, (self.estimates.seconds_a_unit(kind), self.walls.get(kind))), default=seen.get(kind))
             if rate is None:
                 unknown += num
             elif num:

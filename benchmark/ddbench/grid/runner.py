@@ -222,6 +222,7 @@ class Runner:
 
     def _fail(self, job: Job, error: str) -> None:
         self.outcome.failed[job.name] = error
+        self.forecast.finish(job.name)
         for other in self.schedule.fail(job.name):
             self.outcome.failed[other.name] = error
             self.forecast.finish(other.name)
