@@ -357,7 +357,8 @@ def parse(content: bytes, kind: type[R], where: str, remedy: str = REMEDY) -> R:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         schema = _schema_of(content)
         if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
-            advice = "Update ddbench." if not 1 <= schema < SCHEMA else "It was written by an older ddbench, which can still read it."
+            older = "It was written by an older ddbench, which can still read it."
+            advice = older if 1 <= schema < SCHEMA else "Update ddbench."
             raise DataError(f"{where} has schema {schema}, this ddbench reads {SCHEMA}. {advice}") from error
         raise DataError(f"{where} is damaged ({error}). {remedy}") from error
     if record.schema != SCHEMA:  # type: ignore[attr-defined]

@@ -49,8 +49,8 @@ MAKING = Making(held_out=0.1, iterates=0, synthetic_mean=(), synthetic_std=())
 SETS = {
     "glad-1-best-of-test": replace(MAKING, iterates=10),
     "quick-1-best-of-test": replace(MAKING, iterates=5),
-    "glad-1-svhn-mean": replace(MAKING, synthetic_mean=(0.4377, 0.4438, 0.4728)),
-    "glad-1-unnormalised": replace(MAKING, synthetic_mean=(0.0,), synthetic_std=(1.0,)),
+    "glad-1-svhn-mean": replace(MAKING, synthetic_mean=(0.4377, 0.4438, 0.4728), imagenet_only=True),
+    "glad-1-unnormalised": replace(MAKING, synthetic_mean=(0.0,), synthetic_std=(1.0,), imagenet_only=True),
 }
 
 
