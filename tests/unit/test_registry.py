@@ -157,8 +157,7 @@ def test_the_example_loss_has_the_gradient_of_its_formula(thirdparty: Path, monk
 def test_from_a_shell_with_pythonpath_the_broken_one_is_only_a_line(thirdparty: Path) -> None:
     code = dedent("""
         import argparse, sys
-        from ddbench.cli import main, plugins
-from ddbench.entry_points import twice
+        from ddbench.cli import plugins
         parser = argparse.ArgumentParser()
         plugins.add_parser(parser.add_subparsers())
         assert "torch" not in sys.modules

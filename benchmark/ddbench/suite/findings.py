@@ -67,8 +67,8 @@ class Findings:
         return self._plugins[key]
 
     def check_names(self, kind: str, entries: Sequence[Any]) -> None:
-        """Look at entries that no cell is read of, so that their faults are told with the others: at names always, at settings where
-        all that are required stand in the entry, for a place could give the others."""
+        """Look at entries that no cell is read of, so that their faults are told with the others: at names always, at settings
+        where all that are required stand in the entry, for a place could give the others."""
         for entry in entries:
             table = {"name": entry} if isinstance(entry, str) else entry
             name = table.get("name") if isinstance(table, dict) else None

@@ -181,6 +181,7 @@ class SuiteReader:
             self.fault("'networks' must name at least one network, and none twice.")
         if not 1 <= self.threads <= MAX_THREADS:
             self.fault(f"'threads' must lie in 1..{MAX_THREADS}, got {self.threads}.")
+            self.threads = 1  # read on
         baselines = self._plugins("baselines", self._value("baselines", list, list(BASELINES)))
         subsets = self._subsets()
         for (ref, _), network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
