@@ -313,7 +313,8 @@ def test_a_set_of_the_store_that_is_judged_otherwise_is_imported(own, judged, mo
 
     def short(id: str) -> protocols.Protocol:
         protocol = load(id)
-        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1))
+        anywhere = replace_plan(protocol.set, imagenet_only=False)
+        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1), set=anywhere)
 
     monkeypatch.setattr(protocols, "load", short)
     plain = judged(path, "--protocol", "glad-1")
@@ -363,8 +364,8 @@ def test_a_warning_names_the_file(judged, capsys, tmp_path):
         (["--archs", "convnet,convnet"], "names a network twice"),
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
-        (["--repeats", "0"], "--repeats, --threads and --workers must be at least 1"),
-        (["--workers", "0"], "--repeats, --threads and --workers must be at least 1"),
+        (["--repeats", "0"], "--repeats must lie in 1..10000, got 0."),
+        (["--workers", "0"], "--workers must lie in 1..1024, got 0."),
         (["--data", "cifar10"], "was made for the classes"),
         (["--protocol", "glad-1", "--rate", "0.1"], "is for the protocols that use it (lineage-1)"),
     ],

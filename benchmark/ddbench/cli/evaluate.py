@@ -80,24 +80,31 @@ def networks_of(text: str) -> list[PluginRef]:
     from ddbench.errors import ConfigError
     from ddbench.refs import PluginRef
 
-    refs = []
-    for entry in re.split(r",(?![^(]*\))", text):
-        match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
-        if not match:
-            raise ConfigError(f"--archs takes names such as convnet or convnet(width=32), separated by commas; got '{entry}'.")
-        settings: dict[str, Any] = {}
-        for part in filter(None, (match[2] or "").split(",")):
-            key, equals, value = part.partition("=")
-            if not equals:
-                raise ConfigError(f"--archs: '{part}' in '{entry}' must be name=value.")
-            settings[key.strip()] = _value(value.strip())
-        refs.append(PluginRef.resolve("architectures", match[1], settings))
+    entries = re.split(r",(?![^(]*\))", text)
+    refs = [PluginRef.resolve("architectures", *name_and_settings(entry, "--archs")) for entry in entries]
     if len({ref.label for ref in refs}) < len(refs):
         raise ConfigError(f"--archs names a network twice: {text}.")
     return refs
 
 
-def _value(text: str) -> Any:
+def name_and_settings(entry: str, where: str) -> tuple[str, dict[str, Any]]:
+    """`convnet(width=32)` in its parts; `where` begins the message. Raises ConfigError."""
+    from ddbench.errors import ConfigError
+
+    match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
+    if not match:
+        names = "names such as convnet or convnet(width=32), separated by commas"
+        raise ConfigError(f"{where} takes {names}; got '{entry}'.")
+    settings: dict[str, Any] = {}
+    for part in filter(None, (match[2] or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"{where}: '{part}' in '{entry}' must be name=value.")
+        settings[key.strip()] = _value(value.strip(), where)
+    return match[1], settings
+
+
+def _value(text: str, where: str) -> Any:
     """A TOML value; a bare word is text. Raises ConfigError."""
     from ddbench.errors import ConfigError
     from ddbench.files import parse_toml
@@ -107,7 +114,7 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     except ValueError as error:
-        raise ConfigError(f"--archs: {error}, in '{text[:60]}'.") from error
+        raise ConfigError(f"{where}: {error}, in '{text[:60]}'.") from error
 
 
 @dataclass(frozen=True)
