@@ -21,7 +21,8 @@ from ddbench.compute.run import be_deterministic, pick_device
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import default_root
 from ddbench.evaluate.evaluator import Asked, Evaluator, Subject, evaluate_block
-from ddbench.evaluate.sets import metadata, read_set
+from ddbench.evaluate.set_layouts import open_set
+from ddbench.evaluate.sets import read_set
 from ddbench.plan import Judging
 from ddbench.refs import PluginRef
 
@@ -33,7 +34,7 @@ def evaluator_of(network: PluginRef, given: argparse.Namespace) -> Evaluator:
     device, numbers = pick_device(given.device), protocols.load(given.protocol).judging
     threads = num_cores() if device.type == "cpu" else 1
     be_deterministic(threads, numbers.tf32)
-    dataset = PluginRef.resolve("datasets", metadata(given.set)["dataset"], {})
+    dataset = PluginRef.resolve("datasets", open_set(given.set).meta["dataset"], {})
     spec = dataset.make().spec()
     made = read_set(given.set, spec)
     subject = Subject(made.images.to(device), made.labels.to(device), "", learned_rate=made.learned_rate)

@@ -88,7 +88,7 @@ def own(tmp_path: Path) -> Store:
     store, dataset = Store(tmp_path / "store"), PluginRef.resolve("datasets", "mnist-5k", {})
     path = write(tmp_path / "origin.pt", pixels(), torch.arange(10))
     given, making = read_set(path, SPEC, "pixels"), protocols.load("smoke-1").set
-    new = import_set(path, given, dataset, identify(dataset, None), making, hardware.place(in_process.CPU, 1, (dataset,)))
+    new = import_set(given, dataset, identify(dataset, None), making, hardware.place(in_process.CPU, 1, (dataset,)))
     store.publish_set(new.plan, new.record, new.contents)
     return store
 
@@ -160,22 +160,22 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
     torch.save(good, tmp_path / "bare.pt")
     odd = {"ddbench": json.dumps({"dataset": 3, "mean": [0.1]})}
     save_file({"images": good, "labels": labels}, tmp_path / "odd.safetensors", odd)
-    (tmp_path / "set.npz").write_bytes(b"")
+    (tmp_path / "set.mat").write_bytes(b"")
 
     def file(name: str, images: torch.Tensor, labels: torch.Tensor = labels) -> Path:
         return write(tmp_path / f"{name}.pt", images, labels)
 
     return {
         "missing": (tmp_path / "no.pt", how, ConfigError, "there is no file"),
-        "kind": (tmp_path / "set.npz", how, ConfigError, "neither a .safetensors nor a .pt"),
+        "kind": (tmp_path / "set.mat", how, ConfigError, "is none of .safetensors, .pt, .pth, .npz, .npy, and no folder"),
         "cut pt": (tmp_path / "cut.pt", how, DataError, "cannot be read"),
         "cut safetensors": (tmp_path / "cut.safetensors", how, DataError, "damaged or cut short"),
         "code": (tmp_path / "malice.pt", how, DataError, "pickled code is never run"),
-        "lacks": (tmp_path / "lacks.pt", how, DataError, "must hold the tensors images and labels; it holds x"),
-        "bare": (tmp_path / "bare.pt", how, DataError, "must hold a dictionary or a pair"),
+        "lacks": (tmp_path / "lacks.pt", how, DataError, "must hold the tensors images .* and labels .*; it holds x"),
+        "bare": (tmp_path / "bare.pt", how, ConfigError, "holds one tensor: name the file of images, then that of labels"),
         "unsaid": (file("unsaid", good), {}, ConfigError, "--images normalised, pixels or whitened"),
         "nan": (file("nan", nan), how, DataError, "NaN or infinite"),
-        "channels": (file("rgb", good.expand(-1, 3, -1, -1).clone()), how, DataError, r"\[N, 1, H, W\]"),
+        "channels": (file("rgb", good.repeat(1, 2, 1, 1)), how, DataError, r"\[N, 1, H, W\]"),
         "side": (file("side", good[..., :20].clone()), how, DataError, "28 x 20 px"),
         "range": (file("range", SPEC.normalise(good) * 3), how, DataError, "must be uint8 or lie in"),
         "bytes": (file("bytes", good.to(torch.uint8)), {"values": "normalised"}, DataError, "Are they pixels"),
@@ -183,7 +183,7 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
         "logits": (file("logits", good, torch.eye(10) * 5), how, DataError, "probabilities, not logits"),
         "lengths": (file("lengths", good, labels[:5].clone()), how, DataError, r"labels must be \[10\]"),
         "integers": (file("integers", (good * 255).int()), how, DataError, "floats or uint8 pixels, got torch.int32"),
-        "complex": (file("complex", good.to(torch.complex64)), how, DataError, "floats or uint8 pixels, got torch.complex64"),
+        "complex": (file("complex", good.to(torch.complex64)), how, DataError, "of up to 64 bits, got torch.complex64"),
         "metadata": (tmp_path / "odd.safetensors", {}, DataError, "its metadata must hold dataset, class_names, mean and std"),
         "std": (file("std", good), {"values": "normalised", "mean": [0.1], "std": [0.0]}, ConfigError, "--std above 0"),
         "half": (file("half", good), {"values": "normalised", "mean": [0.1]}, ConfigError, "go together"),
@@ -363,8 +363,9 @@ def test_a_warning_names_the_file(judged, capsys, tmp_path):
         (["--archs", "convnet,convnet"], "names a network twice"),
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
-        (["--repeats", "0"], "--repeats, --threads and --workers must be at least 1"),
-        (["--workers", "0"], "--repeats, --threads and --workers must be at least 1"),
+        (["--repeats", "0"], "--repeats must lie in 1..10000, got 0."),
+        (["--repeats", str(10**20)], "--repeats must lie in 1..10000, got a number of more than 15 digits."),
+        (["--workers", "0"], "--threads and --workers must be at least 1"),
         (["--data", "cifar10"], "was made for the classes"),
         (["--protocol", "glad-1", "--rate", "0.1"], "is for the protocols that use it (lineage-1)"),
     ],
