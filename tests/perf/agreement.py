@@ -58,7 +58,7 @@ def line(network: PluginRef, given: argparse.Namespace) -> list[str]:
     equal = sum(difference == 0 for difference in differences)
     inside = "yes" if abs(mean) <= half or mean == 0 else "no"
     both = [f"{100 * statistics.fmean(values):.2f}" for values in (plain, stacked)]
-    return [network.label, str(num), *both, f"{mean:+.3f} ± {half:.3f}", inside, str(equal)]
+    return [network.label, str(num), *both, f"{mean:+.3f}", f"{mean - half:+.3f} to {mean + half:+.3f}", inside, str(equal)]
 
 
 if __name__ == "__main__":
@@ -69,7 +69,7 @@ if __name__ == "__main__":
     parser.add_argument("--archs", default=ARCHS)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points, 95 %", "holds zero", "equal repeats"]
+    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points", "95 % interval", "holds zero", "equal repeats"]
     print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
     for ref in networks_of(given.archs):
         print("| " + " | ".join(line(ref, given)) + " |", flush=True)

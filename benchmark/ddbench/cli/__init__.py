@@ -27,6 +27,7 @@ from ddbench.cli import (
     store,
     tune,
 )
+from ddbench.cli.streams import print_anywhere
 from ddbench.errors import BenchError
 
 VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
@@ -65,6 +66,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: some cells failed or an accuracy fell; 2: a mistake, told in a sentence; 130: stopped."""
+    print_anywhere()
     args = parser().parse_args(argv)
     try:
         with _terminated_like_interrupted():

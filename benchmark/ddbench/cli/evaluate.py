@@ -211,7 +211,7 @@ def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     shown = [
         [
             row["network"],
-            f"{100 * row['accuracy']:.1f} ± " + ("–" if row["std"] is None else f"{100 * row['std']:.1f}"),
+            f"{100 * row['accuracy']:.1f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.1f}"),
             f"{row['seconds_train']:.1f}",
             f"{row['seconds_test']:.1f}",
             f"{row['images_per_second']:,.0f}",

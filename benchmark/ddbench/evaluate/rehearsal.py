@@ -21,7 +21,7 @@ def rehearse(network: PluginRef, spec: Spec, num: int = 0, batch: int = 2) -> No
         _step(network, spec, 1, f"cannot be trained on one image, as a network with BatchNorm cannot, and {where}", REMEDY)
 
 
-REMEDY = "Leave an image out or add one, or name a network without BatchNorm, such as convnet"
+REMEDY = "Bring an image more, or name a network without BatchNorm, such as convnet"
 
 
 def _step(network: PluginRef, spec: Spec, num: int, what: str, remedy: str = "Mend the plugin, or name another network") -> None:

@@ -12,7 +12,7 @@ from ddbench.api import Spec
 from ddbench.data.subsets import TrainingData
 from ddbench.ops.image_files import some
 
-LARGE = 10.0  # the root of the mean square of normalised or whitened images: of real ones it is about 1
+LARGE = 20.0  # the root of the mean square of normalised or whitened images: of real ones it is about 1
 SAMPLED, SAMPLED_VALUES = 200, 1 << 27  # real images of a class that are looked at, and values of all of them, at most
 DARK = 0.02  # pixels in [0, 1] that are all below this were divided by 255 twice
 

@@ -153,9 +153,11 @@ def _unknown(content: Content, value: Any) -> DataError | ConfigError:
     """What to do about something that is no layout."""
     path = content.path
     if isinstance(value, Tensor | np.ndarray):
-        labels = path.with_name(path.name.replace("images", "labels"))
-        there = shlex.join(map(str, (path, labels if labels != path else path.with_name(f"labels{path.suffix}"))))
-        return ConfigError(f"{path} holds one tensor: name the file of images, then that of labels: ddbench evaluate {there}")
+        (here, there) = ("images", "labels") if value.ndim > 2 else ("labels", "images")
+        other = path.with_name(path.name.replace(here, there))
+        both = (path, other if other != path else path.with_name(f"{there}{path.suffix}"))
+        command = shlex.join(["ddbench", "evaluate", *map(str, both if here == "images" else both[::-1])])
+        return ConfigError(f"{path} holds {here} alone: name the file of images, then that of labels, as in: {command}")
     if isinstance(value, dict):
         held = some(sorted(map(str, value))) if value else "nothing"
         names = f"images (or {', '.join(IMAGES[1:-1])}) and labels (or {', '.join(LABELS[1:-1])})"
