@@ -69,7 +69,8 @@ if __name__ == "__main__":
     parser.add_argument("--archs", default=ARCHS)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points", "95 % interval", "holds zero", "equal repeats"]
+    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points", "95 % interval", "holds zero"]
+    columns.append("equal repeats")
     print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
     for ref in networks_of(given.archs):
         print("| " + " | ".join(line(ref, given)) + " |", flush=True)

@@ -5,6 +5,7 @@ Most tests judge in this process, see `in_process`; the last ones start the real
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from ddbench.compute import hardware
 from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.evaluate import evaluator
+from ddbench.evaluate.asked import ask, compared_with_real
 from ddbench.evaluate.evaluator import Finished, pack, unpack
 from ddbench.evaluate.imports import import_set
 from ddbench.evaluate.sets import read_set
@@ -33,6 +35,7 @@ from ddbench.refs import PluginRef
 from ddbench.registry import datasets
 from ddbench.results.store import Store
 from ddbench.seeds import stream
+from ddbench_plugins.datasets import mnist_5k
 
 SPEC = datasets.make("mnist-5k").spec()
 SMALL = ["--protocol", "smoke-1", "--archs", "convnet(width=4,depth=1)", "--device", "cpu", "--threads", "1", "--json"]
@@ -345,6 +348,73 @@ def test_what_cannot_be_judged_is_a_sentence_and_the_rest_is_shown(ours, judged,
     told = json.loads(said.out)
     assert [row["network"] for row in told["networks"]] == ["convnet(width=4, depth=1)"]
     assert list(told["failed"].values()) == ["training diverged."]
+
+
+def test_experiments_of_a_file_are_sets_of_their_own(judged, tmp_path):
+    path = tmp_path / "res.pt"
+    torch.save({"data": [[pixels() / number, torch.arange(10)] for number in (1, 2)]}, path)
+    words = (path, "--data", "mnist-5k", "--images", "pixels")
+    first, second = (judged(*words, "--experiment", number) for number in (0, 1))
+    assert first["key"] != second["key"]
+    assert bits(first) != bits(second)
+    plan = Store(tmp_path / "store").read_plan(second["key"])
+    assert plan.imported.experiment == 1
+    assert plan.method.endswith(" experiment 1")
+
+
+def test_images_and_labels_may_lie_in_two_files(judged, tmp_path):
+    images, labels, both = (tmp_path / f"{name}.pt" for name in ("images_best", "labels_best", "both"))
+    torch.save(pixels(), images)
+    torch.save(torch.arange(10), labels)
+    write(both, pixels(), torch.arange(10))
+    words = ("--data", "mnist-5k", "--images", "pixels")
+    two = judged(images, labels, *words)
+    assert two["set"] == f"{images} and {labels}"
+    assert two["holds"] == "10 images, 1 a class"
+    assert bits(two) == bits(judged(both, *words))
+
+
+def test_labels_that_are_not_those_of_real_classes_are_pointed_out(monkeypatch, tmp_path):
+    """By the training images alone."""
+    load, splits, path = mnist_5k.Mnist5k.load, list[str](), tmp_path / "a.pt"
+
+    def spy(dataset: Any, split: Any, root: Any) -> Any:
+        splits.append(split)
+        return load(dataset, split, root)
+
+    data = load(mnist_5k.Mnist5k(), "train", None)
+    rows = torch.cat([torch.where(data.labels == label)[0][:5] for label in range(10)])
+    monkeypatch.setattr(mnist_5k.Mnist5k, "load", spy)
+    for shift in (0, 3):
+        torch.save((data.images[rows], (data.labels[rows] + shift) % 10), path)
+        asked = ask(path, data="mnist-5k", archs="convnet(width=4,depth=1)")
+        warnings = compared_with_real(asked, None).given.warnings
+        assert [warning.endswith("do they count the classes in another order?") for warning in warnings] == [True] * bool(shift)
+    assert set(splits) == {"train"}
+
+
+def test_what_the_terminal_cannot_show_is_replaced(ours, judged, monkeypatch):
+    """The judgement is kept before it is printed, and every number of it is shown."""
+    told = judged(ours, "--repeats", 2)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    words = [word for word in SMALL if word != "--json"] + ["--store", told["store"], "--repeats", "2"]
+    assert main(["evaluate", str(ours), *words]) == 0
+    out.seek(0)
+    (row,) = told["networks"]
+    assert f"{100 * row['accuracy']:.1f} +- {100 * row['std']:.1f} |" in out.read()
+
+
+def test_a_network_that_cannot_take_a_step_is_named_before_any_is_taken(ours, judged, trained, capsys, monkeypatch, tmp_path):
+    def broken(network: Any, pre_logits: Any) -> None:
+        raise KeyError("no such layer")
+
+    monkeypatch.setattr("ddbench.ops.layers.Network.forward", broken)
+    assert main(["evaluate", str(ours), *SMALL, "--store", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ddbench: network 'convnet(width=4, depth=1)' cannot be trained (KeyError: 'no such layer')")
+    assert trained == []
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_warning_names_the_file(judged, capsys, tmp_path):

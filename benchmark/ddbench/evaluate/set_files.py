@@ -185,6 +185,7 @@ def _check_meta(path: Path, meta: Any) -> None:
     fit = meta == {} or (
         isinstance(meta, dict)
         and isinstance(meta.get("dataset"), str)
+        and meta["dataset"].isprintable()
         and all(isinstance(meta.get(name), list) for name in lists)
         and all(type(value) is kind for name, kind in lists.items() for value in meta[name])
         and isinstance(meta.get("learned", {}), dict)

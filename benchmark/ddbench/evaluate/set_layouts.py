@@ -117,7 +117,7 @@ def open_set(paths: Path | Sequence[Path], experiment: int | None = None) -> Fou
     matrices = {what: _plain(name, what, more[what]) for what in ("zca_mean", "zca_matrix") if what in more}
     found = Found(paths, images, labels, sha256, number, parts.rate, meta=first.meta, **matrices)
     if isinstance(value, Pictures):
-        return replace(found, class_names=value.names, are_folders=True)
+        return replace(found, class_names=_class_names(name, {"class_names": value.names}), are_folders=True)
     return replace(found, class_names=_class_names(name, first.meta or more))
 
 
@@ -159,12 +159,17 @@ def _unknown(content: Content, value: Any) -> DataError | ConfigError:
         command = shlex.join(["ddbench", "evaluate", *map(str, both if here == "images" else both[::-1])])
         return ConfigError(f"{path} holds {here} alone: name the file of images, then that of labels, as in: {command}")
     if isinstance(value, dict):
-        held = some(sorted(map(str, value))) if value else "nothing"
+        held = some(sorted(map(_word, value))) if value else "nothing"
         names = f"images (or {', '.join(IMAGES[1:-1])}) and labels (or {', '.join(LABELS[1:-1])})"
         return DataError(f"{path} must hold the tensors {names}; it holds {held}.")
     what = f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
     told = "a dictionary of images and labels, a pair of them, or a triple with the learned rate"
     return DataError(f"{path} must hold {told}, got {what}.")
+
+
+def _word(key: Any) -> str:
+    """A name in a file, in a sentence; a stranger wrote it."""
+    return key[:40] if isinstance(key, str) and key.isprintable() else f"a {type(key).__name__}"
 
 
 def _refuse_two(name: str, value: dict[Any, Any]) -> None:
@@ -177,8 +182,9 @@ def _class_names(name: str, beside: dict[Any, Any]) -> tuple[str, ...] | None:
     names = beside.get("class_names")
     if names is None:
         return None
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str) for one in names):
-        raise DataError(f"{name}: class_names must be a list of texts, in the order in which the labels count the classes.")
+    fits = isinstance(names, list | tuple) and names and all(isinstance(one, str) and one.isprintable() for one in names)
+    if not fits:
+        raise DataError(f"{name}: class_names must be a list of words, in the order in which the labels count the classes.")
     if len(set(names)) < len(names):
         raise DataError(f"{name}: class_names name a class twice.")
     return tuple(names)

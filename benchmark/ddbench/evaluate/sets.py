@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -161,8 +162,9 @@ def _learned_rate(found: Found) -> float | None:
     value = found.meta.get("learned", {}).get("student_rate") if found.meta else found.rate
     if value is None:
         return None
-    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
-        value = value.item()
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        with suppress(RuntimeError, ValueError):  # of no value, of several, and of tensors that hold none
+            value = value.item()
     if type(value) not in (int, float) or not 0 < value < math.inf:
         got = f"{value:.6g}" if type(value) is float else type(value).__name__
         raise DataError(f"{found.name}: its learned rate must be a number above 0, got {got}.")
