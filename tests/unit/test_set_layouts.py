@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +19,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ddbench import protocols
 from ddbench.api import Arch, Spec
+from ddbench.cli import parser
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, DataError, PluginError
 from ddbench.evaluate.rehearsal import rehearse
@@ -180,6 +184,16 @@ def test_arrays_in_a_pt_say_how_to_save_them(tmp_path: Path) -> None:
         assert is_as_saved(read_set(path, SPEC))
     except DataError as error:
         assert "save torch.from_numpy(array)" in str(error)  # noqa: PT017 - either is right
+
+
+def test_the_commands_of_the_docs_are_those_of_the_command_line() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sets.md").read_text()
+    commands = [shlex.split(found) for found in re.findall(r"\| `(ddbench evaluate .*)` \|", text)]
+    assert len(commands) == 11
+    for command in commands:
+        given = parser().parse_args(command[1:])
+        assert given.protocol in protocols.names()
+        assert len(given.set) == 1 + ("labels" in " ".join(command))
 
 
 # ---------------------------------------------------------------- folders

@@ -61,6 +61,9 @@ def _command(row: Row, section: Section, suite: str, around: Surroundings) -> st
     plan = row.plan
     if plan.imported:
         how = f"--data {plan.dataset.written} --images {plan.imported.images} --labels {plan.imported.labels}"
+        how += "" if plan.imported.experiment is None else f" --experiment {plan.imported.experiment}"
+        for name, values in (("mean", plan.imported.mean), ("std", plan.imported.std)):
+            how += f" --{name}={','.join(map(str, values))}" if values else ""
         return f"ddbench evaluate FILE {how} --protocol {section.protocol}"
     if not suite:
         return f"ddbench evaluate STORE/sets/{short(row.results[0].key)} --store STORE --protocol {section.protocol}"
