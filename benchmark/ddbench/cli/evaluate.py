@@ -76,7 +76,6 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.compute import hardware
     from ddbench.compute.run import pick_device
     from ddbench.data.subsets import default_root, identify
-    from ddbench.evaluate.asked import compared_with_real
     from ddbench.evaluate.imports import check_saw
     from ddbench.evaluate.judged import Judged
     from ddbench.results.contents import read_contents
@@ -85,13 +84,15 @@ def main(args: argparse.Namespace) -> int:
     device, root = pick_device(args.device), default_root()
     if args.threads is None:
         args.threads = hardware.num_cores() if device.type == "cpu" else 1
-    asked = compared_with_real(_ask(args), root)
-    for sentence in asked.given.warnings:
-        print(f"warning: {asked.found.name}: {sentence}", file=sys.stderr)
+    asked = _ask(args)
     store, identity = Store(args.store), identify(asked.dataset, root)
-    plan = _set_in(store, args, asked) or _imported(store, args, asked, identity, device)
+    lies_there = _set_in(store, args, asked)
+    plan = lies_there or _imported(store, args, asked, identity, device, root)
     _refuse_damaged(store, plan)
-    check_saw(store.read_record(plan.key), args.saw)
+    record = store.read_record(plan.key)
+    for sentence in dict.fromkeys((*asked.given.warnings, *(() if lies_there else record.marks))):
+        print(f"warning: {asked.found.name}: {sentence}", file=sys.stderr)
+    check_saw(record, args.saw)
     planned = _planned(args, asked, plan, identity)
     outcome = _run(planned, store, args, root)
     (cell,) = planned.cells
@@ -139,18 +140,23 @@ def _set_in(store: Store, args: argparse.Namespace, asked: Asked) -> SetPlan | N
     return plan if as_made and plan.dataset.what == asked.dataset.what else None
 
 
-def _imported(store: Store, args: argparse.Namespace, asked: Asked, identity: Identity, device: torch.device) -> SetPlan:
-    """The plan of the file's set, which is put into the store if it is not there."""
+def _imported(
+    store: Store, args: argparse.Namespace, asked: Asked, identity: Identity, device: torch.device, root: Path | None
+) -> SetPlan:  # fmt: skip
+    """The plan of the files' set, which is put into the store if it is not there."""
     from ddbench.compute import hardware
-    from ddbench.evaluate.imports import import_set
+    from ddbench.evaluate.asked import compared_with_real
+    from ddbench.evaluate.imports import import_set, plan_of
     from ddbench.plan import short
 
-    place = hardware.place(device, args.threads, (asked.dataset,))
-    new = import_set(asked.given, asked.dataset, identity, asked.protocol.set, place, asked.saw)
-    with store.lock(f"set-{short(new.plan.key)}"):
-        if not store.has_set(new.plan.key):
+    making = asked.protocol.set
+    plan = plan_of(asked.given, asked.dataset, identity, making)
+    with store.lock(f"set-{short(plan.key)}"):
+        if not store.has_set(plan.key):
+            given, place = compared_with_real(asked, root).given, hardware.place(device, args.threads, (asked.dataset,))
+            new = import_set(given, asked.dataset, identity, making, place, asked.saw)
             store.publish_set(new.plan, new.record, new.contents)
-    return new.plan
+    return plan
 
 
 def _refuse_damaged(store: Store, plan: SetPlan) -> None:
