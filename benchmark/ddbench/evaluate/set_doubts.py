@@ -77,8 +77,8 @@ def doubts_of_classes(images: Tensor, labels: Tensor, seen: Callable[[Tensor], T
     if rate <= chance or agree > chance * total + 2 * math.sqrt(chance * (1 - chance) * total):
         return ()
     evidence = agree * math.log(chance / rate) + (total - agree) * math.log((1 - chance) / (1 - rate))
-    told = f"the labels of {agree} of {total} images are those of the nearest mean of real training images, as by chance"
-    return (f"{told}: do they count the classes in another order?",) if evidence > math.log(20) else ()
+    told = f"the labels of {agree} of {total} images are those of the nearest mean of real training images"
+    return (f"{told}, no more than by chance: do they count the classes in another order?",) if evidence > math.log(20) else ()
 
 
 def _nearest(images: Tensor, means: Tensor) -> Tensor:
