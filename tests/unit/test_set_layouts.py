@@ -187,7 +187,7 @@ def test_arrays_in_a_pt_say_how_to_save_them(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_docs_are_those_of_the_command_line() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "sets.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text()
     commands = [shlex.split(found) for found in re.findall(r"\| `(ddbench evaluate .*)` \|", text)]
     assert len(commands) == 11
     for command in commands:
