@@ -141,7 +141,7 @@ def read_tensors(path: Path, what: str, remedy: str = REMEDY) -> tuple[dict[str,
             meta = json.loads((file.metadata() or {}).get("ddbench", "{}"))
     except FileNotFoundError as error:
         raise DataError(f"{what} {path} is missing. {remedy}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"{what} {path} is damaged or cut short ({error}). {remedy}") from error
     return tensors, meta
 

@@ -44,12 +44,13 @@ def short(key: str) -> str:
 class Imported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a set that was not made here comes from, and how its file was read."""
 
-    sha256: str  # of the file
+    sha256: str  # of the file; of several, or of a folder, of their hashes
     images: str  # normalised, pixels or whitened
     labels: str  # indices, probabilities or logits
     mean: tuple[float, ...] = ()  # that normalised images were normalised by; empty: the data set's own
     std: tuple[float, ...] = ()
     learned_rate: float | None = None
+    experiment: int | None = None  # which of a file's sets it is; None where there is one only
 
 
 class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
@@ -107,7 +108,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def method(self) -> str:
         """The row's name: `dm / glad / cvae`, the baseline's, or `imported`."""
         if self.imported:
-            return f"imported {self.imported.sha256[:8]}"
+            number = "" if self.imported.experiment is None else f" experiment {self.imported.experiment}"
+            return f"imported {self.imported.sha256[:8]}{number}"
         if self.baseline:
             return " / ".join(ref.label for ref in (self.baseline, self.generator) if ref)
         return " / ".join(ref.label for ref in (self.loss, self.space, self.generator) if ref)

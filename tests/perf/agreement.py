@@ -15,13 +15,14 @@ from pathlib import Path
 from scipy.stats import t
 
 from ddbench import protocols
-from ddbench.cli.evaluate import networks_of
 from ddbench.compute.hardware import num_cores
 from ddbench.compute.run import be_deterministic, pick_device
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import default_root
+from ddbench.evaluate.asked import networks_of
 from ddbench.evaluate.evaluator import Asked, Evaluator, Subject, evaluate_block
-from ddbench.evaluate.sets import metadata, read_set
+from ddbench.evaluate.set_layouts import open_set
+from ddbench.evaluate.sets import read_set
 from ddbench.plan import Judging
 from ddbench.refs import PluginRef
 
@@ -33,7 +34,7 @@ def evaluator_of(network: PluginRef, given: argparse.Namespace) -> Evaluator:
     device, numbers = pick_device(given.device), protocols.load(given.protocol).judging
     threads = num_cores() if device.type == "cpu" else 1
     be_deterministic(threads, numbers.tf32)
-    dataset = PluginRef.resolve("datasets", metadata(given.set)["dataset"], {})
+    dataset = PluginRef.resolve("datasets", open_set(given.set).meta["dataset"], {})
     spec = dataset.make().spec()
     made = read_set(given.set, spec)
     subject = Subject(made.images.to(device), made.labels.to(device), "", learned_rate=made.learned_rate)
@@ -57,7 +58,7 @@ def line(network: PluginRef, given: argparse.Namespace) -> list[str]:
     equal = sum(difference == 0 for difference in differences)
     inside = "yes" if abs(mean) <= half or mean == 0 else "no"
     both = [f"{100 * statistics.fmean(values):.2f}" for values in (plain, stacked)]
-    return [network.label, str(num), *both, f"{mean:+.3f} ± {half:.3f}", inside, str(equal)]
+    return [network.label, str(num), *both, f"{mean:+.3f}", f"{mean - half:+.3f} to {mean + half:+.3f}", inside, str(equal)]
 
 
 if __name__ == "__main__":
@@ -68,7 +69,8 @@ if __name__ == "__main__":
     parser.add_argument("--archs", default=ARCHS)
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
-    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points, 95 %", "holds zero", "equal repeats"]
+    columns = ["network", "repeats", "plain %", "stacked %", "stacked - plain, points", "95 % interval", "holds zero"]
+    columns.append("equal repeats")
     print("| " + " | ".join(columns) + " |\n|:--|" + "--:|" * (len(columns) - 1))
     for ref in networks_of(given.archs):
         print("| " + " | ".join(line(ref, given)) + " |", flush=True)

@@ -5,8 +5,10 @@ Most tests judge in this process, see `in_process`; the last ones start the real
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from ddbench.compute import hardware
 from ddbench.data.subsets import identify
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.evaluate import evaluator
+from ddbench.evaluate.asked import ask, compared_with_real
 from ddbench.evaluate.evaluator import Finished, pack, unpack
 from ddbench.evaluate.imports import import_set
 from ddbench.evaluate.sets import read_set
@@ -33,6 +36,7 @@ from ddbench.refs import PluginRef
 from ddbench.registry import datasets
 from ddbench.results.store import Store
 from ddbench.seeds import stream
+from ddbench_plugins.datasets import mnist_5k
 
 SPEC = datasets.make("mnist-5k").spec()
 SMALL = ["--protocol", "smoke-1", "--archs", "convnet(width=4,depth=1)", "--device", "cpu", "--threads", "1", "--json"]
@@ -88,7 +92,7 @@ def own(tmp_path: Path) -> Store:
     store, dataset = Store(tmp_path / "store"), PluginRef.resolve("datasets", "mnist-5k", {})
     path = write(tmp_path / "origin.pt", pixels(), torch.arange(10))
     given, making = read_set(path, SPEC, "pixels"), protocols.load("smoke-1").set
-    new = import_set(path, given, dataset, identify(dataset, None), making, hardware.place(in_process.CPU, 1, (dataset,)))
+    new = import_set(given, dataset, identify(dataset, None), making, hardware.place(in_process.CPU, 1, (dataset,)))
     store.publish_set(new.plan, new.record, new.contents)
     return store
 
@@ -160,22 +164,22 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
     torch.save(good, tmp_path / "bare.pt")
     odd = {"ddbench": json.dumps({"dataset": 3, "mean": [0.1]})}
     save_file({"images": good, "labels": labels}, tmp_path / "odd.safetensors", odd)
-    (tmp_path / "set.npz").write_bytes(b"")
+    (tmp_path / "set.mat").write_bytes(b"")
 
     def file(name: str, images: torch.Tensor, labels: torch.Tensor = labels) -> Path:
         return write(tmp_path / f"{name}.pt", images, labels)
 
     return {
         "missing": (tmp_path / "no.pt", how, ConfigError, "there is no file"),
-        "kind": (tmp_path / "set.npz", how, ConfigError, "neither a .safetensors nor a .pt"),
+        "kind": (tmp_path / "set.mat", how, ConfigError, "is none of .safetensors, .pt, .pth, .npz, .npy, and no folder"),
         "cut pt": (tmp_path / "cut.pt", how, DataError, "cannot be read"),
         "cut safetensors": (tmp_path / "cut.safetensors", how, DataError, "damaged or cut short"),
         "code": (tmp_path / "malice.pt", how, DataError, "pickled code is never run"),
-        "lacks": (tmp_path / "lacks.pt", how, DataError, "must hold the tensors images and labels; it holds x"),
-        "bare": (tmp_path / "bare.pt", how, DataError, "must hold a dictionary or a pair"),
+        "lacks": (tmp_path / "lacks.pt", how, DataError, "must hold the tensors images .* and labels .*; it holds x"),
+        "bare": (tmp_path / "bare.pt", how, ConfigError, "holds images alone: name the file of images, then that of labels"),
         "unsaid": (file("unsaid", good), {}, ConfigError, "--images normalised, pixels or whitened"),
         "nan": (file("nan", nan), how, DataError, "NaN or infinite"),
-        "channels": (file("rgb", good.expand(-1, 3, -1, -1).clone()), how, DataError, r"\[N, 1, H, W\]"),
+        "channels": (file("rgb", good.repeat(1, 2, 1, 1)), how, DataError, r"\[N, 1, H, W\]"),
         "side": (file("side", good[..., :20].clone()), how, DataError, "28 x 20 px"),
         "range": (file("range", SPEC.normalise(good) * 3), how, DataError, "must be uint8 or lie in"),
         "bytes": (file("bytes", good.to(torch.uint8)), {"values": "normalised"}, DataError, "Are they pixels"),
@@ -247,7 +251,7 @@ def test_the_table_has_mean_and_spread(ours, judged, capsys):
     assert main(["evaluate", str(ours), *words, "--repeats", "3"]) == 0
     assert f"| {100 * row['accuracy']:.1f} ± {100 * row['std']:.1f} |" in " ".join(capsys.readouterr().out.split())
     assert main(["evaluate", str(ours), *words]) == 0
-    assert f"| {100 * accuracies[0]:.1f} ± – |" in " ".join(capsys.readouterr().out.split())
+    assert f"| {100 * accuracies[0]:.1f} |" in " ".join(capsys.readouterr().out.split())
     assert judged(ours)["networks"][0]["std"] is None
 
 
@@ -348,6 +352,73 @@ def test_what_cannot_be_judged_is_a_sentence_and_the_rest_is_shown(ours, judged,
     assert list(told["failed"].values()) == ["training diverged."]
 
 
+def test_experiments_of_a_file_are_sets_of_their_own(judged, tmp_path):
+    path = tmp_path / "res.pt"
+    torch.save({"data": [[pixels() / number, torch.arange(10)] for number in (1, 2)]}, path)
+    words = (path, "--data", "mnist-5k", "--images", "pixels")
+    first, second = (judged(*words, "--experiment", number) for number in (0, 1))
+    assert first["key"] != second["key"]
+    assert bits(first) != bits(second)
+    plan = Store(tmp_path / "store").read_plan(second["key"])
+    assert plan.imported.experiment == 1
+    assert plan.method.endswith(" experiment 1")
+
+
+def test_images_and_labels_may_lie_in_two_files(judged, tmp_path):
+    images, labels, both = (tmp_path / f"{name}.pt" for name in ("images_best", "labels_best", "both"))
+    torch.save(pixels(), images)
+    torch.save(torch.arange(10), labels)
+    write(both, pixels(), torch.arange(10))
+    words = ("--data", "mnist-5k", "--images", "pixels")
+    two = judged(images, labels, *words)
+    assert two["set"] == f"{images} and {labels}"
+    assert two["holds"] == "10 images, 1 a class"
+    assert bits(two) == bits(judged(both, *words))
+
+
+def test_labels_that_are_not_those_of_real_classes_are_pointed_out(monkeypatch, tmp_path):
+    """By the training images alone."""
+    load, splits, path = mnist_5k.Mnist5k.load, list[str](), tmp_path / "a.pt"
+
+    def spy(dataset: Any, split: Any, root: Any) -> Any:
+        splits.append(split)
+        return load(dataset, split, root)
+
+    data = load(mnist_5k.Mnist5k(), "train", None)
+    rows = torch.cat([torch.where(data.labels == label)[0][:5] for label in range(10)])
+    monkeypatch.setattr(mnist_5k.Mnist5k, "load", spy)
+    for shift in (0, 3):
+        torch.save((data.images[rows], (data.labels[rows] + shift) % 10), path)
+        asked = ask(path, data="mnist-5k", archs="convnet(width=4,depth=1)")
+        warnings = compared_with_real(asked, None).given.warnings
+        assert [warning.endswith("do they count the classes in another order?") for warning in warnings] == [True] * bool(shift)
+    assert set(splits) == {"train"}
+
+
+def test_what_the_terminal_cannot_show_is_replaced(ours, judged, monkeypatch):
+    """The judgement is kept before it is printed, and every number of it is shown."""
+    told = judged(ours, "--repeats", 2)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    words = [word for word in SMALL if word != "--json"] + ["--store", told["store"], "--repeats", "2"]
+    assert main(["evaluate", str(ours), *words]) == 0
+    out.seek(0)
+    (row,) = told["networks"]
+    assert re.search(rf"{100 * row['accuracy']:.1f} (\+-|\?) {100 * row['std']:.1f} \|", out.read())
+
+
+def test_a_network_that_cannot_take_a_step_is_named_before_any_is_taken(ours, judged, trained, capsys, monkeypatch, tmp_path):
+    def broken(network: Any, pre_logits: Any) -> None:
+        raise KeyError("no such layer")
+
+    monkeypatch.setattr("ddbench.ops.layers.Network.forward", broken)
+    assert main(["evaluate", str(ours), *SMALL, "--store", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("ddbench: network 'convnet(width=4, depth=1)' cannot be trained (KeyError: 'no such layer')")
+    assert trained == []
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_warning_names_the_file(judged, capsys, tmp_path):
     path = write(tmp_path / "a.pt", pixels(), torch.arange(10))
     words = ["--data", "mnist-5k", "--images", "normalised", "--store", str(tmp_path / "store")]
@@ -365,6 +436,7 @@ def test_a_warning_names_the_file(judged, capsys, tmp_path):
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
         (["--repeats", "0"], "--repeats must lie in 1..10000, got 0."),
+        (["--repeats", str(10**20)], "--repeats must lie in 1..10000, got a number of more than 15 digits."),
         (["--workers", "0"], "--workers must lie in 1..1024, got 0."),
         (["--data", "cifar10"], "was made for the classes"),
         (["--protocol", "glad-1", "--rate", "0.1"], "is for the protocols that use it (lineage-1)"),

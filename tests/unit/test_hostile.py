@@ -19,9 +19,9 @@ from torch import nn
 
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
-from ddbench.cli.evaluate import networks_of
 from ddbench.cli.terminal import Plain, plain
 from ddbench.errors import BenchError, ConfigError, DataError
+from ddbench.evaluate.asked import networks_of
 from ddbench.files import parse_toml, read_json
 from ddbench.grid.runner import devices_of
 from ddbench.grid.worker import sentence_of

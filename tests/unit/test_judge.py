@@ -27,7 +27,8 @@ from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
 from ddbench.evaluate.imports import NewSet, import_set
 from ddbench.evaluate.judge import record_of, subject_of
 from ddbench.evaluate.judged import Judged
-from ddbench.evaluate.sets import metadata, read_set
+from ddbench.evaluate.set_layouts import open_set
+from ddbench.evaluate.sets import read_set
 from ddbench.files import read_tensors, sha256_file, tensors_to_bytes
 from ddbench.plan import Block, Imported, Judging, SetPlan
 from ddbench.refs import PluginRef
@@ -69,7 +70,7 @@ def file_of(path: Path, **values: Any) -> Path:
 
 def imported(path: Path, *how: Any, making: protocols.Making = PLAIN.set, **more: Any) -> NewSet:
     given = read_set(path, SPEC, *how, **more)
-    return import_set(path, given, MNIST, identify(MNIST, None), making, hardware.place(CPU, 1, (MNIST,)))
+    return import_set(given, MNIST, identify(MNIST, None), making, hardware.place(CPU, 1, (MNIST,)))
 
 
 def published(store: Store, new: NewSet) -> NewSet:
@@ -164,7 +165,7 @@ def test_a_set_of_ours_can_be_imported_like_any_other(tmp_path: Path, store: Sto
     new = imported(whitened_file(path)[0] if how == "whitened" else file_of(path, learned_rate=torch.tensor(0.5)), how)
     ours = tmp_path / "set.safetensors"
     ours.write_bytes(new.contents["set.safetensors"])
-    assert metadata(ours)["key"] == new.plan.key
+    assert open_set(ours).meta["key"] == new.plan.key
     again = published(store, imported(ours))
     assert again.plan.imported == Imported(
         sha256_file(ours), "whitened" if how == "whitened" else "normalised", "probabilities",

@@ -92,6 +92,13 @@ def test_a_whitened_set_brings_its_transform(tmp_path: Path, suffix: str) -> Non
     assert (read.kind, read.warnings, read.learned_rate) == ("hard", (), None)
 
 
+def test_the_mean_that_whitened_images_may_be_a_row(tmp_path: Path) -> None:
+    values = whitened()
+    row = read_set(write(tmp_path / "a.pt", values | {"zca_mean": values["zca_mean"][None]}), SPEC, "whitened").whitening
+    assert row is not None
+    assert torch.equal(row.mean, values["zca_mean"])
+
+
 def test_other_sets_bring_none(tmp_path: Path) -> None:
     values = whitened(images=drawn(6, *SPEC.shape))
     for how in ("pixels", "normalised"):

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ddbench.cli.common import asking_plugins
-from ddbench.cli.evaluate import name_and_settings
 from ddbench.errors import BenchError, ConfigError
+from ddbench.evaluate.asked import name_and_settings
 from ddbench.registry import REGISTRIES
 
 

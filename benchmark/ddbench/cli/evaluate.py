@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-import tomllib
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,28 +17,33 @@ REMEDY_FOLDER = "Make it anew, or name another file."
 if TYPE_CHECKING:
     import torch
 
-    from ddbench.api import Seen
     from ddbench.data.subsets import Identity
-    from ddbench.evaluate.sets import ImportedSet
+    from ddbench.evaluate.asked import Asked
     from ddbench.grid.planning import Planned
     from ddbench.grid.progress import Outcome
     from ddbench.plan import SetPlan
-    from ddbench.protocols import Protocol
-    from ddbench.refs import PluginRef
     from ddbench.results.store import Store
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
-    text = "train networks on a distilled set from a file and read their accuracy"
+    text = "train networks on a distilled set from files and read their accuracy"
     parser = sub.add_parser("evaluate", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("set", type=Path, metavar="SET", help="a .safetensors or .pt file of images and labels")
+    parser.add_argument(
+        "set", type=Path, nargs="+", metavar="SET",
+        help="a file of images and labels (.safetensors, .pt, .npz), a folder of images by class, or a file of images, one of "
+        "labels and, where there is one, one of the learned rate",
+    )  # fmt: skip
+    parser.add_argument("--experiment", type=int, metavar="N", help="which set of a file that has several, counted from 0")
     parser.add_argument("--data", metavar="NAME", help="the data set it stands for (default: the one the file names)")
     parser.add_argument("--protocol", default="glad-1", metavar="ID", help="see `ddbench protocols` (default: glad-1)")
     parser.add_argument("--archs", metavar="NAME,...", help="networks, as in convnet(width=32) (default: the protocol's)")
     parser.add_argument("--repeats", type=int, metavar="N", help="networks of each architecture (default: the protocol's)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="names the networks' random streams (default: 0)")
-    parser.add_argument("--images", choices=("normalised", "pixels", "whitened"), help="what a file that is not ours holds")
+    parser.add_argument(
+        "--images", choices=("normalised", "pixels", "whitened"),
+        help="what a file that is not ours holds (default: pixels where they are bytes)",
+    )  # fmt: skip
     parser.add_argument("--mean", type=_numbers, metavar="M,...", help="that normalised images were normalised by, per channel")
     parser.add_argument("--std", type=_numbers, metavar="S,...", help="likewise")
     parser.add_argument(
@@ -73,62 +75,6 @@ def _numbers(text: str) -> list[float]:
         return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' must be numbers separated by commas, one a channel") from None
-
-
-def networks_of(text: str) -> list[PluginRef]:
-    """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-    from ddbench.refs import PluginRef
-
-    entries = re.split(r",(?![^(]*\))", text)
-    refs = [PluginRef.resolve("architectures", *name_and_settings(entry, "--archs")) for entry in entries]
-    if len({ref.label for ref in refs}) < len(refs):
-        raise ConfigError(f"--archs names a network twice: {text}.")
-    return refs
-
-
-def name_and_settings(entry: str, where: str) -> tuple[str, dict[str, Any]]:
-    """`convnet(width=32)` in its parts; `where` begins the message. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-
-    match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
-    if not match:
-        names = "names such as convnet or convnet(width=32), separated by commas"
-        raise ConfigError(f"{where} takes {names}; got '{entry}'.")
-    settings: dict[str, Any] = {}
-    for part in filter(None, (match[2] or "").split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ConfigError(f"{where}: '{part}' in '{entry}' must be name=value.")
-        settings[key.strip()] = _value(value.strip(), where)
-    return match[1], settings
-
-
-def _value(text: str, where: str) -> Any:
-    """A TOML value; a bare word is text. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-    from ddbench.files import parse_toml
-
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}, in '{text[:60]}'.") from error
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is to be done, with every mistake in the arguments and the file found."""
-
-    protocol: Protocol
-    networks: tuple[PluginRef, ...]
-    repeats: int
-    dataset: PluginRef
-    teacher: PluginRef | None
-    given: ImportedSet
-    key: str | None  # of the set's plan, where ddbench wrote the file
-    saw: tuple[Seen, ...]
 
 
 @dataclass(frozen=True)
@@ -165,13 +111,15 @@ def judge(args: argparse.Namespace) -> Verdict:
     device, root = pick_device(args.device), default_root()
     if args.threads is None:
         args.threads = hardware.num_cores() if device.type == "cpu" else 1
-    asked = _prepare(args)
-    for sentence in asked.given.warnings:
-        print(f"warning: {args.set}: {sentence}", file=sys.stderr)
+    asked = _ask(args)
     store, identity = Store(args.store), identify(asked.dataset, root)
-    plan = _set_in(store, args, asked) or _imported(store, args, asked, identity, device)
+    lies_there = _set_in(store, args, asked)
+    plan = lies_there or _imported(store, args, asked, identity, device, root)
     _refuse_damaged(store, plan)
-    check_saw(store.read_record(plan.key), args.saw)
+    record = store.read_record(plan.key)
+    for sentence in dict.fromkeys((*asked.given.warnings, *(() if lies_there else record.marks))):
+        print(f"warning: {asked.found.name}: {sentence}", file=sys.stderr)
+    check_saw(record, args.saw)
     planned = _planned(args, asked, plan, identity)
     outcome = _run(planned, store, args, root)
     (cell,) = planned.cells
@@ -180,7 +128,8 @@ def judge(args: argparse.Namespace) -> Verdict:
     records = [record for record in read_contents(store, hash_bytes=False).judgements if record.set_key == cell.set.key]
     judged = {judging.network.label: Judged(judging, records, asked.repeats) for judging in cell.judgings}
     whole = {label: found for label, found in judged.items() if found.is_whole}
-    about: dict[str, Any] = {"set": str(args.set), "data": identity.label(asked.dataset.label), "protocol": asked.protocol.id}
+    about: dict[str, Any] = {"set": asked.found.name, "holds": asked.counts, "data": identity.label(asked.dataset.label)}
+    about |= {"protocol": asked.protocol.id}
     about |= {"whitened": True} if asked.given.whitening else {}
     about |= {"labels": "teacher" if asked.teacher else asked.given.kind, "seed": args.seed, "repeats": asked.repeats}
     rows = [{"network": label, **found.row()} for label, found in whole.items()]
@@ -189,85 +138,61 @@ def judge(args: argparse.Namespace) -> Verdict:
     return Verdict(about, rows, entries, more, len(whole) == len(judged))
 
 
-def _prepare(args: argparse.Namespace) -> _Asked:
-    """Check the arguments and read the file, before a step."""
-    from dataclasses import replace
+def _ask(args: argparse.Namespace) -> Asked:
+    """Check the arguments and read the files, before a step."""
+    from ddbench.evaluate.asked import ask
 
-    from ddbench import protocols
-    from ddbench.errors import ConfigError
-    from ddbench.evaluate.imports import saw_of_words
-    from ddbench.evaluate.sets import metadata, read_set
-    from ddbench.refs import PluginRef
-    from ddbench.suite.building import try_building
-
-    protocol = protocols.load(args.protocol)
-    numbers, making = protocol.judging, protocol.set
-    repeats = protocol.repeats if args.repeats is None else args.repeats
-    _check_numbers(args, repeats)
-    if args.rate is not None and not (numbers.learned_rate and 0 < args.rate < float("inf")):
-        known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
-        raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{protocol.id}'.")
-    networks = tuple(networks_of(args.archs or ",".join(protocol.networks)))
-    meta = metadata(args.set)
-    if meta.get("trial"):
-        raise ConfigError(f"{args.set} is of a trial by which rates were chosen: no test image judges it. Name another set.")
-    name = args.data or meta.get("dataset")
-    if name is None:
-        raise ConfigError(f"{args.set} does not name its data set: add --data NAME, one of `ddbench plugins --kind datasets`.")
-    dataset = PluginRef.resolve("datasets", name, {})
-    teacher = PluginRef.resolve("architectures", numbers.teacher.network, {}) if numbers.teacher else None
-    spec = dataset.make().spec()
-    protocol.check_constants(spec)  # a file's images count as generated
-    for network in (*networks, *([teacher] if teacher else [])):
-        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what does not fit
-    given = read_set(args.set, spec, args.images, args.mean, args.std, args.labels)
-    if given.whitening and (teacher or making.synthetic_mean or making.synthetic_std):
-        raise ConfigError(f"whitened images cannot be judged by '{protocol.id}', which works on normalised ones.")
-    if args.rate is not None:
-        given = replace(given, learned_rate=args.rate)
-    return _Asked(protocol, networks, repeats, dataset, teacher, given, meta.get("key"), saw_of_words(args.saw))
+    _check_numbers(args)
+    words = {"data": args.data, "protocol": args.protocol, "archs": args.archs, "repeats": args.repeats, "values": args.images}
+    more = {"mean": args.mean, "std": args.std, "kind": args.labels, "saw": args.saw, "rate": args.rate}
+    return ask(args.set, **words, **more, experiment=args.experiment)
 
 
-def _check_numbers(args: argparse.Namespace, repeats: int) -> None:
+def _check_numbers(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number that nobody can mean."""
     from ddbench.errors import ConfigError
     from ddbench.files import MAX_INTEGER
     from ddbench.grid.runner import MAX_WORKERS
-    from ddbench.suite.reader import MAX_REPEATS, MAX_THREADS
+    from ddbench.suite.reader import MAX_THREADS
 
     workers = 1 if args.workers is None else args.workers
     for name, value, least, most in (
-        ("repeats", repeats, 1, MAX_REPEATS), ("threads", args.threads, 1, MAX_THREADS), ("workers", workers, 1, MAX_WORKERS),
-        ("seed", args.seed, 0, MAX_INTEGER - 1),
+        ("threads", args.threads, 1, MAX_THREADS), ("workers", workers, 1, MAX_WORKERS), ("seed", args.seed, 0, MAX_INTEGER - 1),
     ):  # fmt: skip
         if not least <= value <= most:
             raise ConfigError(f"--{name} must lie in {least}..{most}, got {value}.")
 
 
-def _set_in(store: Store, args: argparse.Namespace, asked: _Asked) -> SetPlan | None:
+def _set_in(store: Store, args: argparse.Namespace, asked: Asked) -> SetPlan | None:
     """The plan of a set that lies in the very store, and is asked for as it lies there: for its own data set, at the rate it
     has learned, and with its own constants for generated images."""
-    if not isinstance(asked.key, str) or args.set.name != "set.safetensors" or not store.has_set(asked.key):
+    path = asked.found.paths[0]
+    if not isinstance(asked.key, str) or path.name != "set.safetensors" or not store.has_set(asked.key):
         return None
-    if args.set.resolve().parent != store.folder(asked.key).resolve() or args.rate is not None:
+    if path.resolve().parent != store.folder(asked.key).resolve() or args.rate is not None:
         return None
     plan, making = store.read_plan(asked.key), asked.protocol.set
     as_made = (plan.synthetic_mean, plan.synthetic_std) == (making.synthetic_mean, making.synthetic_std)
     return plan if as_made and plan.dataset.what == asked.dataset.what else None
 
 
-def _imported(store: Store, args: argparse.Namespace, asked: _Asked, identity: Identity, device: torch.device) -> SetPlan:
-    """The plan of the file's set, which is put into the store if it is not there."""
+def _imported(
+    store: Store, args: argparse.Namespace, asked: Asked, identity: Identity, device: torch.device, root: Path | None
+) -> SetPlan:  # fmt: skip
+    """The plan of the files' set, which is put into the store if it is not there."""
     from ddbench.compute import hardware
-    from ddbench.evaluate.imports import import_set
+    from ddbench.evaluate.asked import compared_with_real
+    from ddbench.evaluate.imports import import_set, plan_of
     from ddbench.plan import short
 
-    place = hardware.place(device, args.threads, (asked.dataset,))
-    new = import_set(args.set, asked.given, asked.dataset, identity, asked.protocol.set, place, asked.saw)
-    with store.lock(f"set-{short(new.plan.key)}"):
-        if not store.has_set(new.plan.key):
+    making = asked.protocol.set
+    plan = plan_of(asked.given, asked.dataset, identity, making)
+    with store.lock(f"set-{short(plan.key)}"):
+        if not store.has_set(plan.key):
+            given, place = compared_with_real(asked, root).given, hardware.place(device, args.threads, (asked.dataset,))
+            new = import_set(given, asked.dataset, identity, making, place, asked.saw)
             store.publish_set(new.plan, new.record, new.contents)
-    return new.plan
+    return plan
 
 
 def _refuse_damaged(store: Store, plan: SetPlan) -> None:
@@ -282,7 +207,7 @@ def _refuse_damaged(store: Store, plan: SetPlan) -> None:
         raise DataError(" ".join(why) or f"set {folder} is damaged. {REMEDY_FOLDER}")
 
 
-def _planned(args: argparse.Namespace, asked: _Asked, plan: SetPlan, identity: Identity) -> Planned:
+def _planned(args: argparse.Namespace, asked: Asked, plan: SetPlan, identity: Identity) -> Planned:
     """How the set is judged."""
     from ddbench.grid.planning import with_needs
     from ddbench.plan import Cell, Judging
@@ -316,7 +241,7 @@ def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     shown = [
         [
             row["network"],
-            f"{100 * row['accuracy']:.1f} ± " + ("–" if row["std"] is None else f"{100 * row['std']:.1f}"),
+            f"{100 * row['accuracy']:.1f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.1f}"),
             f"{row['seconds_train']:.1f}",
             f"{row['seconds_test']:.1f}",
             f"{row['images_per_second']:,.0f}",

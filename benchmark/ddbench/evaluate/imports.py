@@ -1,11 +1,10 @@
-"""From a file of others to a set of the store, whose origin is the SHA-256 of that file."""
+"""From a set that was read from a file to one of the store, whose origin is the SHA-256 of that file."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import get_args
 
 from ddbench.api import Seen, Spec
@@ -14,7 +13,6 @@ from ddbench.compute.distilled import DistilledSet, set_files
 from ddbench.data.subsets import Identity
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.evaluate.sets import ImportedSet
-from ddbench.files import sha256_file
 from ddbench.plan import Imported, SetPlan
 from ddbench.protocols import Making, synthetic_spec
 from ddbench.refs import PluginRef
@@ -47,27 +45,31 @@ def check_saw(record: SetRecord, text: str | None) -> None:
         raise ConfigError(f"--saw says {text}, and the record of the stored set {kept}: leave it out, or name another --store.")
 
 
-def import_set(
-    path: Path, given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making, place: Place,
-    saw: tuple[Seen, ...] = ("unknown",),
-) -> NewSet:  # fmt: skip
-    """The set that was read from a file, for `Store.publish_set`; what it `saw`, only the caller knows.
-
-    Under a protocol whose `making` has constants of its own for generated images, the set's images count as such and are
-    normalised by them. `identity` is the data set's, `place` where this runs.
-    """
-    spec: Spec = dataset.make().spec()
-    plan = SetPlan(
+def plan_of(given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making) -> SetPlan:
+    """Of the set that was read from a file. Under a protocol whose `making` has constants of its own for generated images, the
+    set's images count as such and are normalised by them. `identity` is the data set's."""
+    how = (given.values, given.label_values, *given.constants, given.learned_rate, given.experiment)
+    return SetPlan(
         dataset=dataset,
         train_hash=identity.train_hash,
-        ipc=len(given.images) // spec.num_classes,
+        ipc=len(given.images) // dataset.make().spec().num_classes,
         seed=0,
         held_out=0.0,
-        imported=Imported(sha256_file(path), given.values, given.label_values, *given.constants, given.learned_rate),
+        imported=Imported(given.sha256, *how),
         labels="hard" if given.kind == "hard" else "learned",
         synthetic_mean=making.synthetic_mean,
         synthetic_std=making.synthetic_std,
     )
+
+
+def import_set(
+    given: ImportedSet, dataset: PluginRef, identity: Identity, making: Making, place: Place,
+    saw: tuple[Seen, ...] = ("unknown",),
+) -> NewSet:  # fmt: skip
+    """The set that was read from a file, for `Store.publish_set`; what it `saw`, only the caller knows. `place` is where this
+    runs; the other arguments are those of `plan_of`."""
+    plan = plan_of(given, dataset, identity, making)
+    spec: Spec = dataset.make().spec()
     made = _made(given, spec, plan)
     whitening = given.whitening
     transform = {"zca_mean": whitening.mean, "zca_matrix": whitening.matrix} if whitening else None

@@ -1,25 +1,28 @@
-"""Distilled sets from files: ours, and the layouts that others write, read as data and never as code."""
+"""Distilled sets from files: ours, and the layouts that others write, made ready to train on for a data set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ddbench.api import Spec
 from ddbench.errors import ConfigError, DataError
-from ddbench.files import read_json, read_tensors, sha256_file
-from ddbench.ops.pickles.torch_files import read_torch
+from ddbench.evaluate.class_order import in_order_of
+from ddbench.evaluate.set_doubts import doubts_of_counts, doubts_of_values
+from ddbench.evaluate.set_layouts import INTEGERS, Found, open_set
 
-MAX_SET_BYTES = 8 << 30
 Values = Literal["normalised", "pixels", "whitened"]
 Labels = Literal["indices", "probabilities", "logits"]
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,12 @@ class ImportedSet:
     dataset: str | None  # that the file names
     values: Values  # what its images were read as
     label_values: Labels  # what its labels were read as
-    constants: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())  # mean and std of the file's, where not the data set's
+    constants: Constants = ((), ())  # mean and std of the file's, where not the data set's
     warnings: tuple[str, ...] = ()
     learned_rate: float | None = None  # of the networks trained on it
     whitening: Whitening | None = None  # that the images went through, instead of a normalisation
+    sha256: str = ""  # of the file; of several, or of a folder, of their hashes
+    experiment: int | None = None  # which of the file's sets it is; None where there is one only
 
     @property
     def kind(self) -> str:
@@ -59,86 +64,116 @@ class ImportedSet:
         return "hard" if bool((self.labels.max(1).values == 1).all()) else "soft"
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """What one of our files says of itself: `dataset`, the `key` of its plan, and more; nothing for others."""
-    _, _, meta, _ = _tensors(path)
-    return meta
-
-
 def read_set(
-    path: Path, spec: Spec, values: Values | None = None,
+    paths: Path | Sequence[Path], spec: Spec, values: Values | None = None,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, kind: Labels | None = None,
+    experiment: int | None = None,
 ) -> ImportedSet:  # fmt: skip
-    """Read a set for a data set.
+    """Read a set for a data set, in any layout of `set_layouts`: one path, or those of images, labels and learned rate.
 
-    Ours say in the file how they are normalised. Others hold `images` [N,C,H,W] and `labels`, [N] class indices, [N,K]
-    probabilities or, where `kind` says so, logits, in a .safetensors, or in a .pt as a dictionary or a pair, read as
-    data and never as code; `values` then must say whether the images are normalised (by `mean` and `std`, or else as the
-    data set's own), pixels, uint8 or floats in [0, 1], or whitened: then the file also holds `zca_mean` [D] and
-    `zca_matrix` [D,D], and the test images are whitened by them too. A number `learned_rate` may stand beside.
+    Ours say in the file how they are normalised. Of others', `values` must say whether the images are normalised (by `mean` and
+    `std`, or else as the data set's own), pixels, bytes or floats in [0, 1], or whitened: then `zca_mean` [D] and `zca_matrix`
+    [D,D] stand beside them, and the test images are whitened by them too. Bytes are pixels unless something else is said.
+    Labels are [N] class indices, [N,K] probabilities or, where `kind` says so, logits; where `class_names` stand beside them,
+    they count the classes in that order. `experiment` chooses one of a file's sets.
     Raises ConfigError for what the caller must say or correct, DataError for what is wrong in the file.
     """
-    images, labels, meta, tensors = _tensors(path)
+    return fitted(open_set(paths, experiment), spec, values, mean, std, kind)
+
+
+def fitted(
+    found: Found, spec: Spec, values: Values | None = None,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, kind: Labels | None = None,
+) -> ImportedSet:  # fmt: skip
+    """A set that was opened, for a data set. Arguments and errors are those of `read_set`."""
+    name, meta = found.name, found.meta
+    order, told = in_order_of(found, spec)
     if meta:
         values = "whitened" if str(meta.get("images")).startswith("whitened") else "normalised"
-        mean, std, kind = meta["mean"], meta["std"], None
-        if meta["class_names"] != list(spec.class_names):
-            raise DataError(f"{path} was made for the classes {', '.join(meta['class_names'])}, not those of '{spec.name}'.")
-    elif values is None:
-        raise ConfigError(f"{path} does not say how its images are normalised: add --images normalised, pixels or whitened.")
-    channels = spec.shape[0]
-    if images.dim() != 4 or images.shape[1] != channels or not len(images):
-        raise DataError(f"{path}: images must be [N, {channels}, H, W] for '{spec.name}', got {list(images.shape)}.")
-    if tuple(images.shape[1:]) != spec.shape:
-        raise DataError(f"{path}: images are {_sides(images.shape)} and those of '{spec.name}' {_sides(spec.shape)}.")
+        mean, std, kind = _own_constants(name, meta, spec), meta["std"], None
+    images = _laid_out(found, spec)
+    if values is None and images.dtype == torch.uint8:
+        values = "pixels"
+    if values is None:
+        raise ConfigError(f"{name} does not say how its images are normalised: add --images normalised, pixels or whitened.")
     if images.is_floating_point() and not images.isfinite().all():
-        raise DataError(f"{path}: images hold NaN or infinite values. Nothing can be learned from them.")
+        raise DataError(f"{name}: images hold NaN or infinite values. Nothing can be learned from them.")
     whitening: Whitening | None = None
-    constants: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
-    warnings: tuple[str, ...] = ()
+    constants: Constants = ((), ())
+    doubts = doubts_of_values(images, values, spec)
     if values == "whitened":
-        images, whitening = _floats(path, images, "whitened"), _whitening(path, tensors, spec)
+        images, whitening = _floats(name, images, "whitened"), _whitening(found, spec)
     elif values == "pixels":
-        images = _from_pixels(path, images, spec)
+        images = _from_pixels(name, images, spec)
     else:
         constants = _constants(spec, mean, std)
-        images, warnings = _normalised(path, images, spec, *constants)
-    looks: Labels = "indices" if labels.dim() == 1 else "probabilities"
-    probabilities = _probabilities(path, labels, len(images), spec, kind)
-    rate = _learned_rate(path, meta, tensors)
-    how = (values, kind or looks, constants)
-    return ImportedSet(images, probabilities, meta.get("dataset"), *how, warnings, rate, whitening)
+        images = _normalised(name, images, spec, *constants)
+    looks: Labels = "indices" if _is_indices(found.labels) else "probabilities"
+    num_classes = spec.num_classes if order is None else len(order)
+    labels = _probabilities(name, found.labels, len(images), num_classes, kind)
+    if order is not None:  # the file's classes to those of the data set
+        labels = torch.zeros(len(labels), spec.num_classes).index_copy_(1, torch.tensor(order), labels)
+    how = (values, kind or looks, constants, (*doubts, *told, *doubts_of_counts(labels, spec)), _learned_rate(found), whitening)
+    return ImportedSet(images, labels, meta.get("dataset"), *how, found.sha256, found.experiment)
 
 
-def _whitening(path: Path, tensors: Mapping[str, Any], spec: Spec) -> Whitening:
-    """The transform in the file."""
+def _own_constants(name: str, meta: dict[str, Any], spec: Spec) -> list[float]:
+    """The mean in our metadata, which a stranger may have written; it and the deviation are checked."""
+    mean, std = meta["mean"], meta["std"]
+    if len(mean) != spec.shape[0] or len(std) != spec.shape[0] or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        told = f"its metadata must hold {spec.shape[0]} finite numbers each as mean and std, std above 0"
+        raise DataError(f"{name}: {told}, got {mean[:4]} and {std[:4]}. Name another file.")
+    return list(mean)
+
+
+def _laid_out(found: Found, spec: Spec) -> Tensor:
+    """Images as [N,C,H,W]: channels may come last, or be left out where there is one, and grey pictures may have three."""
+    name, images, (channels, *sides) = found.name, found.images, spec.shape
+    if images.dim() == 3 and channels == 1:
+        images = images[:, None]
+    if images.dim() == 4 and images.shape[1] != channels and images.shape[3] == channels:
+        images = images.permute(0, 3, 1, 2)
+    if images.dim() == 4 and images.shape[1] == 3 and channels == 1 and bool((images == images[:, :1]).all()):
+        images = images[:, :1]
+    if images.dim() != 4 or images.shape[1] != channels:
+        raise DataError(f"{name}: images must be [N, {channels}, H, W] for '{spec.name}', got {list(found.images.shape)}.")
+    if not len(images):
+        raise DataError(f"{name} holds no image at all. Nothing can be learned from it.")
+    if list(images.shape[2:]) != sides:
+        raise DataError(f"{name}: images are {_sides(images.shape)} and those of '{spec.name}' {_sides(spec.shape)}.")
+    return images.contiguous()
+
+
+def _whitening(found: Found, spec: Spec) -> Whitening:
+    """The transform in the file; the mean may be a row."""
     size = math.prod(spec.shape)
-    mean, matrix = tensors.get("zca_mean"), tensors.get("zca_matrix")
-    for name, tensor, shape in (("zca_mean", mean, [size]), ("zca_matrix", matrix, [size, size])):
+    mean, matrix = found.zca_mean, found.zca_matrix
+    if isinstance(mean, Tensor) and list(mean.shape) == [1, size]:
+        mean = mean[0]
+    for what, tensor, shape in (("zca_mean", mean, [size]), ("zca_matrix", matrix, [size, size])):
         fits = isinstance(tensor, Tensor) and list(tensor.shape) == shape and tensor.is_floating_point()
-        if not fits or not tensor.isfinite().all():  # type: ignore[union-attr]
-            raise DataError(f"{path}: whitened images need the tensor {name}, finite floats {shape}, that whitened them.")
-    assert isinstance(mean, Tensor)
-    assert isinstance(matrix, Tensor)
-    return Whitening(mean.detach().float(), matrix.detach().float())
+        if not fits or not tensor.isfinite().all():
+            raise DataError(f"{found.name}: whitened images need the tensor {what}, finite floats {shape}, that whitened them.")
+    return Whitening(mean.float(), matrix.float())
 
 
-def _learned_rate(path: Path, meta: Mapping[str, Any], tensors: Mapping[str, Any]) -> float | None:
+def _learned_rate(found: Found) -> float | None:
     """The rate that the set has learned, from our metadata or a stranger's number."""
-    value = meta.get("learned", {}).get("student_rate") if meta else tensors.get("learned_rate")
+    value = found.meta.get("learned", {}).get("student_rate") if found.meta else found.rate
     if value is None:
         return None
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        with suppress(RuntimeError, ValueError):  # of no value, of several, and of tensors that hold none
+            value = value.item()
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        got = " ".join(repr(value).split())[:60]  # of a tensor: several lines
-        raise DataError(f"{path}: its learned rate must be a number above 0, got {got}.")
+        got = f"{value:.6g}" if type(value) is float else type(value).__name__
+        raise DataError(f"{found.name}: its learned rate must be a number above 0, got {got}.")
     return float(value)
 
 
-def _floats(path: Path, images: Tensor, what: str) -> Tensor:
+def _floats(name: str, images: Tensor, what: str) -> Tensor:
     if not images.is_floating_point():
-        raise DataError(f"{path}: {what} images must be floats, got {images.dtype}. Are they pixels? Say --images pixels.")
+        raise DataError(f"{name}: {what} images must be floats, got {images.dtype}. Are they pixels? Say --images pixels.")
     return images.float()
 
 
@@ -146,122 +181,66 @@ def _sides(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape[-2:])) + " px"
 
 
-def _tensors(path: Path) -> tuple[Tensor, Tensor, dict[str, Any], Mapping[str, Any]]:
-    """images, labels, our metadata, if it is ours, and everything that the file holds."""
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}. Name a .safetensors or .pt file of images and labels.")
-    if path.stat().st_size > MAX_SET_BYTES:
-        raise DataError(f"{path} is larger than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
-    if path.suffix == ".safetensors":
-        _check_beside(path)
-        tensors, meta = read_tensors(path, "distilled set", remedy="Name another file.")
-        _check_meta(path, meta)
-    elif path.suffix in (".pt", ".pth"):
-        tensors, meta = _unpickled(path), {}
-    else:
-        raise ConfigError(f"{path} is neither a .safetensors nor a .pt file.")
-    found = [tensors.get(name) for name in ("images", "labels")]
-    if not all(isinstance(tensor, Tensor) for tensor in found):
-        held = ", ".join(sorted(map(str, tensors))) or "none"
-        raise DataError(f"{path} must hold the tensors images and labels; it holds {held}.")
-    images, labels = found
-    assert isinstance(images, Tensor)
-    assert isinstance(labels, Tensor)
-    return images.detach().cpu(), labels.detach().cpu(), meta, tensors
-
-
-def _check_beside(path: Path) -> None:
-    """Raise DataError where the file lies in a store, and its record there names other bytes."""
-    record = path.parent / "record.json"
-    if path.name == "set.safetensors" and record.is_file():
-        files = read_json(record, "record", "Name another file.").get("files")
-        wanted = files.get(path.name) if isinstance(files, dict) else None
-        if isinstance(wanted, str) and sha256_file(path) != wanted:
-            raise DataError(f"{path} is damaged: its bytes are not those that {record} names. Name another file.")
-
-
-def _check_meta(path: Path, meta: Any) -> None:
-    """That the metadata of one of our files, where there are any, say what ours say; a stranger may have written them."""
-    lists = {"class_names": str, "mean": float, "std": float}
-    fit = meta == {} or (
-        isinstance(meta, dict)
-        and isinstance(meta.get("dataset"), str)
-        and all(isinstance(meta.get(name), list) for name in lists)
-        and all(type(value) is kind for name, kind in lists.items() for value in meta[name])
-        and isinstance(meta.get("learned", {}), dict)
-    )
-    if not fit:
-        raise DataError(f"{path}: its metadata must hold dataset, class_names, mean and std, and do not. Name another file.")
-
-
-def _unpickled(path: Path) -> dict[Any, Any]:
-    """A dictionary, or a pair as a dictionary, of a file that torch.save wrote, without executing anything of it."""
-    with path.open("rb") as file:
-        content = read_torch(file, str(path))
-    if isinstance(content, list | tuple) and len(content) == 2:
-        content = dict(zip(("images", "labels"), content, strict=True))
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a dictionary or a pair of images and labels, got {type(content).__name__}.")
-    return content
-
-
-def _from_pixels(path: Path, images: Tensor, spec: Spec) -> Tensor:
+def _from_pixels(name: str, images: Tensor, spec: Spec) -> Tensor:
     """[N,C,H,W], uint8 or floats in [0, 1], as the data set normalises."""
     if not images.is_floating_point() and images.dtype != torch.uint8:
-        raise DataError(f"{path}: images must be floats or uint8 pixels, got {images.dtype}.")
+        raise DataError(f"{name}: images must be floats or uint8 pixels, got {images.dtype}: save images.to(torch.uint8).")
     low, high = float(images.min()), float(images.max())
     if images.is_floating_point() and (low < -0.5 or high > 1.5):
-        raise DataError(f"{path}: pixels must be uint8 or lie in [0, 1], and these lie in [{low:.2f}, {high:.2f}].")
+        how = ": divide them by 255" if low >= 0 and 1.5 < high <= 255 else ""
+        raise DataError(f"{name}: pixels must be uint8 or lie in [0, 1], and these lie in [{low:.2f}, {high:.2f}]{how}.")
     return spec.normalise(images if images.dtype == torch.uint8 else images.float())
 
 
-def _constants(
-    spec: Spec, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _constants(spec: Spec, mean: Sequence[float] | None, std: Sequence[float] | None) -> Constants:
     """What normalised images were normalised by, checked; nothing where that is the data set's own."""
-    if (mean is None) != (std is None) or any(len(given or spec.mean) != len(spec.mean) for given in (mean, std)):
+    if mean is None and std is None:
+        return (), ()
+    if mean is None or std is None or not len(mean) == len(std) == len(spec.mean):
         raise ConfigError(f"--mean and --std go together, with {len(spec.mean)} numbers each for '{spec.name}'.")
-    if mean is None or std is None or (tuple(mean), tuple(std)) == (spec.mean, spec.std):
+    if (tuple(mean), tuple(std)) == (spec.mean, spec.std):
         return (), ()
     if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
         raise ConfigError(f"--mean and --std must be finite and --std above 0, got {list(mean)} and {list(std)}.")
     return tuple(mean), tuple(std)
 
 
-def _normalised(
-    path: Path, images: Tensor, spec: Spec, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[Tensor, tuple[str, ...]]:
-    """[N,C,H,W] as the data set normalises, and a warning where the values look like something else."""
+def _normalised(name: str, images: Tensor, spec: Spec, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """[N,C,H,W] as the data set normalises."""
     if not images.is_floating_point() and images.dtype != torch.uint8:
-        raise DataError(f"{path}: images must be floats or uint8 pixels, got {images.dtype}.")
-    images = _floats(path, images, "normalised")
-    low, high = float(images.min()), float(images.max())
+        raise DataError(f"{name}: images must be floats or uint8 pixels, got {images.dtype}: save images.float().")
+    images = _floats(name, images, "normalised")
     if mean:
         images = spec.normalise(images * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None])
-    looks = low >= 0 and high <= 1
-    told = f"the images are said to be normalised and lie in [{low:.2f}, {high:.2f}]. Are they pixels?"
-    return images, ((told,) if looks else ())
+    return images
 
 
-def _probabilities(path: Path, labels: Tensor, num: int, spec: Spec, kind: Labels | None) -> Tensor:
+def _is_indices(labels: Tensor) -> bool:
+    """Whether labels are [N], or a column of integers."""
+    return labels.dim() == 1 or (labels.dim() == 2 and labels.shape[1] == 1 and labels.dtype in INTEGERS)
+
+
+def _probabilities(name: str, labels: Tensor, num: int, num_classes: int, kind: Labels | None) -> Tensor:
     """[N,K] from class indices, probabilities or logits."""
-    looks = "indices" if labels.dim() == 1 else "probabilities"
+    looks = "indices" if _is_indices(labels) else "probabilities"
     if kind and (kind == "indices") != (looks == "indices"):
-        raise DataError(f"{path}: labels {list(labels.shape)} are not {kind}. Say what they are with --labels.")
-    if labels.dim() == 1 and len(labels) == num and not labels.is_floating_point():
-        if labels.min() < 0 or labels.max() >= spec.num_classes:
-            found = f"{int(labels.min())}..{int(labels.max())}"
-            raise DataError(f"{path}: labels must lie in 0..{spec.num_classes - 1}, got {found}.")
-        return F.one_hot(labels.long(), spec.num_classes).float()
-    if tuple(labels.shape) != (num, spec.num_classes) or not labels.is_floating_point():
-        wanted = f"[{num}] class indices or [{num}, {spec.num_classes}] probabilities"
-        raise DataError(f"{path}: labels must be {wanted}, got {labels.dtype} {list(labels.shape)}.")
+        raise DataError(f"{name}: labels {list(labels.shape)} are not {kind}. Say what they are with --labels.")
+    if looks == "indices" and len(labels) == num and not labels.is_floating_point():
+        indices = labels.long().flatten()
+        if indices.min() < 0 or indices.max() >= num_classes:
+            held = f"{int(indices.min())}..{int(indices.max())}"
+            raise DataError(f"{name}: labels must lie in 0..{num_classes - 1}, got {held}.")
+        return F.one_hot(indices, num_classes).float()
+    if tuple(labels.shape) != (num, num_classes) or not labels.is_floating_point():
+        how = ": save labels.long()" if looks == "indices" and len(labels) == num else ""
+        wanted = f"[{num}] class indices or [{num}, {num_classes}] probabilities"
+        raise DataError(f"{name}: labels must be {wanted}, got {labels.dtype} {list(labels.shape)}{how}.")
     if kind == "logits":
         if not labels.isfinite().all():
-            raise DataError(f"{path}: its logits hold NaN or infinite values. Nothing can be learned from them.")
+            raise DataError(f"{name}: its logits hold NaN or infinite values. Nothing can be learned from them.")
         return labels.float().softmax(1)
-    sums = labels.sum(1)
+    sums = labels.float().sum(1)
     if not labels.isfinite().all() or labels.min() < 0 or (sums - 1).abs().max() > 1e-3:
         told = "at least 0, each row with the sum 1. If they are logits, say --labels logits."
-        raise DataError(f"{path}: soft labels must be probabilities, not logits: {told}")
+        raise DataError(f"{name}: soft labels must be probabilities, not logits: {told}")
     return labels.float()

@@ -107,8 +107,11 @@ def _evaluation(row: Row, section: Section, records: Sequence[JudgementRecord]) 
     how += ["--seed", judging.draw] if judging.draw else []
     if plan.imported:
         told = ["--data", plan.dataset.written, "--images", plan.imported.images, "--labels", plan.imported.labels]
+        told += [] if plan.imported.experiment is None else ["--experiment", str(plan.imported.experiment)]
+        for name, values in (("mean", plan.imported.mean), ("std", plan.imported.std)):
+            told += [f"--{name}={','.join(map(str, values))}"] if values else []
         return command("evaluate", "FILE", *told, *how)
-    return command("evaluate", f"STORE/sets/{short(row.results[0].key)}/set.safetensors", "--store", "STORE", *how)
+    return command("evaluate", f"STORE/sets/{short(row.results[0].key)}", "--store", "STORE", *how)
 
 
 def copy_image(store: Store, result: Result, out: Path) -> bool:

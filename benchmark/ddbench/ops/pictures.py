@@ -37,8 +37,8 @@ def decoder() -> str:
     return f"pillow {PIL.__version__}, libjpeg {features.version('jpg')}, turbo {features.version('libjpeg_turbo')}"
 
 
-def decode(content: bytes, side: int) -> np.ndarray:
-    """An image file's bytes to uint8 [3,side,side].
+def decode(content: bytes, side: int | None) -> np.ndarray:
+    """An image file's bytes to uint8 [3,side,side], or, with `side` None, to [3,H,W] as it is.
 
     Resized so that the shorter side is `side`, the longer rounded down (bilinear, anti-aliased, on 8-bit pixels), then cropped
     in the middle. Grey, palette and CMYK become RGB; alpha is dropped, not blended; of an animation the first picture counts;
@@ -59,15 +59,18 @@ def decode(content: bytes, side: int) -> np.ndarray:
         raise UnreadableError(" ".join(str(error).split())[:120] or type(error).__name__) from error
 
 
-def _resized(image: Image.Image, side: int) -> np.ndarray:
+def _resized(image: Image.Image, side: int | None) -> np.ndarray:
     width, height = image.size
     if image.mode not in MODES:
         raise UnreadableError(f"pixels of mode {image.mode}, which are not 8 bits a channel")
     short = min(width, height)
-    size = (max(side, width * side // short), max(side, height * side // short))
+    size = (width, height) if side is None else (max(side, width * side // short), max(side, height * side // short))
     if max(width * height, size[0] * size[1]) > MAX_PIXELS:
-        raise UnreadableError(f"{width} by {height} pixels, which at {side} px are more than {MAX_PIXELS}")
+        at = "" if side is None else f" at {side} px"
+        raise UnreadableError(f"{width} by {height} pixels, which{at} are more than {MAX_PIXELS}")
     pixels = image.convert("RGB")
+    if side is None:
+        return np.asarray(pixels).transpose(2, 0, 1)
     if pixels.size != size:
         pixels = pixels.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
