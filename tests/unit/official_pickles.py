@@ -55,8 +55,15 @@ class Raw:
     opcodes: bytes
 
 
+@dataclass
+class Outside:
+    """A persistent id."""
+
+    value: Any
+
+
 class Writer:
-    """Protocol 3 or 4, with a memo for whatever is met again."""
+    """Protocol 2 to 4, with a memo for whatever is met again."""
 
     def __init__(self, protocol: int = 4) -> None:
         self.protocol, self.out, self.memo = protocol, bytearray(b"\x80" + bytes([protocol])), dict[int, int]()
@@ -89,6 +96,9 @@ class Writer:
                 self.out += b"X" + struct.pack("<I", len(raw)) + raw
             case bytes():
                 self.out += b"B" + struct.pack("<I", len(value)) + value
+            case Outside():
+                self.save(value.value)
+                self.out += b"Q"
             case Raw():
                 self.out += value.opcodes
             case Global():

@@ -109,7 +109,7 @@ def test_a_cut_download_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(ended after 1000000 of|IncompleteRead).*The same command goes on from there"):
         fetch.fetch(server.address, target, quiet)
     assert not target.exists()
-    assert (tmp_path / "x.pkl.part").stat().st_size == 1_000_000
+    assert (tmp_path / ".x.pkl.part").stat().st_size == 1_000_000
     server.cut = None
     fetch.fetch(server.address, target, quiet)
     assert target.read_bytes() == CONTENT
@@ -128,8 +128,8 @@ def test_another_version_is_begun_anew(server: Server, tmp_path: Path, etag: str
 
 
 def test_what_has_come_of_another_address_does_not_count(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "x.pkl.part").write_bytes(b"something else")
-    (tmp_path / "x.pkl.part.json").write_text(json.dumps({"address": "http://elsewhere", "version": server.etag}))
+    (tmp_path / ".x.pkl.part").write_bytes(b"something else")
+    (tmp_path / ".x.pkl.part.json").write_text(json.dumps({"address": "http://elsewhere", "version": server.etag}))
     fetch.fetch(server.address, tmp_path / "x.pkl", quiet)
     assert (tmp_path / "x.pkl").read_bytes() == CONTENT
     assert "Range" not in server.seen[0]
@@ -236,6 +236,36 @@ def test_damage_is_told(tmp_path: Path) -> None:
     assert verify(one) == ["doubled: x.twice is damaged."]
     with pytest.raises(DataError, match="damaged"):
         prepare(one, None, False, quiet)
+
+
+def test_a_file_that_is_swapped_while_it_is_prepared_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, given = placed(tmp_path), tmp_path / "given"
+    given.write_bytes(b"abc")
+    genuine = Doubled.prepare
+
+    def swapped(self: Doubled, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
+        source.write_bytes(b"abd")
+        return genuine(self, source, sha256, root)
+
+    monkeypatch.setattr(Doubled, "prepare", swapped)
+    with pytest.raises(DataError, match="given was changed while it was read: run again once it is in place"):
+        prepare(one, given, False, quiet)
+    assert not one.is_there
+    assert not one.record.exists()
+    monkeypatch.undo()
+    prepare(one, given, False, quiet)
+    assert one.files[0].read_bytes() == b"abdabd"
+
+
+def test_no_asset_has_the_name_of_another_ones_record_or_download(server: Server, tmp_path: Path) -> None:
+    """What has come of x.pkl, and its mark, are hidden: x.pkl.part may be an asset, whose description is x.pkl.part.json."""
+    server.cut = 1000
+    with pytest.raises(DataError):
+        fetch.fetch(server.address, tmp_path / "x.pkl", quiet)
+    assert all(name.startswith(".x.pkl.") for name in names_in(tmp_path))
+    assert place("stylegan-xl/x.pkl.part", tmp_path).state == "missing"
+    with pytest.raises(ConfigError, match=r"would have the file .*x\.pkl\.sha256\.json, a name that ddbench keeps for itself"):
+        place("stylegan-xl/x.pkl.sha256", tmp_path)
 
 
 def test_nothing_is_downloaded_unless_told(server: Server, tmp_path: Path) -> None:

@@ -150,3 +150,11 @@ def test_a_file_must_hold_just_what_is_described() -> None:
     ):
         with pytest.raises(DataError, match=rf"^the file do not fit their description: .*{sentence}"):
             decoder.fit(tensors, "the file")
+    for odd, sentence in (
+        (torch.ones(6, dtype=torch.complex64), "complex"),
+        (torch.ones(6).to_sparse(), "sparse"),
+        (torch.empty(6, device="meta"), "a meta tensor, without numbers"),
+        (torch.ones(1).expand(6), "expanded, more numbers than are stored"),
+    ):
+        with pytest.raises(DataError, match=rf"^the file: 'up\.bias' is {sentence}: store plain dense tensors"):
+            decoder.fit(good | {"up.bias": odd}, "the file")

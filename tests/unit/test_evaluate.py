@@ -187,7 +187,7 @@ def faulty(tmp_path: Path) -> dict[str, tuple[Path, dict, type[BenchError], str]
         "logits": (file("logits", good, torch.eye(10) * 5), how, DataError, "probabilities, not logits"),
         "lengths": (file("lengths", good, labels[:5].clone()), how, DataError, r"labels must be \[10\]"),
         "integers": (file("integers", (good * 255).int()), how, DataError, "floats or uint8 pixels, got torch.int32"),
-        "complex": (file("complex", good.to(torch.complex64)), how, DataError, "of up to 64 bits, got torch.complex64"),
+        "complex": (file("complex", good.to(torch.complex64)), how, DataError, "'images' holds complex numbers"),
         "metadata": (tmp_path / "odd.safetensors", {}, DataError, "its metadata must hold dataset, class_names, mean and std"),
         "std": (file("std", good), {"values": "normalised", "mean": [0.1], "std": [0.0]}, ConfigError, "--std above 0"),
         "half": (file("half", good), {"values": "normalised", "mean": [0.1]}, ConfigError, "go together"),

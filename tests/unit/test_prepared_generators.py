@@ -124,6 +124,62 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    folder = brought(tmp_path).parent
+    for name in (".mine.safetensors.0123.tmp", ".mine.json.4567.tmp", ".other.json.89.tmp", ".mine.json.lock"):
+        (folder / name).write_bytes(b"half")
+    prepare(tmp_path)
+    assert [path.name for path in sorted(folder.iterdir())] == [".other.json.89.tmp", "mine.json", "mine.safetensors"]
+
+
+def test_two_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one writes, another is told so, and takes nothing away from it."""
+    source, genuine, told = brought(tmp_path), prepared._write, []
+
+    def meanwhile(*arguments: Any) -> str:
+        monkeypatch.setattr(prepared, "_write", genuine)
+        with pytest.raises(DataError, match=r"mine\.json is being prepared by another process: wait for it") as caught:
+            StyleganWeights("mine").prepare(source, "0" * 64, tmp_path)
+        told.append(caught.value)
+        return genuine(*arguments)
+
+    monkeypatch.setattr(prepared, "_write", meanwhile)
+    StyleganWeights("mine").prepare(source, "0" * 64, tmp_path)
+    assert len(told) == 1
+    prepared.check(source.with_suffix(".json"))
+
+
+def test_the_description_that_is_checked_is_the_one_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read once: another in its place meanwhile is not looked at."""
+    target = prepare(tmp_path)
+    wanted, genuine, calls = prepared.pin(prepared.read(target)), prepared.read, []
+
+    def once(path: Path) -> Any:
+        found = genuine(path)
+        calls.append(path)
+        path.write_text("{}")
+        return found
+
+    monkeypatch.setattr(prepared, "read", once)
+    assert prepared.load(target, wanted)[0].num_ws == 13
+    assert calls == [target]
+
+
+def test_tensors_that_are_swapped_while_they_are_read_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = prepare(tmp_path)
+    wanted, genuine = prepared.pin(prepared.read(target)), prepared.mapped
+
+    def swapped(path: Path) -> Any:
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content[:-1] + b"\x7f")
+        return genuine(path)
+
+    monkeypatch.setattr(prepared, "mapped", swapped)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        prepared.load(target, wanted)
+
+
 def test_a_file_of_something_else_leaves_nothing_behind(tmp_path: Path) -> None:
     path = brought(tmp_path)
     for bytes_, told in (

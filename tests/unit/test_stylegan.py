@@ -21,6 +21,7 @@ from ddbench.suite.stages import PlanningRun
 from ddbench.testing import toy_run
 from ddbench_plugins.generators.stylegan_random import RandomStyleGAN, random_weights
 from ddbench_plugins.spaces.layered import Layered
+from ddbench_plugins.stylegan import network
 from ddbench_plugins.stylegan.axes import Axes
 from ddbench_plugins.stylegan.description import count_parameters, read, write
 from ddbench_plugins.stylegan.fast import FilteredLeakyReLU, ModulatedConvolution, Resampling, resampling
@@ -317,6 +318,8 @@ def test_half_precision_does_not_overflow() -> None:
         ("synthesis.L6_52_8.bias", torch.zeros(8, dtype=torch.int64), "floating-point"),
         ("synthesis.L6_52_8.up_filter", None, "is missing"),
         ("synthesis.L6_52_8.up_filter", torch.ones(2, 3), "filter"),
+        ("synthesis.L6_52_8.up_filter", torch.zeros(12), r"the filter 'synthesis\.L6_52_8\.up_filter' of the generator is zero"),
+        ("synthesis.L6_52_8.up_filter", torch.ones(257), "at most 256, got \\[257\\]"),
         ("synthesis.L6_52_8.up_filter", torch.ones(12), "padding does not fit|give images of"),
         ("mapping.embed.weight", torch.zeros(24, 7), "do not fit each other"),
         ("mapping.embed.weight", torch.zeros(9, 20), r"classes .* are 0..8, and 9 is asked for"),
@@ -329,6 +332,19 @@ def test_tensors_that_do_not_fit_are_refused_in_one_sentence(key: str, tensor: T
     with pytest.raises((DataError, ConfigError), match=sentence) as caught:
         build(golden_description("sr32"), tensors, CPU, classes=range(10))
     assert "\n" not in str(caught.value)
+
+
+def test_maps_between_filters_and_of_layers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small description may say factors and sides whose maps would fill any memory."""
+    of, tensors = golden_description("sr32"), golden_weights("sr32")
+    first = msgspec.structs.replace(of.layers[0], up_factor=8, padding=(0, 0, 0, 0))
+    wide = msgspec.structs.replace(of, input=msgspec.structs.replace(of.input, size=(4096, 4096)), layers=(first, *of.layers[1:]))
+    tensors[f"synthesis.{first.name}.up_filter"] = torch.ones(12)
+    with pytest.raises(DataError, match=rf"layer '{first.name}' would have maps of side 327\d\d between its filters"):
+        build(wide, tensors, CPU)
+    monkeypatch.setattr(network, "MAX_MAP", 8 * 52 * 52 - 1)
+    with pytest.raises(DataError, match=rf"gives maps of more than {8 * 52 * 52 - 1} numbers"):
+        build(of, golden_weights("sr32"), CPU)
 
 
 def test_which_class_the_network_is_asked_for() -> None:

@@ -26,6 +26,7 @@ from official_pickles import (
     Raw,
     Writer,
     discriminator,
+    dtype,
     generator,
     official,
     ordered,
@@ -36,12 +37,12 @@ from official_pickles import (
 from torch import Tensor
 
 from ddbench.errors import DataError
-from ddbench_plugins.stylegan import unpickling
-from ddbench_plugins.stylegan.arrays import Storage, StoredTensor
+from ddbench.ops.pickles import machine
+from ddbench.ops.pickles.machine import load
+from ddbench.ops.pickles.records import Span, Thing
+from ddbench.ops.pickles.tensors import EmbeddedStorage, StoredTensor
 from ddbench_plugins.stylegan.description import Source
 from ddbench_plugins.stylegan.pickles import OFFICIAL, Official, opened, read
-from ddbench_plugins.stylegan.records import Span, Thing
-from ddbench_plugins.stylegan.unpickling import load
 
 SOURCE = Source(name="x.pkl", sha256="0" * 64, bytes=1, key="?", class_name="?")
 
@@ -126,7 +127,7 @@ def test_storages_are_read_as_torch_reads_them(dtype: torch.dtype) -> None:
     tensor = torch.arange(-3, 9).to(dtype)
     content = storage_bytes(tensor)
     theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    ours = StoredTensor(Storage(Span(b"before" + content, 6, 6 + len(content))), 0, (12,), (1,)).read()
+    ours = StoredTensor(EmbeddedStorage(Span(b"before" + content, 6, 6 + len(content))), 0, (12,), (1,)).read()
     assert torch.equal(ours, torch.tensor([], dtype=dtype).set_(theirs.untyped(), 0, (12,), (1,)))
     assert torch.equal(ours, tensor)
 
@@ -134,7 +135,7 @@ def test_storages_are_read_as_torch_reads_them(dtype: torch.dtype) -> None:
 def test_a_view_is_what_its_strides_say() -> None:
     base = torch.arange(12.0)
     content = storage_bytes(base)
-    view = StoredTensor(Storage(Span(content, 0, len(content))), 1, (3, 2), (1, 4)).read()
+    view = StoredTensor(EmbeddedStorage(Span(content, 0, len(content))), 1, (3, 2), (1, 4)).read()
     assert torch.equal(view, base.as_strided((3, 2), (1, 4), 1))
     assert view.is_contiguous()
 
@@ -170,7 +171,7 @@ OTHERS = {
     "nothing": (lambda: pickle.dumps({}), "holds nothing and no generator"),
     "other keys": (lambda: pickle.dumps({"epoch": 3, "\x1b[31m": 2}), r"holds epoch, \[31m and no generator"),
     "class": (lambda: Writer().finish(New(Global("timm.models", "Net"))), "the file x.pkl is Net alone"),
-    "cut": (lambda: official("plain32")[:-1], "is damaged, cut short or no pickle of a generator: pickle exhausted"),
+    "cut": (lambda: official("plain32")[:-1], "is damaged, cut short or no pickle: it ends before its end is said"),
     "no pickle": (lambda: b"\x89PNG....", "is damaged, cut short or no pickle"),
 }
 
@@ -222,6 +223,54 @@ def test_tensors_that_do_not_fit_are_named() -> None:
         taken(Writer().finish({"G_ema": generator("sr32", few)}))
 
 
+def settings_array(shape: tuple[int, ...]) -> Call:
+    num = int(np.prod(shape))
+    state = (1, shape, dtype("i8"), False, np.arange(num, dtype=np.int64).tobytes())
+    return Call(Global("numpy.core.multiarray", "_reconstruct"), (Global("numpy", "ndarray"), (0,), b"b"), state)
+
+
+def test_settings_are_arrays_of_few_numbers() -> None:
+    """As many as it says: one of 64 is read, and does not fit; a longer one is not."""
+    for num, sentence in ((64, "what it records is not as expected"), (65, "an array of [65] numbers where a setting belongs")):
+        changed = generator("plain32", **{"synthesis.input/size": settings_array((num,))})
+        assert sentence in told(Writer().finish({"G_ema": changed}))
+    flat = settings_array((2,))
+    flat.state = (*flat.state[:1], (3,), *flat.state[2:])
+    assert "an array of [3] that has 16 bytes" in told(
+        Writer().finish({"G_ema": generator("plain32", **{"synthesis.input/size": flat})})
+    )
+
+
+def test_a_table_of_class_embeddings_has_the_features_that_are_mixed() -> None:
+    wrong = weights("sr32") | {"mapping.embed.weight": torch.ones(10, 21)}
+    content = Writer().finish({"G_ema": generator("sr32", wrong)})
+    assert "its table of 10 class embeddings does not serve 10 classes" in told(content)
+
+
+def test_tensors_that_share_a_storage_cannot_exceed_the_file(tmp_path: Path) -> None:
+    """Every one lies in the same storage, which is in the file once."""
+    path, tensors = tmp_path / "x.pkl", weights("plain32")
+    shared = torch.zeros(max(tensor.numel() for tensor in tensors.values()))
+    storage = Call(Global("torch.storage", "_load_from_bytes"), (storage_bytes(shared),))
+
+    def in_it(made: Any) -> Any:
+        """The same module with all tensors there."""
+        state = made.arguments[0]["state"] if isinstance(made, Call) else made.state
+        for table in (state["_parameters"].items, state["_buffers"].items):
+            for name, tensor in table.items():
+                call = tensor.arguments[0] if tensor.what.name == "_rebuild_parameter" else tensor
+                call.arguments = (storage, *call.arguments[1:])
+                table[name] = tensor
+        for part in state["_modules"].items.values():
+            in_it(part)
+        return made
+
+    path.write_bytes(Writer().finish({"G_ema": in_it(generator("plain32"))}))
+    sentence = r"bytes, and its tensors would take [0-9]+: it is no official one"
+    with pytest.raises(DataError, match=sentence), opened(path, "a" * 64):
+        pass
+
+
 def with_tensor(made: Any) -> bytes:
     """An official file, one tensor of which is made by hand."""
     changed = generator("plain32")
@@ -246,13 +295,13 @@ SIX = storage_bytes(torch.arange(6.0))
         (rebuilt(SIX.replace(b"cuda:0q", b"cuda:0q")[:-32] + struct.pack("<q", 10**15) + SIX[-24:]), "storage of 6 numbers"),
         (rebuilt(SIX, 1), r"a tensor of \[6\] in a storage of 6 numbers"),
         (rebuilt(SIX, -1), "strides are none"),
-        (rebuilt(SIX, 0, (6,), (0,)), None),  # inside of its storage
+        (rebuilt(SIX, 0, (6,), (0,)), "an expanded tensor, whose numbers overlap"),
         (rebuilt(SIX, 0, (6,), (2,)), "in a storage of 6 numbers"),
         (rebuilt(SIX, 0, (6,), (True,)), "strides are none"),
         (rebuilt(SIX, 0, (6,), (1, 1)), "strides are none"),
         (rebuilt("text"), "a storage that is not made of bytes"),
-        (rebuilt(SIX.replace(b"FloatStorage", b"EvilsStorage")), "a storage of a kind that torch 1.9 does not write"),
-        (rebuilt(SIX.replace(b"ctorch\n", b"cposix\n")), "a storage of a kind"),
+        (rebuilt(SIX.replace(b"FloatStorage", b"EvilsStorage")), "numbers of a kind that is not read (torch.EvilsStorage)"),
+        (rebuilt(SIX.replace(b"ctorch\n", b"cposix\n")), "numbers of a kind that is not read (posix.FloatStorage)"),
     ],
 )
 def test_numbers_must_lie_in_their_storage(tensor: Call, sentence: str | None) -> None:
@@ -414,7 +463,7 @@ BOMBS = {
     "growing names": b"\x80\x02cos\nx\nq\x00" + b"cdill._dill\n_get_attr\nh\x00X\x01\x00\x00\x00y\x86Rq\x00" * 5000 + b".",
     "colliding references": b"".join(b"Np%d\n0" % (n * (2**61 - 1)) for n in range(1000)) + b"N.",
     "many marks": MARK * 100_000,
-    "more opcodes than allowed": b"\x80\x02" + b"N0" * (unpickling.MAX_OPCODES // 2 + 5) + b"N.",
+    "more opcodes than allowed": b"\x80\x02" + b"N0" * (machine.MAX_OPCODES // 2 + 5) + b"N.",
     "LONG4": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01" * 100,
     "LONG4 of 2 MiB": b"\x80\x02\x8b" + struct.pack("<i", 2 << 20) + b"\x01" * (2 << 20) + b".",
     "LONG1": b"\x80\x02\x8a\xff" + b"\x01" * 255 + b".",
@@ -450,7 +499,7 @@ BOMBS = {
 @pytest.mark.parametrize("label", BOMBS)
 def test_bombs_end_in_a_sentence(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer opcodes allowed, so that it is quick; the memory that they take is seen to below."""
-    monkeypatch.setattr(unpickling, "MAX_OPCODES", 250_000)
+    monkeypatch.setattr(machine, "MAX_OPCODES", 250_000)
     told(BOMBS[label])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 from ddbench.api import Spec
 from ddbench.compute.run import DistillRun
-from ddbench.data.weights import find_weights, read_document, read_weights
+from ddbench.data import weights
+from ddbench.data.weights import read_document, read_weights
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
 from ddbench.ops.checkpoints import fit_state
@@ -49,8 +52,48 @@ def test_tensors_come_back(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("inside", ["state_dict", "model"])
 def test_a_training_scripts_checkpoint_gives_its_network(tmp_path: Path, inside: str) -> None:
-    sha256 = put(tmp_path, "w.pt", {"epoch": 7, inside: TENSORS, "optimizer": {"lr": 0.1}})
+    """Whatever else lies beside it: classes of the script, tensors of other kinds."""
+    beside = {"epoch": 7, "optimizer": {"lr": 0.1}, "args": Namespace(lr=0.1), "mask": torch.eye(2).to_sparse()}
+    sha256 = put(tmp_path, "w.pt", {**beside, inside: TENSORS})
     assert same(read_weights(tmp_path, "w.pt", sha256), TENSORS)
+
+
+def test_both_formats_of_torch_are_read(tmp_path: Path) -> None:
+    network = small()
+    for zipped in (True, False):
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        path = tmp_path / "weights" / "w.pth"
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+        assert same(read_weights(tmp_path, "w.pth", sha256_file(path)), dict(network.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_a_file_that_is_swapped_while_it_is_read_does_not_pass(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256, path = put(tmp_path, name, TENSORS), tmp_path / "weights" / name
+    other = tmp_path / "other"
+    good, genuine = path.read_bytes(), weights.sha256_of
+    swaps: dict[str, Callable[[], Any]] = {
+        "another file": lambda: other.replace(path),
+        "written to": lambda: path.write_bytes(other.read_bytes()),
+        "time set back": lambda: (path.write_bytes(other.read_bytes()), os.utime(path, ns=(stamp, stamp))),
+        "gone": path.unlink,
+    }
+    for swap in swaps.values():
+        path.write_bytes(good)
+        stamp = path.stat().st_mtime_ns
+        put(tmp_path, f"b{name}", {name: tensor + 1 for name, tensor in TENSORS.items()})
+        (tmp_path / "weights" / f"b{name}").replace(other)
+
+        def hashed(file: Any, swap: Callable[[], Any] = swap) -> str:
+            found = genuine(file)
+            swap()
+            return found
+
+        monkeypatch.setattr(weights, "sha256_of", hashed)
+        with pytest.raises(DataError, match=r"was changed while it was read: run again|cannot be read"):
+            read_weights(tmp_path, name, sha256)
 
 
 class Evil:
@@ -63,8 +106,10 @@ def test_pickled_code_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture
     path = tmp_path / "weights" / "w.pt"
     for write in (lambda: torch.save({"a": Evil()}, path), lambda: path.write_bytes(pickle.dumps(Evil()))):
         write()
-        with pytest.raises(DataError, match=r"(pickled code is never run|cannot be read)"):
+        with pytest.raises(DataError, match=r"(more than tensors \(\w+\.print\), and pickled code is never run|cannot be read)"):
             read_weights(tmp_path, "w.pt", sha256_file(path))
+    with pytest.raises(DataError, match=r"tensors \(torch\.nn\.modules\.linear\.Linear\), and pickled code is never run"):
+        read_weights(tmp_path, "w.pt", put(tmp_path, "w.pt", nn.Linear(2, 2)))
     assert "executed" not in capsys.readouterr().out
 
 
@@ -72,18 +117,18 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     good = put(tmp_path, "w.pt", TENSORS)
     for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "a/weights/w.pt"):
         with pytest.raises(ConfigError, match="named by file alone"):
-            find_weights(tmp_path, name, good)
+            read_weights(tmp_path, name, good)
     with pytest.raises(DataError, match=r"'w\.pt' must lie in the folder weights of your data folder: set DDBENCH_DATA"):
-        find_weights(None, "w.pt", good)
+        read_weights(None, "w.pt", good)
     with pytest.raises(DataError, match=r"'v\.pt' cannot be found: put this file at .*weights/v\.pt"):
-        find_weights(tmp_path, "v.pt", good)
+        read_weights(tmp_path, "v.pt", good)
     with pytest.raises(DataError, match=f"have the SHA-256 {good}, not 0000: get the right file, or"):
-        find_weights(tmp_path, "w.pt", "0000")
+        read_weights(tmp_path, "w.pt", "0000")
     with pytest.raises(DataError, match=f"SHA-256 {good}, not an empty one"):
-        find_weights(tmp_path, "w.pt", "")
+        read_weights(tmp_path, "w.pt", "")
     (tmp_path / "weights" / "w.bin").write_bytes(b"x")
     with pytest.raises(DataError, match=r"must be a \.safetensors, \.pt or \.pth file"):
-        find_weights(tmp_path, "w.bin", good)
+        read_weights(tmp_path, "w.bin", good)
     for content in ([torch.ones(1)], {"a": 3}, {}):
         with pytest.raises(DataError, match="must hold tensors under names"):
             read_weights(tmp_path, "x.pt", put(tmp_path, "x.pt", content))
@@ -146,8 +191,18 @@ def test_rows_are_the_classes_in_their_order() -> None:
         fit_state(network, given, (), "the weights")
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_another_network_is_refused() -> None:
     network = small()
+    for odd, sentence in (
+        (torch.ones(3, dtype=torch.complex64), "complex"),
+        (torch.ones(3).to_sparse(), "sparse"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantised"),
+        (torch.empty(3, device="meta"), "a meta tensor, without numbers"),
+        (torch.ones(1).expand(3), "expanded, more numbers than are stored"),
+    ):
+        with pytest.raises(DataError, match=rf"the weights: '2\.bias' is {sentence}: store plain dense tensors"):
+            fit_state(network, dict(network.state_dict()) | {"2.bias": odd}, (), "the weights")
     lacking = {name: tensor for name, tensor in network.state_dict().items() if name != "0.bias"}
     with pytest.raises(DataError, match=r"the weights do not fit the network: they lack '0\.bias'"):
         fit_state(network, lacking, (), "the weights")

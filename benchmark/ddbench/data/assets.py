@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,9 +18,11 @@ from ddbench.api import Asset, AssetFacts
 from ddbench.data.fetch import Progress, fetch
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError, did_you_mean
 from ddbench.files import read_json, sha256_file, write_json
+from ddbench.ops.steady import ChangedError, sha256_of, steady
 from ddbench.settings import REQUIRED
 
 RECORD_SCHEMA = 1
+RECORD = ".sha256.json"  # behind the name of a file, is its record
 MAX_MEMBERS = 1000  # of a family, that are listed
 HASH = re.compile("[0-9a-f]{64}")
 
@@ -47,7 +49,7 @@ class Placed:
     @property
     def record(self) -> Path:
         """What its hash was."""
-        return self.source.with_name(f"{self.source.name}.sha256.json")
+        return self.source.with_name(self.source.name + RECORD)
 
     @property
     def state(self) -> str:
@@ -88,6 +90,8 @@ def place(name: str, root: Path | None) -> Placed:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts:
             raise PluginError(f"asset '{name}' names a file outside of the data folder: {path}.")
+        if parts[-1].startswith(".") or parts[-1].endswith(RECORD):
+            raise ConfigError(f"asset '{name}' would have the file {path}, a name that ddbench keeps for itself: choose another.")
     return Placed(name, asset, facts, root)
 
 
@@ -98,16 +102,30 @@ def prepare(placed: Placed, given: Path | None, download: bool, progress: Progre
         _asked(placed.name, lambda: placed.asset.check(placed.root))
         return (f"{placed.name} is prepared already.",)
     source = _source(placed, given, download, progress)
-    sha256 = sha256_file(source)
-    recorded = _recorded(placed)
-    if recorded not in ("", sha256):
-        told = f"{source} has the SHA-256 {sha256}, and {recorded} when '{placed.name}' was first used"
-        raise DataError(f"{told}: get the file anew, or remove {placed.record} if it is meant to be another.")
-    told = _asked(placed.name, lambda: tuple(placed.asset.prepare(source, sha256, placed.root)))
+    with _undone(placed), steady(source) as file:
+        sha256 = sha256_of(file)
+        recorded = _recorded(placed)
+        if recorded not in ("", sha256):
+            told = f"{source} has the SHA-256 {sha256}, and {recorded} when '{placed.name}' was first used"
+            raise DataError(f"{told}: get the file anew, or remove {placed.record} if it is meant to be another.")
+        messages = _asked(placed.name, lambda: tuple(placed.asset.prepare(source, sha256, placed.root)))
     if not recorded:
         about = {"name": placed.name, "sha256": sha256, "bytes": source.stat().st_size}
         write_json(placed.record, {"schema": RECORD_SCHEMA} | about)
-    return told
+    return messages
+
+
+@contextmanager
+def _undone(placed: Placed) -> Iterator[None]:
+    """Where the source was swapped meanwhile, files that were not there before are removed: nobody knows what made them."""
+    before = [path for path in placed.files if path.exists()]
+    try:
+        yield
+    except ChangedError:
+        for path in placed.files:
+            if path not in before:
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _source(placed: Placed, given: Path | None, download: bool, progress: Progress) -> Path:

@@ -27,7 +27,7 @@ Progress = Callable[[int, int | None], None]
 
 
 def fetch(address: str, target: Path, progress: Progress) -> None:
-    """Download into `target`, which appears once it is whole; what has come lies beside it as `.part`, for another time. Raises
+    """Download into `target`, which appears once it is whole; what has come lies beside it, hidden, for another time. Raises
     ConfigError for an address that is none of the web's, DataError where the file cannot be had whole."""
     if urlsplit(address).scheme not in ("http", "https"):
         raise ConfigError(f"'{address}' is no address of a file on the web.")
@@ -43,7 +43,8 @@ def fetch(address: str, target: Path, progress: Progress) -> None:
 
 
 def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(f"{target.name}.{suffix}")
+    """A hidden file, so that it is none that an asset may be: `x.pkl.part` can be one's name."""
+    return target.with_name(f".{target.name}.{suffix}")
 
 
 def _fetch(address: str, target: Path, progress: Progress) -> None:
@@ -62,7 +63,7 @@ def _fetch(address: str, target: Path, progress: Progress) -> None:
             raise DataError(f"{address} is another file than the one that was begun: run the same command again.") from error
         raise
     with answer:
-        start, total = _place(answer, there if version else 0, version)
+        start, total = _place(answer, part, there if version else 0, version)
         if total is not None and total > MAX_BYTES:
             raise DataError(f"{address} has {total} bytes, more than {MAX_BYTES >> 30} GiB: it is hardly what was meant.")
         told = {"address": address, "version": _version_in(answer)}
@@ -92,7 +93,7 @@ def _version_in(answer: Any) -> str:
     return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
 
 
-def _place(answer: Any, there: int, version: str) -> tuple[int, int | None]:
+def _place(answer: Any, part: Path, there: int, version: str) -> tuple[int, int | None]:
     """Where the answer begins in the file, and how long the file is. Raises DataError for an answer that was not asked for."""
     length = answer.headers.get("Content-Length", "")
     num = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
@@ -100,7 +101,7 @@ def _place(answer: Any, there: int, version: str) -> tuple[int, int | None]:
         return 0, num
     found = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})", answer.headers.get("Content-Range", ""))
     if not found or int(found[1]) != there or _version_in(answer) not in ("", version):
-        raise DataError(f"{answer.url} answers with another part of the file than the one asked for: remove the .part file.")
+        raise DataError(f"{answer.url} answers with another part of the file than the one asked for: remove {part}.")
     return there, int(found[2])
 
 

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddbench.errors import ConfigError, DataError
-from ddbench.files import sha256_file
+from ddbench.ops.pickles.records import Thing, printable
+from ddbench.ops.pickles.torch_files import read_torch
+from ddbench.ops.steady import sha256_of, steady
 
 FOLDER = "weights"  # of the data folder
 MAX_BYTES = 16 << 30
 MAX_DOCUMENT_BYTES = 1 << 20
 INSIDE = ("state_dict", "model", "model_state_dict")  # where training scripts keep a network's tensors, beside other things
-
-
-def find_weights(root: Path | None, file: str, sha256: str) -> Path:
-    """The path of `weights/FILE` under the data folder; FILE may lie in one folder of its own there, `FOLDER/FILE`. Raises
-    ConfigError for another path, DataError where the file is missing, too large, of another kind or not the one that the hash
-    names."""
-    path = _place(root, file, "weights")
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise DataError(f"the weights '{file}' must be a .safetensors, .pt or .pth file.")
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"the weights {path} are larger than {MAX_BYTES >> 30} GiB: name another file.")
-    _check_hash(sha256_file(path), sha256, f"the weights {path} have")
-    return path
 
 
 def find_prepared(root: Path | None, file: str) -> Path:
@@ -40,7 +26,7 @@ def find_prepared(root: Path | None, file: str) -> Path:
 
 
 def read_document(root: Path | None, file: str, sha256: str) -> bytes:
-    """The bytes of a JSON file that describes weights and lies beside them. Raises as `find_weights`."""
+    """The bytes of a JSON file that describes weights and lies beside them. Raises as `read_weights`."""
     path = _place(root, file, "description")
     if path.suffix != ".json":
         raise DataError(f"the description '{file}' must be a .json file.")
@@ -76,28 +62,47 @@ def _check_hash(found: str, wanted: str, what: str) -> None:
 
 
 def read_weights(root: Path | None, file: str, sha256: str) -> dict[str, Tensor]:
-    """Its tensors on the CPU, by name; of a training script's checkpoint, those of the network. Raises as `find_weights`, and
-    DataError where the file holds anything else than tensors under names."""
-    path = find_weights(root, file, sha256)
-    content = _read(path)
-    for name in INSIDE:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()) or not content:
-        raise DataError(f"{path} must hold tensors under names, a state dict; save the network's state_dict() alone.")
-    return {str(name): tensor for name, tensor in content.items()}
+    """The tensors of `weights/FILE` under the data folder, on the CPU, by name; of a training script's checkpoint, those of the
+    network. FILE may lie in one folder of its own there, `FOLDER/FILE`.
+
+    Raises ConfigError for another path, DataError where the file is missing, too large, of another kind or not the one that the
+    hash names, and where it holds anything else than tensors under names.
+    """
+    path = _place(root, file, "weights")
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise DataError(f"the weights '{file}' must be a .safetensors, .pt or .pth file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"the weights {path} are larger than {MAX_BYTES >> 30} GiB: name another file.")
+    with steady(path) as opened:
+        _check_hash(sha256_of(opened), sha256, f"the weights {path} have")
+        is_torchs = path.suffix != ".safetensors"
+        content = read_torch(opened, str(path), _network, strict=False) if is_torchs else _safetensors(path)
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError(f"{path} {_other(content)}; save the network's state_dict() alone.")
+    return content
 
 
-def _read(path: Path) -> Any:
+def _network(content: Any) -> Any:
+    """Of what a training script keeps, the tensors of its network."""
+    inside = (content.get(name) for name in INSIDE) if isinstance(content, dict) else ()
+    return next((part for part in inside if isinstance(part, dict)), content)
+
+
+def _other(content: Any) -> str:
+    """What is wrong with a file that holds something else than tensors under names."""
+    things = [content, *content.values()] if isinstance(content, dict) else [content]
+    thing = next((value for value in things if isinstance(value, Thing)), None)
+    if thing is None:
+        return "must hold tensors under names, a state dict"
+    name = printable(thing.of.full) if thing.of else "an object"
+    return f"holds more than tensors ({name}), and pickled code is never run"
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = "holds more than tensors, and pickled code is never run"
-        raise DataError(f"{path} {told}: save the network's state_dict() alone.") from error
-    except Exception as error:  # damaged bytes can raise anything at all
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}): get it anew.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,9 @@ from torch import Tensor
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import digest, read_json, read_tensors, sha256_file
 from ddbench.ops.image_files import class_folders, list_folder
+from ddbench.ops.pickles.torch_files import read_torch
 from ddbench.ops.pictures import UnreadableError, decode, read
+from ddbench.ops.steady import sha256_of, steady
 
 MAX_SET_BYTES = 8 << 30
 SET_FILE = "set.safetensors"  # of a store
@@ -55,22 +56,20 @@ def open_content(path: Path) -> Content:
         raise ConfigError(f"{path} is none of {known}, and no folder of images. Save images and labels as one of these.")
     if path.stat().st_size > MAX_SET_BYTES:
         raise DataError(f"{path} is larger than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
-    value, meta = OPENERS[path.suffix](path)
-    return Content(path, value, sha256_file(path), meta)
+    with steady(path) as file:
+        value, meta = OPENERS[path.suffix](path)
+        return Content(path, value, sha256_of(file), meta)
 
 
 def open_pt(path: Path) -> Any:
-    """What torch.save wrote: tensors, numbers, texts, lists and dictionaries of such. Nothing of it is executed: every .pt of a
-    set is opened here. Raises DataError."""
+    """What torch.save wrote: tensors, numbers, texts, lists and dictionaries of such; arrays of numpy come as tensors. Nothing of
+    it is executed: every .pt of a set is opened here. Raises DataError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = "holds more than tensors, and pickled code is never run. Save images and labels alone, as tensors."
-        if "numpy" in str(error):
-            told = "holds numpy arrays or numbers, which are not read from a .pt: save torch.from_numpy(array), or an .npz."
-        raise DataError(f"{path} {told}") from error
-    except Exception as error:  # damaged bytes can raise anything at all
-        raise DataError(f"{path} cannot be read ({type(error).__name__}). {REMEDY}") from error
+        with path.open("rb") as file:
+            return read_torch(file, str(path))
+    except DataError as error:
+        odd = "tensor" in str(error) or "numbers" in str(error)  # a sparse one, one without values, complex numbers
+        raise DataError(f"{error} Save dense tensors of floats or integers." if odd else str(error)) from error
 
 
 def _safetensors(path: Path) -> tuple[Any, dict[str, Any]]:

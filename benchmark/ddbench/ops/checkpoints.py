@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ddbench.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[
 
     A prefix that all names of one side share (`module.`, `model.`) does not count, nor does a missing count of batches, which
     BatchNorm layers do not use. `rows`, if any: which outputs of the checkpoint's last layer are the network's classes, in their
-    order. `what` begins each message. Raises DataError where names or shapes differ.
+    order. `what` begins each message. Raises DataError where names or shapes differ, or a tensor is not plain (`check_plain`).
     """
     wanted = network.state_dict()
     given = _renamed(wanted, tensors)
@@ -28,6 +29,7 @@ def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[
         if name not in given:
             raise DataError(f"{what} do not fit the network: they lack '{name}'. Name the network that they are of.")
         tensor = given[name]
+        check_plain(tensor, f"{what}: '{name}'")
         if rows and tensor.shape[:1] != like.shape[:1] and tensor.shape[1:] == like.shape[1:]:
             tensor = _chosen(tensor, rows, len(like), f"{what}: '{name}'")
         if tensor.shape != like.shape:
@@ -38,6 +40,22 @@ def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[
     if extra is not None:
         raise DataError(f"{what} do not fit the network: it has no '{extra}'. Name the network that they are of.")
     return fitted
+
+
+def check_plain(tensor: Tensor, what: str) -> None:
+    """Raise DataError, `what` and a reason, for a tensor that networks do not compute with: sparse, quantised, complex, without
+    numbers, or expanded, so that it would take more memory than it was stored in."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else "sparse"
+    elif tensor.is_complex():
+        kind = "complex"
+    elif tensor.is_meta:
+        kind = "a meta tensor, without numbers"
+    elif tensor.numel() > tensor.untyped_storage().nbytes() // tensor.itemsize:
+        kind = "expanded, more numbers than are stored"
+    else:
+        return
+    raise DataError(f"{what} is {kind}: store plain dense tensors of real numbers.")
 
 
 def parameters_under(

@@ -16,6 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from ddbench.errors import DataError
+from ddbench.ops.checkpoints import check_plain
 from ddbench.ops.operations import AnyOperation, Name, Operations, Shape, Size, check_size
 
 
@@ -122,13 +123,14 @@ class Decoder(nn.Module):
 
     def fit(self, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
         """The tensors of a file by this module's names. `what` begins each message. Raises DataError where they are not just
-        those that the description names, in their shapes."""
+        those that the description names, in their shapes, or not plain."""
         wanted, left = self.state_dict(), dict(tensors)
         fitted: dict[str, Tensor] = {}
         for ours, theirs in self._names():
             like, tensor = wanted[ours], left.pop(theirs, None)
             if tensor is None:
                 raise DataError(f"{what} do not fit their description: they lack '{theirs}'.")
+            check_plain(tensor, f"{what}: '{theirs}'")
             if tensor.shape != like.shape or not tensor.is_floating_point():
                 told = f"is {tensor.dtype} {list(tensor.shape)}, and must be floats {list(like.shape)}"
                 raise DataError(f"{what} do not fit their description: '{theirs}' {told}.")

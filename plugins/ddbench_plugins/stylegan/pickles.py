@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from ddbench.errors import DataError
-from ddbench_plugins.stylegan.arrays import MAKERS, StoredTensor, plain
+from ddbench.ops.pickles.arrays import ARRAYS, StoredArray
+from ddbench.ops.pickles.machine import load
+from ddbench.ops.pickles.records import CONTAINERS, INSTANCES, Buffer, Maker, Thing, printable
+from ddbench.ops.pickles.tensors import TENSORS, StoredTensor
 from ddbench_plugins.stylegan.description import Description, Source, check, filter_keys, tensor_shapes
-from ddbench_plugins.stylegan.records import Buffer, Maker, Thing
-from ddbench_plugins.stylegan.unpickling import load
+from ddbench_plugins.stylegan.dill import DILL
 
 MAX_BYTES = 8 << 30  # of a file; the largest published ones have about 1.5 GB
 MAX_MODULES = 10_000
@@ -50,7 +52,11 @@ class Persistent(Thing):
 
 
 OFFICIAL: dict[str, Maker] = {
-    **MAKERS,
+    **CONTAINERS,
+    **INSTANCES,
+    **ARRAYS,
+    **TENSORS,
+    **DILL,
     "torch_utils.persistence._reconstruct_persistent_obj": Persistent.made,
     "dnnlib.util.EasyDict": lambda *rest: {},
 }
@@ -66,7 +72,8 @@ class Module:
 
     def get(self, name: str) -> Any:
         """An attribute, arrays as lists; None where there is none. Raises ValueError for an array that is none of a setting."""
-        return plain(self.record.get(name))
+        value = self.record.get(name)
+        return value.values() if isinstance(value, StoredArray) else value
 
     def named_tensors(self, prefix: str = "") -> Iterator[tuple[str, StoredTensor]]:
         """Parameters and buffers of it and its parts, as the official `state_dict` names them."""
@@ -153,7 +160,7 @@ def _generator(top: Any, what: str) -> tuple[str, Thing]:
         elif any(isinstance(top.get(key), Thing) for key in ("D", "discriminator")):
             told = "holds a discriminator and no generator"
         else:
-            told = f"holds {_printable(', '.join(list(top)[:5])) or 'nothing'} and no generator"
+            told = f"holds {printable(', '.join(list(top)[:5])) or 'nothing'} and no generator"
     elif isinstance(top, Thing):
         _refuse_other_networks(top, f"{what} is")
         told = f"is {_class_of(top)} alone"
@@ -180,12 +187,7 @@ def _refuse_other_networks(record: Thing, what: str) -> None:
 
 def _class_of(record: Thing) -> str:
     name = record.class_name if isinstance(record, Persistent) else record.of.name if record.of else ""
-    return _printable(name)[:64] or "unknown"
-
-
-def _printable(text: str) -> str:
-    """A text from a file as messages may show it."""
-    return "".join(letter for letter in text[:200] if letter.isprintable())
+    return printable(name)[:64] or "unknown"
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _module(record: Thing, budget: _Budget, depth: int = 0) -> Module:
 
 def _part(module: Module, name: str) -> Module:
     if name not in module.parts:
-        raise ValueError(f"it has no part '{_printable(name)}'")
+        raise ValueError(f"it has no part '{printable(name)}'")
     return module.parts[name]
 
 
@@ -273,7 +275,7 @@ def _needed(network: Module, description: Description) -> tuple[dict[str, Stored
     _check_sizes({name: found[name].shape for name in (*shapes, *filters)}, description, filters)
     kept = {name: found[name] for name in (*shapes, *filters, *(name for name in OPTIONAL if name in found))}
     odd = sorted(found.keys() - kept.keys())
-    return kept, (f"tensors that are not known are left out: {_printable(', '.join(odd[:5]))}.",) if odd else ()
+    return kept, (f"tensors that are not known are left out: {printable(', '.join(odd[:5]))}.",) if odd else ()
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:

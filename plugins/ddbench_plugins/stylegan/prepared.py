@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ddbench.errors import DataError
+from ddbench.ops.steady import sha256_of, steady
 from ddbench_plugins.stylegan import description as descriptions
 from ddbench_plugins.stylegan.description import Description, TensorFile
 from ddbench_plugins.stylegan.network import check_tensors
@@ -32,6 +33,7 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+UNFINISHED = ".tmp"
 AGAIN = "Remove it and its .json, and prepare it anew."
 
 
@@ -52,11 +54,20 @@ def convert(official: Official, target: Path) -> Description:
     try:
         with FileLock(lock, timeout=0):
             try:
+                _remove_unfinished(target, tensors)
                 return _convert(official, target, tensors)
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(f"{target} is being prepared by another process: wait for it.") from error
+
+
+def _remove_unfinished(*targets: Path) -> None:
+    """What a process that was killed has left beside them; no other is at it, which holds the lock."""
+    for target in targets:
+        for path in target.parent.iterdir():
+            if path.name.startswith(f".{target.name}.") and path.name.endswith(UNFINISHED):
+                path.unlink(missing_ok=True)
 
 
 def _convert(official: Official, target: Path, tensors: Path) -> Description:
@@ -84,7 +95,7 @@ def _convert(official: Official, target: Path, tensors: Path) -> Description:
 def _beside(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A new file beside the target, that is removed if nobody renames it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         with path.open("wb") as file:
             yield file, path
@@ -133,15 +144,15 @@ def read(target: Path) -> Description:
 
 def check(target: Path) -> Description:
     """The description, once the tensors beside it have the hash that it names. Raises DataError."""
-    return _checked(target, read(target))
-
-
-def _checked(target: Path, found: Description) -> Description:
+    found = read(target)
     tensors = _tensors_of(target, found)
-    sha256 = _sha256(tensors)
+    _check_hash(target, found, tensors, _sha256(tensors))
+    return found
+
+
+def _check_hash(target: Path, found: Description, tensors: Path, sha256: str) -> None:
     if sha256 != _expected(found):
         raise DataError(f"{tensors} has the SHA-256 {sha256}, and {target.name} says {_expected(found)}. {AGAIN}")
-    return found
 
 
 def load(target: Path, wanted: str) -> tuple[Description, dict[str, Tensor]]:
@@ -150,8 +161,10 @@ def load(target: Path, wanted: str) -> tuple[Description, dict[str, Tensor]]:
     found = read(target)
     if pin(found) != wanted:
         raise DataError(f"{target} is not the generator that was planned: its pin is {pin(found)}, not {wanted}. Plan anew.")
-    _checked(target, found)
-    return found, mapped(_tensors_of(target, found))
+    path = _tensors_of(target, found)
+    with steady(path) as file:
+        _check_hash(target, found, path, sha256_of(file))
+        return found, mapped(path)
 
 
 def mapped(path: Path) -> dict[str, Tensor]:

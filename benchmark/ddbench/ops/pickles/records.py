@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import Any, Protocol, runtime_checkable
 
 MAX_NAME = 1000  # characters of the name of a class or a function
+ESCAPED = re.compile(rb"""(?:[^\\]++|\\[\\'"nrtx])*+""")  # what Python 2 writes; other escapes would be guessed at
 MAX_STATES = 16  # that one object receives; each look at an attribute goes through them
 
 Buffer = bytes | mmap
@@ -28,6 +31,26 @@ class Span:
     def read(self, limit: int) -> bytes:
         """The first bytes, at most so many."""
         return bytes(self.buffer[self.start : min(self.stop, self.start + limit)])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Text:
+    """Characters that stand for bytes, one for each, or that are too many to be made a text before somebody asks for them."""
+
+    content: Span | str = field(repr=False)
+    encoding: str = "latin-1"  # of a span; "escape" is how Python 2 writes the bytes of a string in a line
+
+    def as_bytes(self) -> Span:
+        """The bytes that are meant. Raises ValueError for characters that stand for none."""
+        if isinstance(self.content, str):
+            raw = self.content.encode("latin-1")
+        elif self.encoding == "latin-1":
+            return self.content
+        elif self.encoding == "escape":
+            raw = unescaped(self.content.read(len(self.content)))
+        else:
+            raw = self.content.read(len(self.content)).decode(self.encoding).encode("latin-1")
+        return Span(raw, 0, len(raw))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,7 +102,19 @@ class Receiver(Protocol):
 
 
 Maker = Callable[..., Any]
-"""What our own table has for a name: a function of the arguments in the file."""
+"""What a table has for a name: a function of the arguments in the file."""
+
+
+def unescaped(raw: bytes) -> bytes:
+    """The bytes of a string as protocol 0 of Python 2 writes it, between its quotation marks. Raises ValueError."""
+    if not ESCAPED.fullmatch(raw):
+        raise ValueError("a string with an escape that is unknown")
+    return codecs.escape_decode(raw)[0]
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """A text from a file as messages may show it."""
+    return "".join(letter for letter in text[:limit] if letter.isprintable())
 
 
 def _container(items: Any = ()) -> list[Any]:
@@ -94,24 +129,22 @@ def _dictionary(items: Any = ()) -> dict[str, Any]:
     return {key: value for key, value in pairs if isinstance(key, str)}
 
 
-def _attribute(of: Any, name: Any, *rest: Any) -> Any:
-    """What dill says instead of a name: an attribute of a module, by name."""
-    return Name(of.full, name) if isinstance(of, Name) else Thing(None)
-
-
 def _instance_of(what: Any = None, *rest: Any) -> Thing:
     return Thing(what if isinstance(what, Name) else None)
 
 
 CONTAINERS: dict[str, Maker] = {
     "collections.OrderedDict": _dictionary,
-    "dill._dill._import_module": lambda name, *rest: Name(name, ""),
-    "dill._dill._get_attr": _attribute,
-    "dill._dill._load_type": lambda name, *rest: Name("builtins", name),
-    "dill._dill._create_type": lambda *rest: Name("dill", "type"),
+    "collections.Counter": _dictionary,
+    "collections.defaultdict": lambda *rest: _dictionary(*rest[1:]),
 }
 for _module in ("builtins", "__builtin__"):
     CONTAINERS |= {f"{_module}.{_name}": _container for _name in ("set", "frozenset", "list", "tuple")}
     CONTAINERS[f"{_module}.dict"] = _dictionary
-for _module in ("copyreg", "copy_reg"):
-    CONTAINERS |= {f"{_module}.{_name}": _instance_of for _name in ("_reconstructor", "__newobj__", "__newobj_ex__")}
+
+INSTANCES: dict[str, Maker] = {
+    f"{module}.{name}": _instance_of
+    for module in ("copyreg", "copy_reg")
+    for name in ("_reconstructor", "__newobj__", "__newobj_ex__")
+}
+"""Of any class at all: records, where names that are not in a table make records too."""

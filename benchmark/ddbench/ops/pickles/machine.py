@@ -1,97 +1,72 @@
-"""Reads a pickle as data: its opcodes are followed on records of our own, and nothing that the file names is imported or called.
+"""Reads a pickle as data: its instructions are followed on records of our own, and nothing that the file names is imported or
+called.
 
-Python's unpicklers have no part in this. `pickletools.genops` splits bytes into opcodes and arguments, which runs nothing; what
-an opcode does is written out below, and what a call would do is looked up in a table of our own functions by the name that the
-file gives. A name that is not in the table makes an inert record. So there is no way from a file to code, whatever it says.
+Python's unpicklers have no part in this. What an instruction does is written out below, and what a call would do is looked up in
+a table of our own functions by the name that the file gives. A name that is not in the table makes an inert record or is refused.
+So there is no way from a file to code, whatever it says.
 
-Memory and time are bounded by the number of opcodes, each of which makes at most one object, and by the text they hold; bytes
-stay where they are, in the mapped file. Keys that are no text are dropped: nothing here hashes, prints or walks what a file made,
-which may be deep, or small and yet endless to walk.
+Memory and time are bounded by the number of instructions, each of which makes at most one object, and by the text they hold;
+bytes stay where they are, in the mapped file. Keys that are no text are dropped: nothing here hashes, prints or walks what a file
+made, which may be deep, or small and yet endless to walk.
 """
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ddbench.errors import DataError
-from ddbench_plugins.stylegan.records import CONTAINERS, Buffer, Maker, Name, Receiver, Span, Thing
+from ddbench.ops.pickles.instructions import instruction
+from ddbench.ops.pickles.records import Buffer, Maker, Name, Receiver, Thing, printable
 
 MAX_OPCODES = 2_000_000  # a generator of 26 layers takes 21,000; published files hold two of them and a discriminator
 MAX_TEXT = 64 << 20  # characters of all texts together: a file holds the source of its classes, once each
-MAX_PIECE = 1 << 20  # bytes of one text, one line or one number
-MAX_NUMBER = 1024  # bits of an integer
 
 
-class _Cursor:
-    """What `genops` reads from: a place in a buffer. Large reads give their place, which only opcodes of bytes can use."""
-
-    def __init__(self, buffer: Buffer, start: int) -> None:
-        self.buffer, self.place, self.end = buffer, start, len(buffer)
-
-    def tell(self) -> int:
-        """The place."""
-        return self.place
-
-    def read(self, num: int) -> Any:
-        """So many bytes, or what is left."""
-        start = self.place
-        self.place = min(self.end, start + max(num, 0))
-        if self.place - start > MAX_PIECE:
-            return Span(self.buffer, start, self.place)
-        return self.buffer[start : self.place]
-
-    def readline(self) -> bytes:
-        """Up to and with the next end of a line."""
-        start, found = self.place, self.buffer.find(b"\n", self.place, self.place + MAX_PIECE)
-        if found < 0:
-            raise ValueError("a line that does not end")
-        self.place = found + 1
-        return self.buffer[start : self.place]
+class StrangeNameError(ValueError):
+    """A name that is not in the table, where others are refused."""
 
 
 class Machine:
-    """Follows the opcodes of one pickle."""
+    """Follows the instructions of one pickle."""
 
-    def __init__(self, makers: Mapping[str, Maker], persistent: Maker | None = None) -> None:
-        """`makers` by full name; `persistent` makes an object of a persistent id: without it they are refused."""
-        self.makers, self.persistent = {**CONTAINERS, **makers}, persistent
+    def __init__(self, makers: Mapping[str, Maker], persistent: Maker | None = None, strict: bool = False) -> None:
+        """`makers` by full name; `persistent` makes an object of a persistent id: without it they are refused. `strict`: other
+        names are refused and make no records."""
+        self.makers, self.persistent, self.strict = makers, persistent, strict
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # stacks below a mark
         self.memo: dict[int, Any] = {}
         self.text = self.given = 0
 
     def run(self, buffer: Buffer, start: int = 0) -> tuple[Any, int]:
-        """The object that the pickle makes, and the place behind it. Raises ValueError for what is no pickle or too much."""
-        cursor: Any = _Cursor(buffer, start)  # genops asks for a file, and uses what is defined above
+        """The object that the pickle makes, and the place behind it. Raises ValueError for what is no pickle or too much, of
+        which StrangeNameError for a name that is refused."""
+        place = start
         try:
-            for number, (opcode, argument, _) in enumerate(pickletools.genops(cursor)):
-                if number >= MAX_OPCODES:
-                    raise ValueError(f"more than {MAX_OPCODES} instructions")
-                if opcode.name in _BYTES:
-                    self.stack.append(Span(buffer, cursor.place - len(argument or ()), cursor.place))
-                elif opcode.name in _PLAIN:
+            for _ in range(MAX_OPCODES):
+                name, argument, place = instruction(buffer, place)
+                if name == "STOP":
+                    return self.stack.pop(), place
+                if name in _ARGUMENTS:
                     self.stack.append(self._weighed(argument))
                 else:
-                    _STEPS[opcode.name](self, argument)
-            return self.stack.pop(), cursor.place
+                    _STEPS[name](self, argument)
         except ValueError:
             raise
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"instructions that make no sense ({type(error).__name__})") from error
+        raise ValueError(f"more than {MAX_OPCODES} instructions")
 
     def _weighed(self, value: Any) -> Any:
-        """The value; texts count, and large numbers are refused."""
+        """The value; texts count."""
         if isinstance(value, str):
             self.text += len(value)
             if self.text > MAX_TEXT:
                 raise ValueError(f"more than {MAX_TEXT} characters of text")
-        elif isinstance(value, int) and value.bit_length() > MAX_NUMBER:
-            raise ValueError(f"a number of more than {MAX_NUMBER} bits")
         return value
 
-    # What opcodes do, in groups.
+    # What instructions do, in groups.
 
     def _mark(self, argument: Any) -> None:
         self.marked.append(self.stack)
@@ -131,9 +106,11 @@ class Machine:
         value, key = self.stack.pop(), self.stack.pop()
         return [key, value]
 
-    def _global(self, argument: Any) -> None:
-        module, _, name = argument.partition(" ")
-        self.stack.append(Name(module, name))
+    def _named(self, module: Any, name: Any) -> Name:
+        found = Name(module, name)
+        if self.strict and found.full not in self.makers:
+            raise StrangeNameError(printable(found.full))
+        return found
 
     def _call(self, what: Any, arguments: Any) -> None:
         """What our table has for the name; an inert record for all else."""
@@ -143,6 +120,8 @@ class Machine:
             if self.given > MAX_OPCODES:  # a maker may copy them
                 raise ValueError(f"more than {MAX_OPCODES} arguments")
             self.stack.append(maker(*arguments))
+        elif self.strict:
+            raise ValueError("a call of something that is no name, or without arguments")
         else:
             self.stack.append(Thing(what if isinstance(what, Name) else None))
 
@@ -152,8 +131,7 @@ class Machine:
         if argument is None:
             self._call(items[0], tuple(items[1:]))
         else:
-            module, _, name = argument.partition(" ")
-            self._call(Name(module, name), tuple(items))
+            self._call(self._named(*argument), tuple(items))
 
     def _new_with_names(self, argument: Any) -> None:
         names, arguments, what = self.stack.pop(), self.stack.pop(), self.stack.pop()
@@ -183,17 +161,16 @@ def _pairs(items: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 _Step = Callable[[Machine, Any], Any]
-_BYTES = frozenset({"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"})
-_PLAIN = frozenset(
+_ARGUMENTS = frozenset(
     {
         "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-        "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+        "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+        "BINBYTES8", "BYTEARRAY8",
     }
 )  # fmt: skip
 _STEPS: dict[str, _Step] = {
     "PROTO": lambda m, a: None,
     "FRAME": lambda m, a: None,
-    "STOP": lambda m, a: None,
     "NONE": lambda m, a: m.stack.append(None),
     "NEWTRUE": lambda m, a: m.stack.append(True),
     "NEWFALSE": lambda m, a: m.stack.append(False),
@@ -216,8 +193,8 @@ _STEPS: dict[str, _Step] = {
     "TUPLE1": lambda m, a: m._tuple(1),
     "TUPLE2": lambda m, a: m._tuple(2),
     "TUPLE3": lambda m, a: m._tuple(3),
-    "GLOBAL": Machine._global,
-    "STACK_GLOBAL": lambda m, a: m._push(Name(*m._two())),
+    "GLOBAL": lambda m, a: m._push(m._named(*a)),
+    "STACK_GLOBAL": lambda m, a: m._push(m._named(*m._two())),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, a: m._call(*m._two())),
     **dict.fromkeys(("INST", "OBJ"), Machine._instance),
     "NEWOBJ_EX": Machine._new_with_names,
@@ -232,5 +209,9 @@ def load(buffer: Buffer, what: str, makers: Mapping[str, Maker]) -> Any:
     try:
         return Machine(makers).run(buffer)[0]
     except (ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise DataError(f"{what} is damaged, cut short or no pickle of a generator: {told}.") from error
+        raise DataError(f"{what} is damaged, cut short or no pickle: {sentence(error)}.") from error
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, as a part of a message."""
+    return " ".join(printable(str(error).replace("\n", " ")).split())
