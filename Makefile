@@ -7,71 +7,73 @@ READY  := $(VENV)/.ready
 .PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-generator perf-store perf-images gpu-report test-kills clean
 
 install: $(READY)
+	@echo "ddbench is installed. Begin with: $(BIN)/ddbench run quickstart (or '. $(BIN)/activate' once, then: ddbench run quickstart)"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "ddbench needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@test -x $(BIN)/python || { echo "Making a Python environment of its own in $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing torch and the rest into $(VENV): some minutes, and gigabytes where pip brings CUDA. pip says what it does:"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
 	@touch $@
 
-quickstart: install
+quickstart: $(READY)
 	@$(BIN)/ddbench run quickstart
 
 # A process a core; one that has nothing left takes over tests of another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # What every change must pass.
-test: install
+test: $(READY)
 	$(PYTEST) -m 'not long'
 
 # The quick ones of the unit tests, for between two edits.
-test-fast: install
+test-fast: $(READY)
 	$(PYTEST) -m 'not slow and not long' tests/unit
 
 # What `test` leaves out.
-test-long: install
+test-long: $(READY)
 	$(PYTEST) -m long
 
 # Everything.
-test-all: install
+test-all: $(READY)
 	$(PYTEST)
 
-lint: install
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-perf: install
+perf: $(READY)
 	$(BIN)/python -m pytest tests/perf --benchmark-only --ignore tests/perf/test_evaluator_ways.py --ignore tests/perf/test_loss_steps.py --ignore tests/perf/test_generator_steps.py
 
 # Minutes on a GPU, an hour on a CPU: give it an idle machine.
-perf-evaluators: install
+perf-evaluators: $(READY)
 	$(BIN)/python tests/perf/measure.py
 
 # A quarter of an hour on two cores, minutes on a GPU: give it an idle machine too.
-perf-losses: install
+perf-losses: $(READY)
 	$(BIN)/python tests/perf/measure_losses.py
 
 # A quarter of an hour on two cores and, for the published form, 21 GiB of memory: give it an idle machine.
-perf-generator: install
+perf-generator: $(READY)
 	$(BIN)/python tests/perf/measure_generator.py
 
 # A store of 10,000 judgements: what the commands take that only look at it.
-perf-store: install
+perf-store: $(READY)
 	$(BIN)/python tests/perf/measure_store.py
 
 # Images of a ten-class subset: decoding, opening, serving. Minutes on two cores.
-perf-images: install
+perf-images: $(READY)
 	$(BIN)/python tests/perf/measure_images.py
 
 # On a machine with a card: PART=tests, then evaluators, losses and generator, each under nine minutes; goes on where it was cut off.
 # With the Python that has torch for the card: make gpu-report PART=tests GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
-gpu-report: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
+gpu-report: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
 	@test -n "$(PART)" || { echo "which part? make gpu-report PART=tests, then evaluators, losses and generator" >&2; exit 2; }
 	$(GPU_PYTHON) tests/perf/gpu_report.py $(PART)
 
 # A hundred times kill -9 at random moments, each store compared byte for byte: half an hour on two cores.
-test-kills: install
+test-kills: $(READY)
 	$(BIN)/python -m pytest -s -m long -k hundred_kills tests/unit/test_runner.py
 
 clean:

@@ -52,6 +52,14 @@ def no_terminal() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_tried() -> Iterator[None]:
+    """What is only planned is not tried out for seconds; the tests of trying set this back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddbench.grid.calibration.MOST_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """A test that computes with more threads, as commands do by default, leaves one to the next."""

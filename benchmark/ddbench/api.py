@@ -294,7 +294,7 @@ class Run(Protocol):
 class Effort:
     """What a resource takes."""
 
-    images: int  # that pass through the backbone in training steps
+    images: int  # that pass through the network that is trained, the backbone where it uses one
     bytes: int  # that are stored
 
 

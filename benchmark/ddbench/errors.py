@@ -5,6 +5,7 @@ Each message says what is wrong, where, and what to do, in one sentence or two, 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -35,6 +36,11 @@ class Faults(ConfigError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+def command(*words: object) -> str:
+    """A command of ddbench as a shell takes it, whatever is in a path or a name; words such as STORE stand for the user's own."""
+    return shlex.join(["ddbench", *map(str, words)])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,8 @@ from ddbench.grid import do
 from ddbench.grid.do import Workplace, do_job
 from ddbench.grid.jobs import Todo
 from ddbench.grid.planning import Planned
-from ddbench.grid.runner import Options, Outcome, Progress, list_jobs
+from ddbench.grid.progress import Outcome, Progress
+from ddbench.grid.runner import Options, list_jobs
 from ddbench.results.contents import Contents
 from ddbench.results.store import Store
 from ddbench_plugins.datasets import mnist_5k
@@ -45,7 +46,7 @@ def run_jobs(
 ) -> Outcome:  # fmt: skip
     """Do these jobs. The signature is that of `ddbench.grid.runner.run_jobs`."""
     site = options.site
-    outcome, here = Outcome(todo.total, todo.present), workplace(store, site.threads, data_root=site.data_root)
+    outcome, here = Outcome(todo.wanted, todo.there), workplace(store, site.threads, data_root=site.data_root)
     for work in todo.work:
         try:
             do_job(work.file, here, lambda phase, fraction: None)

@@ -14,7 +14,8 @@ from ddbench.compute.resources import Need, need_of
 from ddbench.grid.do_set import iterate_files
 from ddbench.grid.jobs import Work
 from ddbench.grid.planning import Planned
-from ddbench.grid.runner import Options, Outcome, Progress, run
+from ddbench.grid.progress import Outcome, Progress
+from ddbench.grid.runner import Options, run
 from ddbench.plan import Cell, SetPlan
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import judgement_job

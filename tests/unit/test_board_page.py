@@ -174,14 +174,23 @@ def test_text_cannot_break_a_table() -> None:
         ([], {"suites": {"toy-grid": ["suites/a.toml"]}}, "ddbench run suites/a.toml --only loss=dm,space=glad"),
         (
             [],
-            {"suites": {"toy-grid": ["suites/a.toml"]}, "shipped": frozenset({"toy-grid"})},
+            {"suites": {"toy-grid": ["suites/a.toml"]}, "shipped": frozenset({"suites/a.toml"})},
             "ddbench run toy-grid --only loss=dm,space=glad",
         ),
         (
             [],
-            {"suites": {"toy-grid": ["suites/a.toml", "suites/b.toml"]}},
-            "ddbench run toy-grid --only loss=dm,space=glad",
+            {
+                "suites": {"toy-grid": ["suites/a.toml", "suites/b.toml"]},
+                "chosen": {("toy-grid", method("dm", "glad").key): "suites/b.toml"},
+            },
+            "ddbench run suites/b.toml --only loss=dm,space=glad",
         ),
+        (
+            [replace(method("dm", "glad"), loss=ref("losses", "dm", "dm(batch_real=8)", batch_real=8))],
+            {},
+            "ddbench run toy-grid --only 'loss=dm(),space=glad'",
+        ),
+        ([], {"suites": {"toy-grid": ["suites/ä b.toml"]}}, "ddbench run 'suites/ä b.toml' --only loss=dm,space=glad"),
         ([baseline(FULL_DATA)], {}, "ddbench run toy-grid --only loss=dm,space=glad"),
         (
             [],
@@ -190,11 +199,14 @@ def test_text_cannot_break_a_table() -> None:
         ),
         (
             [],
-            {"suites": {"toy-grid": ["suites/a.toml"]}, "reduced": {"toy-grid": "toy"}, "shipped": frozenset({"toy-grid"})},
+            {"suites": {"toy-grid": ["suites/a.toml"]}, "reduced": {"toy-grid": "toy"}, "shipped": frozenset({"suites/a.toml"})},
             "ddbench run toy:reduced --only loss=dm,space=glad",
         ),
     ],
-    ids=["alone", "ipc", "subset", "file", "shipped", "ambiguous", "full data have no ipc", "reduced", "reduced and shipped"],
+    ids=[
+        "alone", "ipc", "subset", "file", "shipped", "the right one of two", "variants", "quotes", "full data have no ipc",
+        "reduced", "reduced and shipped",
+    ],
 )
 def test_commands(others: list[SetPlan], around: dict[str, object], command: str) -> None:
     plan = method("dm", "glad")
@@ -220,7 +232,8 @@ def test_every_suite_that_asked_for_a_part_has_its_command() -> None:
     made = results([Judged(one.set, (*one.judgements, *more))])
     (section,) = sections(made)
     assert commands(section.rows[0], section, Surroundings(places=places_of(made))) == [
-        f"ddbench evaluate STORE/sets/{short(one.plan.key)} --store STORE --protocol toy-1",
+        f"ddbench evaluate STORE/sets/{short(one.plan.key)}/set.safetensors --store STORE --protocol toy-1 "
+        f"--archs {TEACHER.label} --repeats 1 --threads 1",
         "ddbench run more --only loss=dm,space=pixel",
         "ddbench run toy-grid --only loss=dm,space=pixel",
     ]

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 from stores import set_contents, set_record
 
+import ddbench.cli
 from ddbench.api import Job, JobState
 from ddbench.cli import main
 from ddbench.cli.bar import Bar
 from ddbench.cli.common import load_suite
 from ddbench.cli.run import summary_line
 from ddbench.errors import ConfigError
-from ddbench.grid.runner import Outcome
+from ddbench.grid.counts import Counts
+from ddbench.grid.do import GOES_ON
+from ddbench.grid.estimates import Estimates
+from ddbench.grid.forecast import Forecast
+from ddbench.grid.jobs import Work
+from ddbench.grid.progress import Outcome
+from ddbench.grid.telling import Teller
 from ddbench.grid.worker import details_of, sentence_of
+from ddbench.results.log import Log
 from ddbench.results.store import Store
+from ddbench.suites import shipped
 
 TINY = """
 schema = 1
@@ -107,6 +120,14 @@ def test_wrong_options_make_no_store(capsys: Capture, suite: Path, more: tuple[o
     assert not (suite.parent / "runs").exists()
 
 
+@pytest.mark.parametrize("verb", ["plan", "prepare", "tune", "run"])
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused_by_all(capsys: Capture, suite: Path, verb: str, device: str) -> None:
+    suite.write_text(TINY + "[tune]\ntrials = 2\n")
+    assert f"'{device}'" in mistake(capsys, verb, suite, "--device", device)
+    assert not (suite.parent / "runs").exists()
+
+
 @pytest.mark.slow
 def test_stores_that_cannot_be_used(capsys: Capture, suite: Path) -> None:
     newer = suite.parent / "newer"
@@ -180,42 +201,133 @@ def test_a_stop_is_a_sentence(capsys: Capture, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_was_done_in_a_sentence() -> None:
-    assert summary_line(Outcome(3, 3), "s") == "Nothing to compute: all 3 sets and judgements are in s."
-    assert summary_line(Outcome(0, 0), "s") == "Nothing to compute: what was asked for is in s."
-    hurt = "2 failed, 2 left out because of damage (--redo makes them anew), in s."
+    two, one = Counts(set=2, judgement=4), Counts(set=1, judgement=1)
+    assert summary_line(Outcome(two, two.copy()), "s") == "Nothing to compute: all of 2 sets, 4 judgements is in s."
+    assert summary_line(Outcome(), "s") == "Nothing to compute: what was asked for is in s."
     failed = {"set-1": "no", "resource-1": "no"}
-    assert summary_line(Outcome(6, 2, computed=["set-2"], failed=failed), "s").endswith(f"2 were there, {hurt}")
-    outcome = Outcome(3, 1, computed=["a"], failed={"b": "why"})
-    assert summary_line(outcome, "s") == "1 of 3 sets and judgements computed, 1 were there, 1 failed, in s."
+    assert summary_line(Outcome(two, one, computed=["judgement-2"], failed=failed), "s") == (
+        "Computed: 0 of 2 sets, 1 of 4 judgements; there before: 1 set, 1 judgement; failed: 1 shared thing, 1 set; "
+        "2 left out because of damage (--redo makes them anew). All in s."
+    )
 
 
-def test_no_bar_without_a_terminal_and_names_are_not_markup(capsys: Capture) -> None:
-    bar, odd = Bar(), Job("set", "set-1", "dm(sizes=[1,2]) / [/red]")
-    bar.start(2, 0)
-    bar.update(odd, JobState("running", "distill", 0.5))
+def waiting(*seconds: float | None) -> Forecast:
+    """The forecast of a run with a job for each, of which the records of the store say so much; None: they say nothing."""
+
+    class Known(Estimates):
+        def __init__(self) -> None:
+            pass
+
+        def kind(self, file: Any) -> str:
+            return str(file)
+
+        def units(self, file: Any) -> int:
+            return 1
+
+        def seconds_a_unit(self, kind: str) -> float | None:
+            return seconds[int(kind)]
+
+    work = [Work(Job("set", f"set-{number}", "x"), cast(Any, number)) for number in range(len(seconds))]
+    return Forecast(work, Known(), workers=2, clock=lambda: 0.0)
+
+
+def test_what_a_run_tells_without_a_terminal(capsys: Capture, tmp_path: Path) -> None:
+    """Every job that begins and ends, with how long the rest takes; names are no markup, and there is no bar."""
+    forecast, odd = waiting(60.0, 200.0, None), Job("set", "set-1", "dm(sizes=[1,2]) / [/red]")
+    bar, total = Bar(Log(tmp_path)), Counts(set=1, judgement=2)
+    bar.start(total, Counts(judgement=1), forecast)
+    bar.begin(odd)
+    for fraction in (0.25, 0.5):
+        bar.update(odd, JobState("running", f"{GOES_ON} step 20 of 100", fraction))
     for _ in range(3):
         bar.finish(odd, "busy", 0.1)
     bar.finish(odd, "found", 0.1)
-    bar.finish(Job("resource", "resource-1", "a generator for x"), "done", 1.25)
-    bar.finish(Job("judgement", "judgement-1", "other"), "failed", 2.0)
+    forecast.finish("set-1")
+    shared = Job("resource", "resource-1", "classifier convnet on x, 10 epochs")
+    bar.begin(shared)
+    bar.finish(shared, "done", 1.25)
+    bar.finish(Job("judgement", "judgement-1", "other"), "failed", 200.0)
+    bar.end(Outcome(failed={"judgement-1": "it broke."}))
     bar.close()
     out, error = capsys.readouterr()
     assert out == ""
-    assert error.splitlines() == [
-        "2 sets and judgements, 0 already there",
+    left = "about 60 s and 1 job of unknown length left"
+    lines = [
+        "1 set, 2 judgements in all; there already: 1 judgement (about 2 min and 1 job of unknown length left)",
+        "begins: dm(sizes=[1,2]) / [/red] (about 2 min and 1 job of unknown length left)",
+        "dm(sizes=[1,2]) / [/red]: goes on at step 20 of 100",
         "dm(sizes=[1,2]) / [/red]: another run is computing it; waiting",
-        "[1/2] dm(sizes=[1,2]) / [/red]: another run computed it",
-        "[shared] a generator for x: done in 1.2 s",
-        "[2/2] other: failed in 2.0 s",
+        "[1 of 1 set, 1 of 2 judgements] dm(sizes=[1,2]) / [/red]: another run computed it "
+        "(about 2 min and 1 job of unknown length left)",
+        f"begins: classifier convnet on x, 10 epochs ({left})".replace("60 s", "30 s"),
+        f"classifier convnet on x, 10 epochs: done in 1.2 s ({left})".replace("60 s", "30 s"),
+        f"[1 of 1 set, 1 of 2 judgements] other: failed in 3 min ({left})".replace("60 s", "30 s"),
     ]
+    assert error.splitlines() == lines
+    logged = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line.partition("] ")[2] for line in logged] == [
+        *lines, "failed: it broke.", "ended: 1 of 1 set, 1 of 2 judgements there, 1 jobs failed",
+    ]  # fmt: skip
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[\d+\] ", line) for line in logged)
 
 
-def test_a_bar_of_resources_counts_these(capsys: Capture) -> None:
-    bar = Bar("resources")
-    bar.start(1, 0)
-    bar.finish(Job("resource", "resource-1", "a generator"), "done", 1.0)
+def test_a_running_job_says_how_far_it_is_once_a_minute() -> None:
+    now, lines, job = [0.0], list[str](), Job("set", "set-1", "dm")
+    teller = Teller(lines.append, clock=lambda: now[0])
+    teller.start(Counts(set=1), Counts())
+    teller.begin(job)
+    for second in range(0, 200, 10):
+        now[0] = second
+        teller.update(job, JobState("running", "distill", second / 200))
+    assert lines[2:] == ["dm: distill, 30 %", "dm: distill, 60 %", "dm: distill, 90 %"]
+
+
+def test_quiet_is_quiet_and_the_log_still_has_it(capsys: Capture, tmp_path: Path) -> None:
+    bar = Bar(Log(tmp_path), quiet=True)
+    bar.start(Counts(set=1), Counts())
+    bar.begin(Job("set", "set-1", "dm"))
     bar.close()
-    assert capsys.readouterr().err.splitlines() == ["1 resources, 0 already there", "[1/1] a generator: done in 1.0 s"]
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "log.txt").read_text().endswith("begins: dm\n")
+
+
+def test_a_log_is_appended_to_bounded_and_plain(tmp_path: Path) -> None:
+    log = Log(tmp_path, most_bytes=200)
+    log.add("one\n\x1b[31mtwo")
+    Log(tmp_path, most_bytes=200).add("three" * 10)
+    first, second = log.path.read_text().splitlines()
+    assert first.endswith("] one  [31mtwo")
+    assert second.endswith("] " + "three" * 10)
+    for number in range(20):
+        log.add(f"line {number}")
+    assert log.path.read_text().endswith("line 19\n")
+    assert log.path.stat().st_size <= 200
+    assert log.older.stat().st_size <= 200
+    log.path.unlink()
+    log.path.mkdir()
+    log.add("nowhere")  # no run fails for it
+
+
+def test_a_forecast_learns_from_the_run_itself() -> None:
+    now = [0.0]
+    forecast = waiting(None, None, 100.0)
+    forecast.clock = lambda: now[0]
+    assert str(forecast.left()) == "about 50 s and 2 jobs of unknown length left"
+    forecast.begin("set-0")
+    now[0] = 10.0
+    forecast.update("set-0", 0.5)  # another process has done so much
+    assert forecast.left().unknown == 2
+    now[0] = 20.0
+    forecast.update("set-0", 0.75)  # a quarter takes ten seconds, so there are ten more
+    assert (forecast.left().unknown, forecast.left().seconds) == (1, (10 + 100) / 2)
+    forecast.finish("set-0")
+    forecast.begin("set-2")
+    now[0] = 50.0  # it does not say how far it is
+    assert forecast.left().seconds == (100 - 30) / 2
+    forecast.finish("set-2")
+    assert str(forecast.left()) == "time left: unknown"
+    forecast.finish("set-1")
+    assert str(forecast.left()) == "nothing left"
 
 
 class Unprintable(Exception):
@@ -236,7 +348,7 @@ def test_whatever_a_plugin_raises_is_a_sentence(tmp_path: Path) -> None:
         except BaseException as caught:
             said, details = sentence_of(caught, "the cell", tmp_path), details_of(caught)
         assert said.startswith(told)
-        assert said.endswith(". The traceback is in the failure record; mend the plugin or the plan.")
+        assert said.endswith(". Mend the plugin or the plan.")
         assert "\n" not in said
         assert ".." not in said
         assert len(said) < 500
@@ -323,19 +435,64 @@ def test_outside_of_the_main_thread_signals_are_left_alone(capsys: Capture) -> N
     assert ends == [2]
 
 
+COMMITTED = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store"
+
+
+BASELINE = str(COMMITTED.parent / "baseline.json")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("redirect", ["stdout", "both"])
-def test_whoever_reads_may_go(tmp_path: Path, suite: Path, redirect: str) -> None:
-    """A pipe that nobody reads any more ends a command without a traceback."""
+@pytest.mark.parametrize(
+    "words",
+    ["plan tiny.toml", "plan tiny.toml --json", f"leaderboard {COMMITTED} --out page --json", f"store verify {COMMITTED}",
+     f"check {COMMITTED} --baseline {BASELINE}", "plugins", "run --help", ""],
+    ids=lambda words: " ".join(word for word in words.split() if "/" not in word),
+)  # fmt: skip
+@pytest.mark.parametrize("both", [pytest.param(True, marks=pytest.mark.long), False])
+def test_whoever_reads_may_go(tmp_path: Path, suite: Path, words: str, both: bool) -> None:
+    """A pipe that nobody reads any more ends a command without a word; also where it gets what is unbuffered, and the errors."""
     read, write = os.pipe()
     os.close(read)
     errors = tmp_path / "errors"
     with errors.open("w") as file:
-        command = [sys.executable, "-u", "-m", "ddbench", "plan", str(suite)]
-        done = subprocess.run(command, stdout=write, stderr=write if redirect == "both" else file, timeout=600, cwd=tmp_path)
+        command = [sys.executable, *(["-u"] if both else []), "-m", "ddbench", *words.split()]
+        done = subprocess.run(command, stdout=write, stderr=write if both else file, timeout=600, cwd=tmp_path)
     os.close(write)
-    assert done.returncode == 141
     assert errors.read_text() == ""
+    assert done.returncode in (0, 141)
+
+
+def keys_of(value: Any) -> set[str]:
+    """All keys of an object and of those in it."""
+    if isinstance(value, dict):
+        return {*value, *(key for part in value.values() for key in keys_of(part))}
+    return {key for part in value for key in keys_of(part)} if isinstance(value, list) else set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    ["plan tiny.toml", "prepare tiny.toml --estimate", f"leaderboard {COMMITTED} --out page", f"store verify {COMMITTED}",
+     f"check {COMMITTED} --baseline {BASELINE}", "plugins", f"resources {COMMITTED}", "protocols", "presets lineage",
+     "data list"],
+    ids=lambda words: words.split()[0],
+)  # fmt: skip
+def test_json_has_no_keys_with_spaces(capsys: Capture, suite: Path, words: str) -> None:
+    assert main([*words.split(), "--json"]) == 0
+    assert [key for key in keys_of(json.loads(capsys.readouterr().out)) if " " in key] == []
+
+
+def test_a_board_is_exported_as_csv(capsys: Capture, tmp_path: Path) -> None:
+    command = ["leaderboard", str(COMMITTED), "--out", str(tmp_path)]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["ranked"]
+    assert main([*command, "--csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        assert (line["method"], line["ranked"], line["seeds"]) == (row["method"], "True", "; ".join(map(str, row["seeds"])))
+        for name, value in row["networks"].items():
+            assert float(line[f"networks.{name}.mean"]) == value["mean"]
 
 
 # What plugins do while they are asked
@@ -421,3 +578,48 @@ def test_workers_that_die_at_the_start_are_a_sentence(capsys: Capture, suite: Pa
     (sentence,) = set(failed.values())
     assert "its worker process died with exit code 1. Give the same command again" in sentence
     assert f"ddbench: {sentence}" in error.splitlines()
+
+
+# The first words, and wrong ones
+
+
+def test_a_newcomer_is_greeted(capsys: Capture) -> None:
+    assert main([]) == 0
+    out, error = capsys.readouterr()
+    assert out.startswith(f"ddbench {ddbench.__version__} makes tiny synthetic training sets")
+    assert "ddbench run quickstart     begin here" in out
+    assert error == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["rnu", "quickstart"], "Did you mean 'run'?"),
+        (["run", "quickstart", "--stroe", "x"], "unrecognized arguments: --stroe x. Did you mean '--store'?"),
+        (["store", "verfy", "x"], "Did you mean 'verify'?"),
+        (["evaluate", "x.pt", "--image=pixel", "--arch"], "Did you mean 'pixels'?"),
+        (["plan", "quickstart", "--zzz"], "ddbench plan: error: unrecognized arguments: --zzz"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_near_one(capsys: Capture, words: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("ddbench pl", {"plan", "plugins"}), ("ddbench run glad-t", {name for name in shipped() if name.startswith("glad-t")}),
+     ("ddbench prepare quickstart --es", {"--estimate"})],
+)  # fmt: skip
+def test_shells_complete_words(tmp_path: Path, line: str, expected: set[str]) -> None:
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": "words"}
+    subprocess.run([sys.executable, "-m", "ddbench"], env=os.environ | asked, cwd=tmp_path, timeout=600, check=False)
+    assert {word.strip() for word in (tmp_path / "words").read_text().split("\x0b")} == expected
+
+
+def test_scripts_of_the_command_are_marked_for_completion() -> None:
+    source = Path(str(ddbench.cli.__file__)).read_text()
+    assert "PYTHON_ARGCOMPLETE_OK" in source[:1024]

@@ -29,6 +29,7 @@ from ddbench.api import Job, JobState, Request, Site
 from ddbench.compute.resources import need_of
 from ddbench.errors import ConfigError
 from ddbench.grid import do_judgement
+from ddbench.grid.counts import Counts
 from ddbench.grid.jobs import Lister, Todo, missing_blocks
 from ddbench.grid.planning import Planned, plan_of_need
 from ddbench.grid.runner import Options, devices_of, list_jobs
@@ -68,7 +69,7 @@ def test_an_empty_store_lacks_everything_and_judgements_wait_for_their_sets(tmp_
 
 
 def test_a_full_store_lacks_nothing(store):
-    assert todo(store, *map(cell, PLANS)) == Todo((), 6, 6)
+    assert todo(store, *map(cell, PLANS)) == Todo((), Counts(set=3, judgement=3), Counts(set=3, judgement=3))
 
 
 def test_a_network_a_repeat_a_protocol_and_a_baseline_add_just_that(store):
@@ -219,7 +220,8 @@ def test_what_a_job_recorded_is_told_and_its_followers_fail_with_it(empty):
 
     empty.fail(set_job(PLANS[0].key), "title", "an old failure.", "", None)
     outcome, _ = go(empty, Made(act), *map(cell, PLANS[:2]))
-    assert outcome.failed == dict.fromkeys((set_job(PLANS[0].key), judged(PLANS[0])), "it went wrong.")
+    path = empty.root / "failed" / set_job(PLANS[0].key) / "1.json"
+    assert outcome.failed == dict.fromkeys((set_job(PLANS[0].key), judged(PLANS[0])), f"it went wrong. Its record: {path}")
     assert outcome.computed == [set_job(PLANS[1].key), judged(PLANS[1])]
 
 
@@ -233,7 +235,8 @@ def test_a_lost_job_is_recorded_and_one_that_the_store_has_is_done(empty):
     assert outcome.computed == [set_job(PLANS[1].key), judged(PLANS[1])]
     told = f"{PLANS[0].name}: its process died. Give the same command again to go on from its checkpoint."
     (path,) = empty.failures(set_job(PLANS[0].key))
-    assert empty.read_failure(path).error == told == outcome.failed[set_job(PLANS[0].key)]
+    assert empty.read_failure(path).error == told
+    assert outcome.failed[set_job(PLANS[0].key)] == f"{told} Its record: {path}"
 
 
 @pytest.mark.parametrize("word", ["busy", "found"])

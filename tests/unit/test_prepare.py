@@ -49,7 +49,22 @@ def test_an_estimate_builds_nothing_and_counts_the_work(tmp_path, suite, capsys)
     (group,) = found["groups"]
     assert (group["there"], group["missing"]) == (0, 2)  # once, though two seeds need them
     assert group["shared"] == "expert trajectories of convnet(width=2), 1 epochs"
-    assert not Store(tmp_path / "new", create=False).resources.keys()
+    assert group["known_by"] == "counted"  # tests have no time to try
+    assert not (tmp_path / "new").exists()  # who only looks makes no store
+
+
+def test_an_estimate_says_how_it_is_known_or_what_is_missing(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "shared.toml"
+    text = SUITE.replace(SUITE.split("losses = ")[1].split("\n")[0], '["dm"]').replace('["pixel"]', '["hpd"]')
+    more = 'generator = { name = "cvae", epochs = 1 }\n[distill]\nrank_steps = "feature-distance"\nproxy_epochs = 1'
+    path.write_text(text.replace("[distill]", more))
+    unseen = "unknown: none like it has been made in this store, and it could not be tried here in a few seconds"
+    for seconds, known in ((0.0, {unseen}), (100.0, {"tried"})):
+        monkeypatch.setattr("ddbench.grid.calibration.MOST_SECONDS", seconds)
+        groups = told(capsys, "prepare", path, "--store", tmp_path / "none", "--estimate")["groups"]
+        assert {group["shared"] for group in groups} == {"generator cvae, 1 epochs", "classifier convnet(width=2), 1 epochs"}
+        assert {group["known_by"] for group in groups} == known
+        assert all((group["about_min"] is not None) == bool(seconds) and group["about_MiB"] is not None for group in groups)
 
 
 def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
@@ -58,7 +73,7 @@ def test_what_is_prepared_is_there_and_is_not_built_again(suite, capsys):
     assert len(before) == 2
     assert not [*store.root.glob("sets/*"), *store.root.glob("judgements/*")]  # nothing else was computed
     (group,) = told(capsys, "prepare", suite, "--store", store.root)["groups"]
-    assert (group["there"], group["missing"], group["about min"], group["about MiB"]) == (2, 0, 0.0, 0.0)
+    assert (group["there"], group["missing"], group["about_min"], group["about_MiB"]) == (2, 0, 0.0, 0.0)
     assert before == {key: (store.resources.folder(key) / "resource.json").read_bytes() for key in before}
 
 
@@ -69,8 +84,8 @@ def test_the_estimate_of_bytes_is_what_is_stored(tmp_path, suite, capsys, monkey
     (group,) = told(capsys, "prepare", suite, "--store", tmp_path / "new", "--estimate")["groups"]
     resources = Store(suite.parent / "store", create=False).resources
     stored = sum((resources.folder(key) / "tensors.safetensors").stat().st_size for key in resources.keys())  # noqa: SIM118
-    assert 0.5 < group["about MiB"] * 2**20 / stored <= 1  # the file also has names
-    assert group["about min"] > 0
+    assert 0.5 < group["about_MiB"] * 2**20 / stored <= 1  # the file also has names
+    assert group["about_min"] > 0
 
 
 def test_resources_are_listed_verified_and_pruned(tmp_path, suite, capsys):
@@ -129,6 +144,7 @@ def test_a_plan_shows_many_of_a_kind_in_one_line(tmp_path, capsys):
     path.write_text(SUITE.replace("num_experts = 2", "num_experts = 20"))
     assert main(["plan", str(path), "--store", str(tmp_path / "none")]) == 2  # a store that is named must be there
     capsys.readouterr()
+    Store(tmp_path / "store")
     assert main(["prepare", str(path), "--store", str(tmp_path / "store"), "--estimate"]) == 0
     assert main(["plan", str(path), "--store", str(tmp_path / "store")]) == 0
     out = capsys.readouterr().out

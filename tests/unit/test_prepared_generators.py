@@ -354,7 +354,7 @@ def test_what_is_missing_is_told_and_the_rest_is_planned(tmp_path: Path) -> None
     assert [cell.set.method for cell in found.cells] == ["dm / pixel", "dm / glad(layer=4) / stylegan-xl/mine"]
     assert [found.lacks(cell.set) for cell in found.cells] == [False, True]
     path = tmp_path / "weights" / "stylegan-xl" / "mine.json"
-    told = f"generator 'stylegan-xl/mine' is not prepared ({path} is missing): run ddbench data prepare stylegan-xl/mine."
+    told = f"generator 'stylegan-xl/mine' is not prepared ({path} is missing): run: ddbench data prepare stylegan-xl/mine"
     assert list(found.missing.values()) == [told]
     with pytest.raises(Faults, match="is not prepared"):
         suite(tmp_path, root=tmp_path)

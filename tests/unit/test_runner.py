@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from grid_runs import (
     CONVNET,
     Home,
@@ -34,6 +36,7 @@ from grid_runs import (
 )
 from safetensors.torch import load_file
 
+import ddbench
 from ddbench.cli import main
 from ddbench.grid import local
 from ddbench.plan import SetPlan
@@ -43,7 +46,8 @@ from ddbench.results.store import Store
 
 pytestmark = pytest.mark.slow
 Capture = pytest.CaptureFixture[str]
-TOTAL = 12  # sets and judgements of the grid below
+SETS = 6  # of the grid below, each judged once
+TOTAL = 2 * SETS
 STOPPED = "ddbench: stopped. Finished cells are kept; the same command goes on from the last checkpoint."
 
 
@@ -105,16 +109,24 @@ def test_a_run_from_scratch_and_a_second_one(
     assert Path(summary["leaderboard"]).is_file()
     assert not {"\x1b", "\r"} & set(clean.error)  # no terminal, no bar
     lines = clean.error.splitlines()
-    assert lines[0] == f"{TOTAL} sets and judgements, 0 already there"
-    counted = [line.partition("]")[0] for line in lines if line.startswith("[") and "shared" not in line]
-    assert counted == [f"[{number}/{TOTAL}" for number in range(1, TOTAL + 1)]
+    assert lines[0] == f"{SETS} sets, {SETS} judgements in all; there already: nothing (time left: unknown)"
+    counted = [re.match(rf"\[(\d) of {SETS} sets, (\d) of {SETS} judgements\] ", line) for line in lines]
+    assert [int(each[1]) + int(each[2]) for each in counted if each] == list(range(1, TOTAL + 1))
+    assert sum(line.startswith("begins: ") for line in lines) == TOTAL + 2
+    assert any(line.startswith("begins: classifier convnet") and " on mnist-5k, " in line for line in lines)
+    assert " left)" in lines[-2]  # what was done says how long the rest takes
+    log = (clean.store / "log.txt").read_text().splitlines()
+    assert f"] ddbench run {suites[0]} --store clean " in log[0]
+    assert f": ddbench {ddbench.__version__}, torch {torch.__version__}, on cpu, in " in log[0]
+    assert [line.partition("] ")[2] for line in log[1:-1]] == lines
+    assert log[-1].endswith(f"] ended: {SETS} of {SETS} sets, {SETS} of {SETS} judgements there, 0 jobs failed")
     assert all(lines), "an empty line is a bar's remains"
     before = times(clean.store, "sets", "judgements", "resources", "leaderboard", "suites")
     monkeypatch.chdir(home.root)
     monkeypatch.setattr(local, "Worker", None)  # nobody is started
     assert main(["run", str(suites[0]), "--store", "clean"]) == 0
     out, error = capfd.readouterr()
-    assert out.splitlines()[0] == f"Nothing to compute: all {TOTAL} sets and judgements are in {clean.store}."
+    assert out.splitlines()[0] == f"Nothing to compute: all of {SETS} sets, {SETS} judgements is in {clean.store}."
     assert error == ""
     assert times(clean.store, "sets", "judgements", "resources", "leaderboard", "suites") == before
     assert_no_leftovers(clean.store)
@@ -156,6 +168,7 @@ def test_stopped_and_killed_runs_end_with_the_same_bytes(
         assert (code, error.splitlines()[-1]) == (130, STOPPED)
         assert "Traceback" not in error
         assert not any(is_alive(int(line[0])) for line in home.steps())
+        assert ("goes on at step 3 of " in error) == bool(number)
         assert int(home.steps()[first][3]) == (0, 3)[number]
         checkpoints = list((store / "work").glob("*/checkpoint.safetensors"))
         assert any(float(load_file(path).get("memory.seen", -1)) == step for path in checkpoints)
@@ -432,20 +445,19 @@ def test_plugins_that_misbehave_break_their_own_jobs(
     assert len(sentences) == len(whats)
     assert all("\n" not in sentence and f"ddbench: {sentence}" in error.splitlines() for sentence in sentences)
     assert "ValueError at scripted.py:" in by_what(summary, "raise")
-    assert by_what(summary, "raise").endswith(
-        ": boom, as asked. The traceback is in the failure record; mend the plugin or the plan."
-    )
+    assert ": boom, as asked. Mend the plugin or the plan. Its record: " in by_what(summary, "raise")
     assert "Unprintable at scripted.py:" in by_what(summary, "unprintable")
     assert "its message cannot be printed" in by_what(summary, "unprintable")
     assert "the loss was NaN or infinite at step 0. Lower its rates (pixels = 0.01)" in by_what(summary, "nan")
     assert "SystemExit at scripted.py:" in by_what(summary, "exit")
     assert "its worker process died with exit code 7." in by_what(summary, "leave")
-    assert by_what(summary, "needs").endswith(" is broken: RuntimeError: it does not know what it needs.")
+    assert " is broken: RuntimeError: it does not know what it needs. Its record" in by_what(summary, "needs")
     failed = [name for name in summary["failed"] if name.startswith("set-")]
     assert len(failed) == len(whats)
     for name in failed:
         (path,) = Store(store).failures(name)
-        assert json.loads(path.read_text())["error"] == summary["failed"][name]
+        assert summary["failed"][name].startswith(json.loads(path.read_text())["error"])
+        assert summary["failed"][name].endswith(f": {path}")
 
     found = read_contents(Store(store))
     assert found.faults == ()

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: a parser, thin verbs, and one place that turns errors into sentences."""
 
 from __future__ import annotations
@@ -28,23 +29,40 @@ from ddbench.cli import (
     tune,
 )
 from ddbench.cli.streams import print_anywhere
-from ddbench.errors import BenchError
+from ddbench.cli.words import Parser, complete
+from ddbench.errors import BenchError, command
 
 VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
+GREETING = """\
+ddbench {version} makes tiny synthetic training sets out of large ones (dataset distillation), judges them by training networks on
+them, and compares the methods in tables.
+
+  ddbench run quickstart     begin here: real digits, some minutes on two cores; ends with the path of a leaderboard
+  ddbench plan quickstart    what that makes, what of it is there, and how long the rest takes; computes nothing
+  ddbench evaluate SET       judge a distilled set of your own, from a file
+  ddbench plugins            the losses, spaces, generators, networks and data sets that are installed
+  ddbench --help             all verbs; ddbench VERB --help: what one takes"""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(kind: type[Parser] = Parser) -> argparse.ArgumentParser:
     """The parser of `ddbench`; building it imports nothing heavy."""
-    top = argparse.ArgumentParser(
+    top = kind(
         prog="ddbench",
         description="The benchmark suite for dataset distillation.",
         epilog="Begin with: ddbench run quickstart",
     )
     top.add_argument("--version", action="version", version=f"ddbench {ddbench.__version__}")
-    sub = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    top.set_defaults(main=_greet)
+    sub = top.add_subparsers(title="verbs", metavar="VERB")
     for verb in VERBS:
         verb.add_parser(sub)
     return top
+
+
+def _greet(args: argparse.Namespace) -> int:
+    """What a newcomer reads who gives no verb."""
+    print(GREETING.format(version=ddbench.__version__))
+    return 0
 
 
 @contextmanager
@@ -67,8 +85,12 @@ def _terminated_like_interrupted() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: some cells failed or an accuracy fell; 2: a mistake, told in a sentence; 130: stopped."""
     print_anywhere()
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    top = parser()
+    complete(top)
     try:
+        args = top.parse_args(words)
+        args.command = command(*words)
         with _terminated_like_interrupted():
             return args.main(args)
     except BenchError as error:

@@ -1,70 +1,70 @@
-"""The progress bar of `ddbench run`, on stderr: finished jobs as lines, running ones with their phase, all with an ETA."""
+"""The progress of a run on stderr: lines for what begins and ends, and on a terminal bars below them."""
 
 from __future__ import annotations
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from ddbench.api import Job, JobState
-from ddbench.grid import runner
+from ddbench.grid.counts import Counts, done_of
+from ddbench.grid.forecast import Forecast
+from ddbench.grid.telling import Teller
+from ddbench.results.log import Log
 
 
-class Bar(runner.Progress):
-    """A line for every finished job; on a terminal, bars below them."""
+class Bar(Teller):
+    """Shows what a run tells; on a terminal, also a bar for each running job, and one for the whole."""
 
-    def __init__(self, noun: str = "sets and judgements") -> None:
-        """`noun`: what the whole is made of."""
-        self.noun = noun
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, log: Log | None = None, quiet: bool = False) -> None:
+        """`quiet`: only the log gets anything."""
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_jupyter=False)
+        super().__init__(self._print, log)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False))
-        columns = (*shown, MofNCompleteColumn(), *times)
-        hidden = not self.console.is_terminal
-        self.bars = RichProgress(*columns, console=self.console, transient=True, disable=hidden)
+        hidden = quiet or not self.console.is_terminal
+        self.bars = RichProgress(*shown, TimeElapsedColumn(), console=self.console, transient=True, disable=hidden)
+        self.whole = self.bars.add_task("")
         self.running: dict[str, tuple[TaskID, float]] = {}
-        self.waiting: set[str] = set()
-        self.finished = self.total = 0
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: Counts, done: Counts, forecast: Forecast | None = None) -> None:
         """Show the whole."""
-        self.finished, self.total = done, total
-        self.whole = self.bars.add_task(f"all {self.noun}", total=total, completed=done)
-        if done < total:
-            self.console.print(f"{total} {self.noun}, {done} already there")
+        super().start(total, done, forecast)
+        self.bars.update(self.whole, total=total.total(), completed=done.total())
+        self._describe()
+        if done.total() < total.total():
             self.bars.start()
+
+    def begin(self, job: Job) -> None:
+        """A bar for it."""
+        super().begin(job)
+        self.running[job.name] = (self.bars.add_task(job.title, total=1.0), 0.0)
 
     def update(self, job: Job, state: JobState) -> None:
         """Move a job's bar, and the whole by as much."""
-        if job.name not in self.running:
-            self.running[job.name] = (self.bars.add_task(job.title, total=1.0), 0.0)
-        task, before = self.running[job.name]
-        self.bars.update(task, completed=state.fraction, description=f"{job.title}: {state.phase}")
-        if self._counts(job):
-            self.bars.advance(self.whole, state.fraction - before)
-        self.running[job.name] = (task, state.fraction)
+        super().update(job, state)
+        if job.name in self.running:
+            task, before = self.running[job.name]
+            self.bars.update(task, completed=state.fraction, description=f"{job.title}: {state.phase}")
+            self.bars.advance(self.whole, (state.fraction - before) * (job.kind in self.total))
+            self.running[job.name] = (task, state.fraction)
+            self._describe()
 
     def finish(self, job: Job, end: str, seconds: float) -> None:
-        """Say what became of it."""
+        """Take its bar away."""
         task, before = self.running.pop(job.name, (None, 0.0))
         if task is not None:
             self.bars.remove_task(task)
-        if end == "busy":
-            if job.name not in self.waiting:
-                self.console.print(f"{job.title}: another run is computing it; waiting", markup=False)
-                self.waiting.add(job.name)
-            return
-        if self._counts(job):
-            self.finished += 1
-            self.bars.advance(self.whole, 1.0 - before)
-        count = f"{self.finished}/{self.total}" if self._counts(job) else "shared"
-        what = "another run computed it" if end == "found" else f"{end} in {seconds:.1f} s"
-        self.console.print(f"[{count}] {job.title}: {what}", markup=False)
+        super().finish(job, end, seconds)
+        self.bars.advance(self.whole, ((end != "busy") - before) * (job.kind in self.total))
+        self._describe()
 
     def close(self) -> None:
         """Take the bars away."""
         self.bars.stop()
 
-    def _counts(self, job: Job) -> bool:
-        """Whether it is one of what the whole is made of."""
-        return (job.kind == "resource") == (self.noun == "resources")
+    def _describe(self) -> None:
+        if not self.bars.disable:
+            self.bars.update(self.whole, description=f"all: {done_of(self.done, self.total)}{self._left()}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False)

@@ -4,27 +4,68 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.words import completed_by
+from ddbench.suites import shipped
 
 if TYPE_CHECKING:
+    from ddbench.cli.bar import Bar
     from ddbench.grid.planning import Identities, Planned
     from ddbench.results.contents import Contents
     from ddbench.results.store import Store
     from ddbench.suite.reader import Suite
 
 
+ONLY = (
+    "only these cells, by loss, space, subset, ipc, seed, baseline; of a plugin's variants, 'loss=dc(batch_real=8)' takes that "
+    "one, 'loss=dc()' the plain one"
+)
+
+
 def add_suite_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """SUITE --store --only --device --json."""
     help = "a suite that ddbench ships (such as quickstart), or a TOML file"
-    parser.add_argument("suite", help=help, nargs="?" if optional else None)
+    completed_by(parser.add_argument("suite", help=help, nargs="?" if optional else None), shipped, "toml")
     parser.add_argument("--store", type=Path, help="the folder of results (default: runs/<name of the suite>)")
-    parser.add_argument("--only", metavar="KEY=VALUE,...", help="only these cells, by loss, space, subset, ipc, seed, baseline")
+    parser.add_argument("--only", metavar="KEY=VALUE,...", help=ONLY)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, ... (default: every CUDA device, else the CPU)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """--quiet."""
+    help = "say nothing on the way, only what is wrong and what came out; the store's log.txt has the rest"
+    parser.add_argument("--quiet", action="store_true", help=help)
+
+
+@contextmanager
+def progress_of(args: argparse.Namespace, store: Store, devices: Sequence[str]) -> Iterator[Bar]:
+    """Shows what a run does, and puts it into the store's log, after the command that began it."""
+    import torch
+
+    import ddbench
+    from ddbench.cli.bar import Bar
+    from ddbench.results.log import Log
+
+    log = Log(store.root)
+    versions = f"ddbench {ddbench.__version__}, torch {torch.__version__}"
+    log.add(f"{args.command}: {versions}, on {', '.join(devices)}, in {Path.cwd()}")
+    bar = Bar(log, args.quiet)
+    try:
+        yield bar
+    except KeyboardInterrupt:
+        log.add("stopped; what is finished is kept")
+        raise
+    except Exception as error:
+        log.add(f"ended by a fault: {type(error).__name__}: {error}")
+        raise
+    finally:
+        bar.close()
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,11 @@ def refuse_other_settings(planned: Planned, contents: Contents) -> None:
             faults.append(f"{what}. Name another store, or raise `numerics` of the plugin whose default has changed.")
     if faults:
         raise Faults(faults)
+
+
+def keyed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a table for JSON: without spaces in their keys."""
+    return [{name.replace(" ", "_"): value for name, value in row.items()} for row in rows]
 
 
 def warn(sentences: list[str] | tuple[str, ...]) -> None:

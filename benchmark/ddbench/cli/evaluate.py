@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.common import add_quiet, progress_of
 
 REMEDY_FOLDER = "Make it anew, or name another file."
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ddbench.data.subsets import Identity
     from ddbench.evaluate.asked import Asked
     from ddbench.grid.planning import Planned
-    from ddbench.grid.runner import Outcome, Progress
+    from ddbench.grid.progress import Outcome
     from ddbench.plan import SetPlan
     from ddbench.results.store import Store
 
@@ -61,6 +62,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="on a CPU, processes side by side (default: cores / threads)")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    add_quiet(parser)
     parser.set_defaults(main=main)
 
 
@@ -71,8 +73,29 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"'{text}' must be numbers separated by commas, one a channel") from None
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about a set."""
+
+    about: dict[str, Any]  # what was judged, and how
+    rows: list[dict[str, Any]]  # one for each network that all repeats of are there
+    entries: list[dict[str, Any]]  # one for each repeat of these
+    more: dict[str, Any]  # for machines
+    is_whole: bool  # whether all networks could be judged
+
+
 def main(args: argparse.Namespace) -> int:
     """Print a line for each network: mean, spread over initialisations, and what it cost. 1: some could not be judged."""
+    found = judge(args)
+    if args.json:
+        print(json.dumps(found.about | found.more | {"networks": found.rows, "evaluations": found.entries}, indent=1))
+    elif found.rows:
+        _print(found.about, found.rows)
+    return 0 if found.is_whole else 1
+
+
+def judge(args: argparse.Namespace) -> Verdict:
+    """Train what is missing; sentences on what is wrong go to the standard error."""
     from ddbench.compute import hardware
     from ddbench.compute.run import pick_device
     from ddbench.data.subsets import default_root, identify
@@ -106,13 +129,9 @@ def main(args: argparse.Namespace) -> int:
     about |= {"whitened": True} if asked.given.whitening else {}
     about |= {"labels": "teacher" if asked.teacher else asked.given.kind, "seed": args.seed, "repeats": asked.repeats}
     rows = [{"network": label, **found.row()} for label, found in whole.items()]
-    if args.json:
-        entries = [{"network": label, **entry} for label, found in whole.items() for entry in found.entries()]
-        about |= {"store": str(store.root), "key": cell.set.key, "test_hash": identity.test_hash, "failed": outcome.failed}
-        print(json.dumps(about | {"networks": rows, "evaluations": entries}, indent=1))
-    elif rows:
-        _print(about, rows)
-    return 0 if len(whole) == len(judged) else 1
+    entries = [{"network": label, **entry} for label, found in whole.items() for entry in found.entries()]
+    more = {"store": str(store.root), "key": cell.set.key, "test_hash": identity.test_hash, "failed": outcome.failed}
+    return Verdict(about, rows, entries, more, len(whole) == len(judged))
 
 
 def _ask(args: argparse.Namespace) -> Asked:
@@ -194,20 +213,8 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     site = runner.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
     options = runner.Options("", site, registry.executors.make("local"), parts=parts)
-    with _bar() as progress:
+    with progress_of(args, store, devices) as progress:
         return runner.run(planned, store, read_contents(store), options, progress)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """The progress bar of `ddbench run`."""
-    from ddbench.cli.bar import Bar
-
-    bar = Bar()
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 def _print(about: dict[str, Any], rows: list[dict[str, Any]]) -> None:

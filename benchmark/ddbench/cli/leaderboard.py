@@ -21,7 +21,9 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     text = "the space that others are timed against (default: glad)"
     parser.add_argument("--reference", default="glad", metavar="SPACE", help=text)
     text = 'print JSON, {"ranked": [row, ...], "not_ranked": [row, ...]}; the page is written too'
-    parser.add_argument("--json", action="store_true", help=text)
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help=text)
+    shown.add_argument("--csv", action="store_true", help="print CSV, a line a row, with the same names; the page is written too")
     parser.set_defaults(main=main)
 
 
@@ -31,6 +33,7 @@ def main(args: argparse.Namespace) -> int:
     With --json, rows that measure a habit of published code stand under a key of their own, "not_ranked", so that nobody takes
     one for a result; they also say what the habit is worth.
     """
+    from ddbench.leaderboard.export import to_csv
     from ddbench.leaderboard.page import write
     from ddbench.results.store import Store
 
@@ -40,7 +43,10 @@ def main(args: argparse.Namespace) -> int:
     for sentence in (*written.unreadable, *written.notes):
         print(f"warning: {sentence}", file=sys.stderr)
     rows = {"ranked": written.ranked, "not_ranked": written.not_ranked}
-    print(json.dumps(rows, indent=2, allow_nan=False) if args.json else written.path)
+    if args.csv:
+        print(to_csv(**rows), end="")
+    else:
+        print(json.dumps(rows, indent=2, allow_nan=False) if args.json else written.path)
     return 1 if written.unreadable else 0
 
 

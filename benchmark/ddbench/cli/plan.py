@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, load_suite, refuse_other_settings, store_path, warn
+from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, keyed, load_suite, refuse_other_settings, store_path, warn
+from ddbench.errors import command
 
 if TYPE_CHECKING:
     from ddbench.grid.outlook import Line
@@ -20,8 +20,9 @@ SHOWN = ("shared", "cells", "state", "key")  # of what is shared
 UNKNOWN = "unknown"  # what hangs on data or weights that are not there, or on work that nobody has done yet
 MANY = 5  # of a kind: more are one line of the table
 HOW_KNOWN = """\
-measured: in this store, on whatever machine that was. counted: floating-point operations at a part of this CPU's peak, which
-narrow networks do not reach. A distillation is known once another seed of it has been made here: try one with --only."""
+measured: in this store, on whatever machine that was. tried: a few epochs on random images, here and now, without testing.
+counted: floating-point operations at a part of this CPU's peak, which narrow networks do not reach. A distillation is known once
+another seed of it has been made here: make one with --only."""
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,12 +35,15 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def main(args: argparse.Namespace) -> int:
     """Print the cells; nothing is computed and nothing written. 1: files are missing, or something is broken."""
+    from ddbench.compute.run import pick_device
     from ddbench.errors import Faults
     from ddbench.grid import stale
     from ddbench.grid.worker import sentence_of
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
+    if args.device != "auto":
+        pick_device(args.device)  # refuses what `run` would refuse
     loaded = load_suite(args.suite, args.only, args.store, lenient=True)
     suite, planned = loaded.suite, loaded.planned
     missing = list(dict.fromkeys(suite.missing.values()))
@@ -57,8 +61,9 @@ def main(args: argparse.Namespace) -> int:
     shared, tuning = _shared(loaded, store), _tuning(args, loaded, store, contents)
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
-        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": rows, "shared": shared, "missing": missing}
-        about |= {"broken": broken, "outlook": [line.to_json() for line in outlook]} | ({"tuning": tuning} if tuning else {})
+        about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": keyed(rows), "shared": shared}
+        about |= {"missing": missing, "broken": broken, "outlook": [line.to_json() for line in outlook]}
+        about |= {"tuning": tuning} if tuning else {}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
@@ -88,11 +93,12 @@ def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) ->
 
 
 def _outlook(args: argparse.Namespace, loaded: Loaded, store: Store | None, contents: Contents) -> list[Line]:
-    """What the missing jobs take. No accelerator is started for it: where one would compute, only what was measured is known."""
+    """What the missing jobs take. No accelerator is started for it: where one would compute, only what was measured before is
+    known."""
     import torch
 
     from ddbench.compute.run import pick_device
-    from ddbench.evaluate.cost import peak_flops
+    from ddbench.grid.calibration import Calibration
     from ddbench.grid.outlook import Outlook
 
     def counts(plan: SetPlan) -> tuple[int, ...] | None:
@@ -100,8 +106,8 @@ def _outlook(args: argparse.Namespace, loaded: Loaded, store: Store | None, cont
         return None if plan.dataset in missing else loaded.identities(plan.dataset, root).train_counts
 
     device = torch.device("cpu") if args.device == "auto" and not torch.cuda.is_available() else pick_device(args.device)
-    peak = peak_flops(device) if device.type == "cpu" else 0.0
-    return Outlook(loaded.planned, store, contents, counts, peak).lines()
+    calibration = Calibration(device) if device.type == "cpu" else None
+    return Outlook(loaded.planned, store, contents, counts, calibration).lines()
 
 
 def _state(cell: Cell, store: Store | None, contents: Contents) -> str:
@@ -156,8 +162,8 @@ def _told(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
     counts = "{methods} methods, {chosen} with chosen rates. Trials: {trials} in all, {there} there, {missing} missing"
     seconds = tuning["seconds"]
     about = f", about {seconds:,.0f} s on one worker" if tuning["missing"] and seconds is not None else ""
-    more = ["--only", args.only] * bool(args.only) + ["--store", str(args.store)] * bool(args.store)
-    how = shlex.join(["ddbench", "tune", args.suite, *more])
+    more = ["--only", args.only] * bool(args.only) + ["--store", args.store] * bool(args.store)
+    how = command("tune", args.suite, *more)
     return f"Tuning: {counts.format(**tuning)}{about}." + (f" Make them with: {how}" if tuning["missing"] else "")
 
 
@@ -194,7 +200,7 @@ def _print(
     sets = sum(row["set"] == "done" for row in rows)
     there, wanted = (sum(int(row["judged"].split(" of ")[side]) for row in rows) for side in (0, 1))
     built = sum(entry["state"] == "done" for entry in shared)
-    more = ["--only", args.only] * bool(args.only) + ["--store", str(args.store)] * bool(args.store)
+    more = ["--only", args.only] * bool(args.only) + ["--store", args.store] * bool(args.store)
     damaged = sum(row["set"] == "damaged" for row in rows)
     hurt = f", {damaged} damaged" if damaged else ""
     print(f"\nSets: {len(rows)} in all, {sets} there, {len(rows) - sets - damaged} missing{hurt}.")
@@ -209,7 +215,7 @@ def _print(
         more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
         if any(cell.rates_from == UNTUNED for cell in loaded.planned.cells):
             print("Rates are not chosen yet: tune first (see below), or rows are not ranked.")
-        print(f"Run what is missing with: {shlex.join(['ddbench', 'run', args.suite, *more])}")
+        print(f"Run what is missing with: {command('run', args.suite, *more)}")
     elif not broken:
         print("Nothing is missing.")
     if broken:
@@ -222,7 +228,7 @@ def _in_words(line: Line) -> dict[str, str]:
     unknown = [UNKNOWN if line.unknown == line.missing else f"{line.unknown} unknown"] * bool(line.unknown)
     hours = " + ".join([*known, *unknown])
     memory = UNKNOWN if line.memory_bytes is None else f"{line.memory_bytes / 2**30:.1f}"
-    return {"jobs": line.jobs, "missing": str(line.missing), "about h": hours, "GiB": memory, "known by": line.known_by}
+    return {"jobs": line.jobs, "missing": str(line.missing), "about h": hours, "GiB": memory, "known by": line.told}
 
 
 def _short(shared: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

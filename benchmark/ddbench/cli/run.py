@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import (
     Loaded,
+    add_quiet,
     add_suite_arguments,
     asking_plugins,
     faults_of,
     load_suite,
+    progress_of,
     refuse_other_settings,
     store_path,
     threads_of,
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ddbench.grid.jobs import Todo, Work
-    from ddbench.grid.runner import Outcome
+    from ddbench.grid.progress import Outcome
+    from ddbench.leaderboard.page import Written
+    from ddbench.results.store import Store
+    from ddbench.suite.reader import Suite
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +47,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--plan", type=Path, metavar="FILE", help="instead of a suite: a stored plan.json, whose set is made")
     parser.add_argument("--job", metavar="NAME", help="only this job, and what it needs; `ddbench plan --jobs` lists the names")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="only every N-th set with its judgements, from the I-th on")
+    add_quiet(parser)
     parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
     parser.set_defaults(main=main)
 
@@ -63,8 +70,39 @@ def _shard(text: str) -> tuple[int, int]:
     return number, count
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What became of a run."""
+
+    suite: Suite
+    store: Store
+    outcome: Outcome
+    damaged: tuple[str, ...]  # a sentence for each damaged thing of the store
+    written: Written  # the leaderboard
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every set and judgement is there."""
+        return not (self.outcome.failed or self.suite.broken or self.damaged or self.written.unreadable)
+
+
 def main(args: argparse.Namespace) -> int:
     """0: every set and judgement is there; 1: some failed or are damaged, the rest is there."""
+    ran = perform(args)
+    suite, outcome, root = ran.suite, ran.outcome, str(ran.store.root)
+    if args.json:
+        summary: dict[str, Any] = {"suite": suite.name, "store": root, "total": outcome.total}
+        summary |= {"present": outcome.present, "computed": outcome.computed, "built": outcome.built}
+        summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": ran.damaged}
+        print(json.dumps(summary | {"leaderboard": str(ran.written.path)}, indent=1))
+    else:
+        print(summary_line(outcome, root, len(suite.broken)))
+        print(ran.written.path)
+    return 0 if ran.is_whole else 1
+
+
+def perform(args: argparse.Namespace) -> Ran:
+    """Compute what is missing and render the leaderboard; sentences on what is wrong go to the standard error."""
     from ddbench import registry
     from ddbench.grid import stale
     from ddbench.grid.runner import Options, devices_of, run, site_of
@@ -93,21 +131,13 @@ def main(args: argparse.Namespace) -> int:
     todo = _prepared_jobs(args, loaded, store, contents, options)
     if args.plan is None:
         store.add_suite(suite.name, suite.text)
-    with _Bar() as progress:
+    with progress_of(args, store, devices) as progress:
         outcome = run(planned, store, contents, options, progress)
     warn(list(outcome.failed.values()))
     written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
     unread = [f"warning: {sentence}" for sentence in written.unreadable if sentence not in faults_of(contents, store)]
     warn([*unread, *written.notes])
-    if args.json:
-        summary: dict[str, Any] = {"suite": suite.name, "store": str(store.root), "total": outcome.total}
-        summary |= {"present": outcome.present, "computed": outcome.computed, "built": outcome.built}
-        summary |= {"failed": outcome.failed, "broken": suite.broken, "damaged": [fault.sentence for fault in contents.faults]}
-        print(json.dumps(summary | {"leaderboard": str(written.path)}, indent=1))
-    else:
-        print(summary_line(outcome, str(store.root), len(suite.broken)))
-        print(written.path)
-    return 1 if outcome.failed or suite.broken or contents.faults or written.unreadable else 0
+    return Ran(suite, store, outcome, tuple(fault.sentence for fault in contents.faults), written)
 
 
 def _loaded(args: argparse.Namespace) -> Loaded:
@@ -144,7 +174,7 @@ def _chooser(args: argparse.Namespace, loaded: Loaded) -> Callable[[Work], bool]
 def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, contents: Any, options: Any) -> Todo:
     """The jobs of this run. Raises Faults for experts and teachers that are missing, unless they are to be trained, and
     ConfigError for a job that there is not."""
-    from ddbench.errors import ConfigError
+    from ddbench.errors import ConfigError, command
     from ddbench.grid.jobs import resources_of
     from ddbench.grid.planning import check_prepared
     from ddbench.grid.runner import list_jobs
@@ -155,35 +185,25 @@ def _prepared_jobs(args: argparse.Namespace, loaded: Loaded, store: Any, content
         raise ConfigError(f"there is no job '{args.job}' to do. List them with: ddbench plan SUITE --jobs")
     if not args.prepare:
         keys = [key for work in todo.work for key in resources_of(work)]
-        where = f"{args.suite or loaded.suite.name}" + (f" --store {args.store}" if args.store else "")
-        remedy = f"Make them with: ddbench prepare {where}, or add --prepare to this command."
+        more = ["--store", args.store] * bool(args.store)
+        make = command("prepare", args.suite or loaded.suite.name, *more)
+        remedy = f"Make them with: {make}, or add --prepare to this command."
         check_prepared(loaded.planned, keys, store, remedy)
     return todo
 
 
 def summary_line(outcome: Outcome, root: str, broken: int = 0) -> str:
     """What was done, in a sentence; `broken`: sentences on parts of the suite that cannot be planned, told before."""
+    from ddbench.grid.counts import counted, done_of, kinds_of
+
     if broken and not outcome.computed and not outcome.failed:
         return f"Nothing was computed: {broken} parts of the suite are broken (see above); what is there lies in {root}."
     if not outcome.total and not outcome.failed:
         return f"Nothing to compute: what was asked for is in {root}."
     if outcome.present == outcome.total and not outcome.failed:
-        return f"Nothing to compute: all {outcome.total} sets and judgements are in {root}."
-    parts = f"{len(outcome.computed)} of {outcome.total} sets and judgements computed, {outcome.present} were there"
+        return f"Nothing to compute: all of {counted(outcome.wanted)} is in {root}."
+    told = f"Computed: {done_of(kinds_of(outcome.computed), outcome.wanted)}; there before: {counted(outcome.there)}"
     failed = sum(not name.startswith("resource-") for name in outcome.failed)
     left = outcome.total - len(outcome.computed) - outcome.present - failed
-    more = f", {left} left out because of damage (--redo makes them anew)" if left > 0 else ""
-    return f"{parts}, {len(outcome.failed)} failed{more}, in {root}."
-
-
-class _Bar:
-    """Makes the progress bar only when the run begins, so that --help stays light."""
-
-    def __enter__(self) -> Any:
-        from ddbench.cli.bar import Bar
-
-        self.bar = Bar()
-        return self.bar
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+    more = f"; {left} left out because of damage (--redo makes them anew)" if left > 0 else ""
+    return f"{told}; failed: {counted(kinds_of(outcome.failed))}{more}. All in {root}."

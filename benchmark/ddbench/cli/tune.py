@@ -11,11 +11,21 @@ import json
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from ddbench.cli.common import add_suite_arguments, asking_plugins, faults_of, refuse_other_settings, store_path, threads_of, warn
+from ddbench.cli.common import (
+    add_quiet,
+    add_suite_arguments,
+    asking_plugins,
+    faults_of,
+    progress_of,
+    refuse_other_settings,
+    store_path,
+    threads_of,
+    warn,
+)
 
 if TYPE_CHECKING:
     from ddbench.grid.planning import Planned
-    from ddbench.grid.runner import Outcome
+    from ddbench.grid.progress import Outcome
     from ddbench.grid.stale import Stale
     from ddbench.grid.tuning import Method
     from ddbench.results.contents import Contents
@@ -34,6 +44,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
     parser.add_argument("--redo", action="store_true", help="make trials again that are damaged, or of other plugin source")
     parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
+    add_quiet(parser)
     parser.set_defaults(main=main)
 
 
@@ -41,14 +52,16 @@ def main(args: argparse.Namespace) -> int:
     """0: rates are chosen for every method; 1: some trials failed, or none of a method's could be used; the rest is there."""
     from dataclasses import replace
 
+    from ddbench.grid.runner import devices_of
     from ddbench.grid.tuning import chosen
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
     from ddbench.results.trials import publish_tuning
 
     suite, methods, planned = _planned(args)
+    devices = devices_of(args.device, args.workers, threads_of(planned))
     store = Store(store_path(args, suite))
-    outcome = _run(args, suite, methods, planned, store)
+    outcome = _run(args, suite, methods, planned, store, devices)
     contents = read_contents(store)
     found = [(method, chosen(method, contents.trials, suite.name)) for method in methods]
     written = [publish_tuning(store, record) for _, record in found if record]
@@ -85,14 +98,15 @@ def _planned(args: argparse.Namespace) -> tuple[Suite, list[Method], Planned]:
         return suite, *plan_trials(methods)
 
 
-def _run(args: argparse.Namespace, suite: Suite, methods: list[Method], planned: Planned, store: Store) -> Outcome:
+def _run(
+    args: argparse.Namespace, suite: Suite, methods: list[Method], planned: Planned, store: Store, devices: list[str]
+) -> Outcome:  # fmt: skip
     """Do the trials that are missing."""
     from ddbench import registry
-    from ddbench.cli.bar import Bar
     from ddbench.grid import stale
     from ddbench.grid.jobs import resources_of
     from ddbench.grid.planning import check_prepared
-    from ddbench.grid.runner import Options, devices_of, run_jobs, site_of
+    from ddbench.grid.runner import Options, run_jobs, site_of
     from ddbench.grid.tuning import missing
     from ddbench.results.contents import read_contents
 
@@ -111,14 +125,10 @@ def _run(args: argparse.Namespace, suite: Suite, methods: list[Method], planned:
     if not args.prepare:
         remedy = "They are trained without the images that score trials: add --prepare to this command."
         check_prepared(planned, [key for work in todo.work for key in resources_of(work)], store, remedy)
-    threads = threads_of(planned)
-    site = site_of(store, devices_of(args.device, args.workers, threads), threads, suite.data_root)
+    site = site_of(store, devices, threads_of(planned), suite.data_root)
     options = Options(suite.name, site, registry.executors.make(args.executor), args.executor)
-    progress = Bar("trials")
-    try:
+    with progress_of(args, store, devices) as progress:
         return run_jobs(todo, planned, store, contents, options, progress)
-    finally:
-        progress.close()
 
 
 def _drop(store: Store, contents: Contents, old: list[Stale]) -> list[str]:

@@ -303,9 +303,9 @@ def distill(
     tick: Callable[[int, int], None] | None = None, iterates: Collection[int] = (),
     put_aside: Callable[[int, Tensor, Tensor], None] | None = None, iterate_seconds: Collection[float] = (),
 ) -> DistilledSet:  # fmt: skip
-    """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called every step,
-    `put_aside(step, images, labels)`, off the clock, before each of the steps `iterates` and before the first point of the
-    timeline at which each of `iterate_seconds` has passed.
+    """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called there and
+    after every step, `put_aside(step, images, labels)`, off the clock, before each of the steps `iterates` and before the first
+    point of the timeline at which each of `iterate_seconds` has passed.
 
     Raises PluginError where the loss stops being a number, and whatever a plugin raises.
     """
@@ -313,6 +313,8 @@ def distill(
         loop = Distillation(plan, run, watch)
         if kept := keeper.load() if keeper else None:
             loop.take_up(*kept)
+            if tick:
+                tick(loop.step, loop.total_steps)
         else:
             loop.begin()
         while len(loop.stages) < loop.num_stages:

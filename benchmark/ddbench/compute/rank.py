@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Proxy, Recipe, Resource, State
+from ddbench.api import Effort, Proxy, Recipe, Resource, State
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
 from ddbench.compute.ways import is_captured
@@ -24,6 +24,11 @@ from ddbench.refs import PluginRef, require
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images [N,C,H,W], labels [N,K] probabilities, classes [N]) -> 0-d; smaller is better."""
+
+
+def size_of(network: nn.Module) -> int:
+    """The bytes of its weights and buffers."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Classifier(Resource):
     def describe(self) -> str:
         """One line."""
         return f"classifier {self.network.label}, {self.epochs} epochs"
+
+    def effort(self, run: Any) -> Effort:
+        """All training images in every epoch."""
+        return Effort(self.epochs * sum(run.class_counts), size_of(run.bare(self.network, "classifier")))
 
     def build(self, run: Any) -> dict[str, Tensor]:
         """Its state."""

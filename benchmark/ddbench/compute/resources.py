@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -37,6 +38,14 @@ class Need:
     def key(self) -> str:
         """64 hex digits."""
         return digest(self.identity)
+
+    def title(self, dataset: str) -> str:
+        """For people: `classifier convnet(width=32) on cifar10, 10 epochs`."""
+        told = self.resource.describe()
+        told = told.replace("the backbone", self.backbone.label) if self.backbone else told
+        end = re.search(r", (?![^(]*\))", told)  # outside of a label's brackets
+        at = end.start() if end else len(told)
+        return f"{told[:at]} on {dataset}{told[at:]}"
 
 
 def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:

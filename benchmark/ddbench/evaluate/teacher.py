@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Objective, Recipe, Resource, Spec
+from ddbench.api import Effort, Objective, Recipe, Resource, Spec
+from ddbench.compute.rank import size_of
 from ddbench.compute.run import build_network
 from ddbench.ops.crops import CropFlip
 from ddbench.plan import Judging
@@ -27,6 +28,10 @@ class SoftTeacher(Resource):
     def describe(self) -> str:
         """One line."""
         return f"teacher {self.network.label}, {self.recipe.epochs} epochs"
+
+    def effort(self, run: Any) -> Effort:
+        """All training images in every epoch."""
+        return Effort(self.recipe.epochs * sum(run.class_counts), size_of(run.bare(self.network, "teacher")))
 
     def build(self, run: Any) -> dict[str, Tensor]:
         """Its state."""

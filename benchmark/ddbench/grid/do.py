@@ -35,6 +35,7 @@ from ddbench.schema import JobFile, Place, UsedResource
 
 Report = Callable[[str, float], None]
 """(phase, fraction of the job done)."""
+GOES_ON = "goes on at"  # how the phase of a job begins that takes up what an earlier process has done
 End = Literal["done", "found", "busy"]
 MOST_LEFT = 256 << 20  # bytes that a job may leave on a device: constants, what libraries keep, and gaps between what is kept
 ROUNDED = "The device rounded float32 products to TF32 although that was not allowed (NVIDIA_TF32_OVERRIDE?)."

@@ -14,7 +14,7 @@ from ddbench.evaluate.evaluator import Evaluator, Finished, evaluate_block
 from ddbench.evaluate.judge import record_of, subject_of
 from ddbench.evaluate.teacher import load_teacher
 from ddbench.files import write_bytes
-from ddbench.grid.do import End, Report, Workplace, data_of, load_resources
+from ddbench.grid.do import GOES_ON, End, Report, Workplace, data_of, load_resources
 from ddbench.grid.do_set import go_on_only_where_it_began
 from ddbench.plan import Block, short
 from ddbench.results.iterates import step_of
@@ -55,10 +55,13 @@ def judge_block(file: JobFile, here: Workplace, report: Report) -> End:
     def keep(finished: list[Finished]) -> None:
         write_bytes(path, msgspec.json.encode(_Kept(subject.sha256, finished)))
 
-    def tick(fraction: float) -> None:
-        report("judge", fraction)
+    kept = _kept(path, subject.sha256)
+    phase = f"{GOES_ON} repeat {len(kept)} of {file.last - file.first + 1}" if kept else "judge"
 
-    finished = evaluate_block(evaluator, file.first, file.last, _kept(path, subject.sha256), keep, tick)
+    def tick(fraction: float) -> None:
+        report(phase, fraction)
+
+    finished = evaluate_block(evaluator, file.first, file.last, kept, keep, tick)
     data = data_of(judging.dataset, judging.test_hash, identity, tuple(identity.test_counts))
     block = Block(plan, judging, file.first, file.last)
     resources, marks = [one.resource for one in used], (*here.marks(), *(mark for one in used for mark in one.marks))

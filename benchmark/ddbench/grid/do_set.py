@@ -25,7 +25,7 @@ from ddbench.compute.run import DistillRun, open_run
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import DataError, DivergedError, PluginError
 from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
-from ddbench.grid.do import Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
+from ddbench.grid.do import GOES_ON, Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, foreign, require
 from ddbench.results.iterates import lacking
@@ -38,10 +38,15 @@ class Checkpoint:
 
     def __init__(self, folder: Path, every: float) -> None:
         self.path, self.clock = folder / "checkpoint.safetensors", Clock(every)
+        self.step = 0  # of the checkpoint that was loaded
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and numbers, or None at the start."""
-        return read_tensors(self.path, "checkpoint") if self.path.is_file() else None
+        if not self.path.is_file():
+            return None
+        tensors, meta = read_tensors(self.path, "checkpoint")
+        self.step = int(meta["step"])
+        return tensors, meta
 
     def due(self) -> bool:
         """Whether the last one is old enough."""
@@ -96,7 +101,7 @@ def _make(
         write_bytes(work / "iterates" / f"{step}.safetensors", content)
 
     def tick(done: int, total: int) -> None:
-        report("distill", done / max(total, 1))
+        report(f"{GOES_ON} step {keeper.step} of {total}" if keeper.step else "distill", done / max(total, 1))
 
     def made(plan: SetPlan) -> DistilledSet:
         return distill(plan, run, watch, keeper, tick, file.iterates, put_aside, file.iterate_seconds)

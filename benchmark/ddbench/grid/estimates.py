@@ -47,12 +47,24 @@ class Estimates:
 
     def request(self, file: JobFile) -> Request:
         """What a job asks for."""
-        return self._costs[_kind(file, self.planned)].request(_units(file))
+        return self._costs[self.kind(file)].request(self.units(file))
+
+    def kind(self, file: JobFile) -> str:
+        """Equal for jobs of which one says what the others take."""
+        return _kind(file, self.planned)
+
+    def units(self, file: JobFile) -> int:
+        """Of a job's work: steps, repeats, or one."""
+        return _units(file)
+
+    def seconds_a_unit(self, kind: str) -> float | None:
+        """The most that a unit of such a job has taken; None where none has been done."""
+        return self._costs[kind].seconds if kind in self._costs else None
 
     def learn(self, file: JobFile) -> None:
         """A job has been done: what it took counts from now on. One whose record cannot be read teaches nothing."""
         with suppress(BenchError, OSError):
-            cost = self._costs[_kind(file, self.planned)]
+            cost = self._costs[self.kind(file)]
             if file.kind == "resource":
                 _add_resource(cost, self.store.resources.record(file.resource))
             elif file.scoring is not None:
@@ -91,6 +103,8 @@ def _kind(file: JobFile, planned: Planned) -> str:
 
 
 def _units(file: JobFile) -> int:
+    if file.kind == "resource":
+        return 1
     if file.kind in ("set", "trial"):
         return max(file.plan.steps, 1)
     return file.last - file.first + 1

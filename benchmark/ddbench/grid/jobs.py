@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ddbench.api import Job
+from ddbench.grid.counts import Counts
 from ddbench.grid.planning import Planned, plan_of_need
 from ddbench.plan import Block, Cell, Judging, SetPlan, short
 from ddbench.refs import foreign
@@ -35,8 +36,18 @@ class Todo:
     """What a store lacks of a grid."""
 
     work: tuple[Work, ...]
-    present: int  # sets and judgements of the grid that are there; a block of repeats counts as one
-    total: int  # of sets and judgements
+    there: Counts  # of what was asked for, by kind: sets and judgements, a block of repeats counting as one; trials; or resources
+    wanted: Counts
+
+    @property
+    def present(self) -> int:
+        """How much of it is there."""
+        return self.there.total()
+
+    @property
+    def total(self) -> int:
+        """How much was asked for."""
+        return self.wanted.total()
 
 
 def missing_blocks(set: SetPlan, judging: Judging, repeats: int, there: set[int], parts: int = 1) -> Iterator[Block]:
@@ -87,7 +98,7 @@ class Lister:
         self.work: dict[str, Work] = {}
         self.resources: dict[str, Work] = {}
         self.seen: set[str] = set()
-        self.present = self.total = 0
+        self.there, self.wanted = Counts(), Counts()
 
     def todo(self, judgements: bool = True) -> Todo:
         """Everything that is missing; without `judgements`, the sets alone."""
@@ -97,15 +108,15 @@ class Lister:
             for cell in self.planned.cells:
                 for judging in cell.all_judgings():
                     self._add_judgement(cell, judging)
-        return Todo((*self.resources.values(), *self.work.values()), self.present, self.total)
+        return Todo((*self.resources.values(), *self.work.values()), self.there, self.wanted)
 
     def _add_set(self, cell: Cell) -> None:
         name = set_job(cell.set.key)
         stored = self.contents.sets.get(cell.set.key)
         steps, seconds = (cell.iterates, cell.iterate_seconds) if stored is None else (tuple(stored.lacking(cell)), ())
-        self.total += 1
+        self.wanted["set"] += 1
         if stored is not None and not steps:
-            self.present += 1
+            self.there["set"] += 1
             return
         if stored is None and self.store.has_set(cell.set.key):  # damaged: named by whoever read the store, and left alone
             return
@@ -125,13 +136,13 @@ class Lister:
         self.seen.add(place)
         maker = set_job(cell.set.key)
         if maker not in self.work and cell.set.key not in self.contents.sets:
-            self.total += 1  # of a damaged set: it cannot be judged
+            self.wanted["judgement"] += 1  # of a damaged set: it cannot be judged
             return
         there = self.contents.repeats(cell.set.key, judging.key)
         damaged = self.damaged.get((short(cell.set.key), short(judging.key)), set())
         blocks = list(missing_blocks(cell.set, judging, cell.repeats, there | damaged, self.parts))
-        self.total += max(len(blocks), 1)
-        self.present += not blocks and not damaged
+        self.wanted["judgement"] += max(len(blocks), 1)
+        self.there["judgement"] += not blocks and not damaged
         for block in blocks:
             self._add_block(block, maker)
 
@@ -161,6 +172,6 @@ class Lister:
                     kind="resource", name=name, suite=self.suite, plan=owner, judging=judging, resource=key
                 )
                 refs = owner.refs if judging is None else judging.refs
-                title = f"{need.resource.describe()}, {owner.dataset.label}"
+                title = need.title(owner.dataset.label)
                 self.resources[name] = Work(Job("resource", name, title, (), foreign(*refs)), file)
         return tuple(names)

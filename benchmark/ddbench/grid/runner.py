@@ -6,7 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +15,13 @@ from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request, Site
 from ddbench.compute import hardware
 from ddbench.compute.run import pick_device
 from ddbench.errors import BenchError, ConfigError
+from ddbench.grid.counts import Counts
 from ddbench.grid.estimates import Estimates
+from ddbench.grid.forecast import Forecast
 from ddbench.grid.handles import Handles
 from ddbench.grid.jobs import Lister, Todo, Work
 from ddbench.grid.planning import Planned
+from ddbench.grid.progress import Outcome, Progress
 from ddbench.grid.scheduler import Schedule
 from ddbench.grid.worker import details_of, sentence_of
 from ddbench.results.contents import Contents
@@ -27,33 +30,6 @@ from ddbench.results.store import Store
 
 BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
 POLL_SECONDS = 0.5
-
-
-class Progress:
-    """What the runner tells while it works; the command line shows it."""
-
-    def start(self, total: int, done: int) -> None:
-        """`total` sets and judgements, of which `done` are there already."""
-
-    def update(self, job: Job, state: JobState) -> None:
-        """A running job's progress."""
-
-    def finish(self, job: Job, end: str, seconds: float) -> None:
-        """A job is done, found (another runner has done it), busy (another is at it, and it is looked at again) or failed."""
-
-    def close(self) -> None:
-        """The run is over."""
-
-
-@dataclass
-class Outcome:
-    """What became of a run."""
-
-    total: int = 0  # sets and judgements that were asked for
-    present: int = 0  # those that were there already, or that another run computed meanwhile
-    computed: list[str] = field(default_factory=list)  # names of the jobs of sets and judgements that this run did
-    built: list[str] = field(default_factory=list)  # likewise, of resources
-    failed: dict[str, str] = field(default_factory=dict)  # name to sentence
 
 
 def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
@@ -72,14 +48,15 @@ class Runner:
     """Gives jobs to an executor as they become ready, and looks into the store when one has ended."""
 
     def __init__(
-        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates
+        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates, workers: int = 1
     ) -> None:  # fmt: skip
-        """`name` is the executor's, for the file of handles."""
+        """`name` is the executor's, for the file of handles; `workers`: how many jobs run at the same time."""
         self.estimates = estimates
         self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
         self.store, self.executor, self.progress = store, executor, progress
         self.schedule = Schedule([work.job for work in todo.work])
-        self.outcome = Outcome(todo.total, todo.present)
+        self.forecast = Forecast(todo.work, estimates, workers)
+        self.outcome = Outcome(todo.wanted, todo.there.copy())
         self.handles: dict[str, str] = {}  # by job
         self.started: dict[str, float] = {}
         self.attempts: dict[str, int] = {}  # failures of a job before this run
@@ -89,7 +66,7 @@ class Runner:
 
     def run(self) -> Outcome:
         """Until nothing is left. Failures are recorded, and the rest goes on."""
-        self.progress.start(self.outcome.total, self.outcome.present)
+        self.progress.start(self.outcome.wanted, self.outcome.there, self.forecast)
         if not self.work:
             return self.outcome
         with self.driver.held():
@@ -153,17 +130,26 @@ class Runner:
         states = self.executor.poll([self.handles[name] for name in names], 0.0 if due else POLL_SECONDS)
         for name, state in zip(names, states, strict=True):
             if state.state == "running":
-                self.started.setdefault(name, time.monotonic())
-                if state.phase:
-                    self.progress.update(self.work[name].job, state)
+                self._follow(name, state)
             elif state.state in ("ended", "lost"):
                 del self.handles[name]
                 self._settle(name, state)
 
+    def _follow(self, name: str, state: JobState) -> None:
+        """A job is running."""
+        job = self.work[name].job
+        if name not in self.started:
+            self.started[name] = time.monotonic()
+            self.forecast.begin(name)
+            self.progress.begin(job)
+        if state.phase:
+            self.forecast.update(name, state.fraction)
+            self.progress.update(job, state)
+
     def _settle(self, name: str, state: JobState) -> None:
         """A job has ended: what the store has is done, what it has not has failed."""
         job = self.work[name].job
-        seconds = time.monotonic() - self.started.pop(name, time.monotonic())
+        seconds = time.monotonic() - self.started.get(name, time.monotonic())
         if self._is_done(name):
             end = "found" if state.detail in ("found", "busy") else "done"  # another runner has just finished what was busy
             self.schedule.finish(name)
@@ -171,7 +157,7 @@ class Runner:
             if end == "done":
                 (self.outcome.built if job.kind == "resource" else self.outcome.computed).append(name)
             else:
-                self.outcome.present += job.kind != "resource"
+                self.outcome.there[job.kind] += job.kind in self.outcome.wanted
         elif state.detail in ("busy", "found"):  # found by its name, without the iterates that are wanted
             end = "busy"
             self.busy.append((time.monotonic() + BUSY_SECONDS, name))
@@ -179,9 +165,16 @@ class Runner:
         else:
             end = "failed"
             self._fail(job, self._why(job, state))
+        if name not in self.started and end in ("done", "failed"):  # it ended before anybody looked
+            self.progress.begin(job)
         if end != "busy" and name in self.written:
             self.store.forget_job(name)
             self.written.discard(name)
+        if end == "busy":
+            self.forecast.stop(name)
+        else:
+            self.forecast.finish(name)
+        self.started.pop(name, None)
         self.progress.finish(job, end, seconds)
 
     def _is_done(self, name: str) -> bool:
@@ -198,7 +191,7 @@ class Runner:
         failures = self.store.failures(job.name)
         if len(failures) > self.attempts[job.name]:
             try:
-                return self.store.read_failure(failures[-1]).error
+                return with_path(self.store.read_failure(failures[-1]).error, failures[-1])
             except BenchError as damaged:
                 return f"{job.title}: it failed, and why cannot be read: {damaged}"
         if state.state == "ended":
@@ -211,12 +204,18 @@ class Runner:
             self.store.fail(job.name, job.title, error, details, None)
         except (OSError, BenchError) as failure:
             return f"{error} (Nor could this be recorded: {failure}.)"
-        return error
+        return with_path(error, self.store.failures(job.name)[-1])
 
     def _fail(self, job: Job, error: str) -> None:
         self.outcome.failed[job.name] = error
         for other in self.schedule.fail(job.name):
             self.outcome.failed[other.name] = error
+            self.forecast.finish(other.name)
+
+
+def with_path(error: str, record: Path) -> str:
+    """The sentence of a failure, and where its record lies, which holds the traceback."""
+    return f"{error} Its record: {record}"
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ def list_jobs(planned: Planned, store: Store, contents: Contents, options: Optio
     todo = Lister(planned, store, contents, options.suite, options.parts).todo(options.judgements)
     if options.resources_only:
         work = tuple(work for work in todo.work if work.job.kind == "resource")
-        return Todo(work, 0, len(work))
+        return Todo(work, Counts(), Counts(resource=len(work)))
     if options.choose is None:
         return todo
     chosen = {work.job.name for work in todo.work if options.choose(work)}
@@ -248,7 +247,7 @@ def list_jobs(planned: Planned, store: Store, contents: Contents, options: Optio
         more = set(needs.get(wanted.pop(), ())) - found
         wanted, found = [*wanted, *more], found | more
     keep = tuple(work for work in todo.work if work.job.name in found)
-    return Todo(keep, 0, sum(work.job.kind != "resource" for work in keep))
+    return Todo(keep, Counts(), Counts(work.job.kind for work in keep if work.job.kind != "resource"))
 
 
 def run(planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
@@ -260,21 +259,23 @@ def run_jobs(
     todo: Todo, planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress
 ) -> Outcome:  # fmt: skip
     """Do jobs of these cells. Failures are recorded, and the rest goes on."""
-    outcome = Outcome(todo.total, todo.present)
+    outcome = Outcome(todo.wanted, todo.there.copy())
     if todo.work:
         executor = options.executor.open(options.site)
         try:
             estimates = Estimates(planned, store, contents)
-            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates).run()
+            workers = len(options.site.devices)
+            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, workers).run()
         finally:
             executor.close()
     else:
-        progress.start(todo.total, todo.present)
+        progress.start(todo.wanted, todo.there)
     for cell, error in planned.broken.values():
         name = set_job(cell.set.key)
         sentence = sentence_of(error, cell.name, store.root)
-        outcome.failed[name] = sentence
         store.fail(name, cell.name, sentence, details_of(error), None)
+        outcome.failed[name] = with_path(sentence, store.failures(name)[-1])
+    progress.end(outcome)
     return outcome
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ddbench.api import Job
 from ddbench.files import digest
+from ddbench.grid.counts import Counts
 from ddbench.grid.jobs import Lister, Todo, Work
 from ddbench.grid.planning import Planned, with_needs
 from ddbench.plan import Cell, SetPlan
@@ -107,7 +108,7 @@ def missing(methods: Iterable[Method], planned: Planned, store: Store, there: Ma
             needs = () if store.has_set(plan.key) else lister.waits_for(plan.resources)
             file = JobFile(kind="trial", name=name, suite=suite, needs=needs, plan=plan, scoring=scoring)
             work[name] = Work(Job("trial", name, plan.name, needs, foreign(*plan.refs)), file)
-    return Todo((*lister.resources.values(), *work.values()), present, total)
+    return Todo((*lister.resources.values(), *work.values()), Counts(trial=present), Counts(trial=total))
 
 
 def chosen(method: Method, there: Mapping[str, TrialRecord], suite: str) -> TuningRecord | None:

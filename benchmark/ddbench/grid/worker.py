@@ -44,7 +44,7 @@ def sentence_of(error: BaseException, title: str, store: Path) -> str:
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = text[:300].rstrip(".")
     what = f"{type(error).__name__}{where}{': ' if text else ''}{text}"
-    return f"{title}: {what}. The traceback is in the failure record; mend the plugin or the plan."
+    return f"{title}: {what}. Mend the plugin or the plan."
 
 
 def details_of(error: BaseException) -> str:

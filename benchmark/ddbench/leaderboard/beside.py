@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from ddbench.errors import command
 from ddbench.files import sha256_file, write_if_changed
 from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.sections import LOOKS, Section
 from ddbench.plan import short
 from ddbench.results.store import Store
-from ddbench.schema import FailureRecord
-from ddbench.suite.coordinates import coordinates
+from ddbench.schema import FailureRecord, JudgementRecord
+from ddbench.suite.coordinates import coordinates, exact, plugin_at
 from ddbench.suite.load import REDUCED, named
 
 
@@ -25,12 +26,18 @@ class Surroundings:
 
     images: frozenset[str] = frozenset()  # keys of the sets that have a grid
     suites: Mapping[str, Sequence[str]] = field(default_factory=dict)  # suite name -> its texts, files beside the page
-    shipped: frozenset[str] = frozenset()  # suites that come with ddbench, unchanged: a command needs no file
+    shipped: frozenset[str] = frozenset()  # those of these texts that come with ddbench, unchanged: a command needs no file
     failed: Sequence[tuple[str, FailureRecord]] = ()  # (job, last failure)
     num_faults: int = 0  # files that are left out
     num_unjudged: int = 0  # sets that no network has judged
     places: Mapping[str, Places] = field(default_factory=dict)  # of every suite
     reduced: Mapping[str, str] = field(default_factory=dict)  # suites that are another's reduced form -> that one's name
+    chosen: Mapping[tuple[str, str], str] = field(default_factory=dict)  # (suite, set) -> its text, of suites that have several
+
+    def text(self, suite: str, key: str) -> str | None:
+        """The text of a suite that asked for a set; None where the store has none."""
+        texts = self.suites.get(suite, ())
+        return self.chosen.get((suite, key)) or (texts[0] if texts else None)
 
 
 @dataclass(frozen=True)
@@ -39,45 +46,71 @@ class Places:
 
     subsets: frozenset[str]
     ipcs: frozenset[int]  # without full data, which have none
+    labels: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # of plugins, by key of --only and plain name
 
 
 def places_of(results: Iterable[Result]) -> dict[str, Places]:
     """By suite."""
     subsets, ipcs = defaultdict[str, set[str]](set), defaultdict[str, set[int]](set)
+    labels = defaultdict[str, dict[tuple[str, str], set[str]]](dict)
     for result in results:
         for suite in (*result.suites, *(record.suite for record in result.looks)):
-            subsets[suite].add(result.plan.dataset.written)
+            subsets[suite].add(result.plan.dataset.label)
             ipcs[suite] |= set() if result.plan.everything else {result.plan.ipc}
-    return {suite: Places(frozenset(subsets[suite]), frozenset(ipcs[suite])) for suite in subsets}
+            for key, name in coordinates(result.plan).items():
+                if ref := plugin_at(result.plan, key):
+                    labels[suite].setdefault((key, name), set()).add(ref.label)
+    frozen = {suite: {at: frozenset(names) for at, names in own.items()} for suite, own in labels.items()}
+    return {suite: Places(frozenset(subsets[suite]), frozenset(ipcs[suite]), frozen.get(suite, {})) for suite in subsets}
 
 
 def commands(row: Row, section: Section, around: Surroundings) -> list[str]:
-    """What makes a row again, one for each suite that asked for a part of it; subset and ipc are named where it has several."""
-    records = [record for result in row.results for record in (result.looks if section.kind in LOOKS else result.judged)]
-    return [_command(row, section, suite, around) for suite in sorted({record.suite for record in records})]
+    """What makes a row again, one for each suite and each text of it that asked for a part; subset and ipc are named where it has
+    several, and plugins by their whole label where it has several of a name."""
+    made = dict[str, None]()
+    for result in row.results:
+        records = result.looks if section.kind in LOOKS else result.judged
+        for suite in {record.suite for record in records}:
+            networks = [record for record in records if record.suite == suite]
+            made[_command(row, section, suite, networks, around.text(suite, result.key), around)] = None
+    return sorted(made)
 
 
-def _command(row: Row, section: Section, suite: str, around: Surroundings) -> str:
+def _command(
+    row: Row, section: Section, suite: str, records: Sequence[JudgementRecord], text: str | None, around: Surroundings
+) -> str:  # fmt: skip
     plan = row.plan
-    if plan.imported:
-        how = f"--data {plan.dataset.written} --images {plan.imported.images} --labels {plan.imported.labels}"
-        how += "" if plan.imported.experiment is None else f" --experiment {plan.imported.experiment}"
-        for name, values in (("mean", plan.imported.mean), ("std", plan.imported.std)):
-            how += f" --{name}={','.join(map(str, values))}" if values else ""
-        return f"ddbench evaluate FILE {how} --protocol {section.protocol}"
-    if not suite:
-        return f"ddbench evaluate STORE/sets/{short(row.results[0].key)} --store STORE --protocol {section.protocol}"
-    where = {name: value for name, value in coordinates(plan).items() if name != "seed"}
-    places = around.places.get(suite)
+    if plan.imported or not suite:
+        return _evaluation(row, section, records)
+    places, where = around.places.get(suite), dict[str, str]()
+    for key, name in coordinates(plan).items():
+        ref, labels = plugin_at(plan, key), places.labels.get((key, name), ()) if places else ()
+        where[key] = exact(ref) if ref and len(labels) > 1 else name
+    del where["seed"]
     if places is None or len(places.subsets) < 2:
         del where["subset"]
     if plan.everything or places is None or len(places.ipcs) < 2:
         del where["ipc"]
     order = sorted(where, key=("baseline", "loss", "space", "subset", "ipc").index)
-    texts = around.suites.get(suite, ())
-    source = texts[0] if len(texts) == 1 and suite not in around.shipped else around.reduced.get(suite, suite)
+    source = text if text and text not in around.shipped else around.reduced.get(suite, suite)
     source += f":{REDUCED}" if suite in around.reduced else ""
-    return f"ddbench run {source} --only " + ",".join(f"{name}={where[name]}" for name in order)
+    return command("run", source, "--only", ",".join(f"{name}={where[name]}" for name in order))
+
+
+def _evaluation(row: Row, section: Section, records: Sequence[JudgementRecord]) -> str:
+    """What judges a set again that lies in a file, or in a store that is called STORE."""
+    plan, judging = row.plan, records[0].judging
+    networks = ",".join(sorted({record.judging.network.label for record in records}))
+    repeats = max(repeat.repeat for record in records for repeat in record.repeats) + 1
+    how = ["--protocol", section.protocol, "--archs", networks, "--repeats", repeats, "--threads", judging.threads]
+    how += ["--seed", judging.draw] if judging.draw else []
+    if plan.imported:
+        told = ["--data", plan.dataset.written, "--images", plan.imported.images, "--labels", plan.imported.labels]
+        told += [] if plan.imported.experiment is None else ["--experiment", str(plan.imported.experiment)]
+        for name, values in (("mean", plan.imported.mean), ("std", plan.imported.std)):
+            told += [f"--{name}={','.join(map(str, values))}"] if values else []
+        return command("evaluate", "FILE", *told, *how)
+    return command("evaluate", f"STORE/sets/{short(row.results[0].key)}/set.safetensors", "--store", "STORE", *how)
 
 
 def copy_image(store: Store, result: Result, out: Path) -> bool:
@@ -95,7 +128,7 @@ def copy_plan(store: Store, result: Result, out: Path) -> None:
 
 
 def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozenset[str], dict[str, str]]:
-    """Copy the suites' texts beside the page; tell which of them come with ddbench, unchanged, and which are reduced forms."""
+    """Copy the suites' texts beside the page; tell which come with ddbench, unchanged, and which suites are reduced forms."""
     texts: dict[str, list[str]] = {}
     shipped, reduced = set(), dict[str, str]()
     for path in sorted((store.root / "suites").glob("*.toml")):
@@ -107,5 +140,5 @@ def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozense
         texts.setdefault(name, []).append(f"suites/{path.name}")
         ours = Path(str(files("ddbench.suites"))) / f"{reduced.get(name, name)}.toml"
         if ours.is_file() and sha256_file(ours) == sha256_file(path):
-            shipped.add(name)
+            shipped.add(f"suites/{path.name}")
     return texts, frozenset(shipped), reduced

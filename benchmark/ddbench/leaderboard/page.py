@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ddbench.errors import ConfigError
+from ddbench.errors import ConfigError, command
 from ddbench.files import digest, write_if_changed
 from ddbench.leaderboard import costs, habits, knowledge, legend, trajectory, tuned
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
@@ -23,6 +23,7 @@ from ddbench.leaderboard.tables import (
     SAW,
     accuracy_table,
     as_json,
+    code,
     escape,
     frame,
     machines_table,
@@ -30,6 +31,7 @@ from ddbench.leaderboard.tables import (
     spread_table,
     timing_table,
 )
+from ddbench.leaderboard.texts import chosen_texts
 from ddbench.plan import short
 from ddbench.results.contents import Contents, read_contents
 from ddbench.results.store import Store
@@ -220,9 +222,11 @@ def _reproduce(section: Section, around: Surroundings, level: str) -> list[str]:
     parts = [f"{level} Reproduce", "", note, ""]
     for row in section.rows:
         plans = ", ".join(f"[{short(each.key)}](plans/{short(each.key)}.json) (seed {each.seed})" for each in row.results)
-        spoken = " and ".join(f"`{command}`" for command in commands(row, section, around))
-        if row.tuning and "ddbench run" in spoken:
-            spoken = f"{spoken.replace('ddbench run', 'ddbench tune')}, then {spoken}"
+        told = commands(row, section, around)
+        spoken = " and ".join(map(code, told))
+        if row.tuning and any(each.startswith("ddbench run ") for each in told):
+            tunes = (each.replace("ddbench run ", "ddbench tune ", 1) for each in told if each.startswith("ddbench run "))
+            spoken = f"{' and '.join(map(code, tunes))}, then {spoken}"
         file = f", where FILE has the SHA-256 {row.plan.imported.sha256}" if row.plan.imported else ""
         parts.append(f"- {escape(row.name)}: {spoken}{file}; plans {plans}")
     return [*parts, ""]
@@ -257,11 +261,12 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
         for result in judged.values():
             copy_plan(store, result, out)
         unjudged = len({key for key, one in contents.sets.items() if not one.plan.is_trial} - judged.keys())
-        around = Surroundings(images, suites, shipped, failed, len(contents.faults), unjudged, places_of(results), reduced)
+        chosen, num = chosen_texts(suites, out, reduced, results), len(contents.faults)
+        around = Surroundings(images, suites, shipped, failed, num, unjudged, places_of(results), reduced, chosen)
         write_if_changed(out / "leaderboard.md", _page(made, results, around, reference).encode())
     except OSError as error:
         what = f"the leaderboard cannot be written to {out}: {error}"
-        elsewhere = f"ddbench leaderboard {store.root} --out FOLDER"  # `ddbench run` has no --out
+        elsewhere = command("leaderboard", store.root, "--out", "FOLDER")  # `ddbench run` has no --out
         raise ConfigError(f"{what}. Make room there, or write it elsewhere with: {elsewhere}") from error
     known, ranked, unranked = habits.bases(results), [], []
     for section in made:

@@ -32,6 +32,12 @@ def escape(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def code(text: str) -> str:
+    """Text as it is, for somebody to copy, whatever quotes of markdown are in it."""
+    plain = " ".join(text.splitlines())
+    return f"`` {plain} ``" if "`" in plain else f"`{plain}`"
+
+
 def markdown(frame: pd.DataFrame, left: Sequence[str]) -> str:
     """A pipe table; the columns named in `left` are aligned left, all others, which hold numbers, right."""
     safe = frame.map(escape).rename(columns=escape)

@@ -12,6 +12,7 @@
     STORE/work/<job>/                                          what a running job keeps
     STORE/work/jobs/<job>.json                                 all that doing a job needs
     STORE/locks/<job>.lock                                     held by the process that does a job
+    STORE/log.txt log.older.txt                                what was done here, and when, for people
 
 A job is named `set-<key16>`, `resource-<key16>`, `trial-<key16>` or `judgement-<set16>-<key16>.<first>-<last>`. What begins
 with a dot is about to be written, or was when its process was killed.

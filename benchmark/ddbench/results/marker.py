@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddbench import schema
-from ddbench.errors import DataError
+from ddbench.errors import DataError, command
 from ddbench.files import read_json
 from ddbench.schema import SCHEMA, StoreMarker
 
@@ -24,7 +24,7 @@ def open_root(root: Path, create: bool) -> None:
         if number < SCHEMA:
             raise DataError(f"store {root} was written by ddbench 0.1, which can still read it; name another store.")
     elif not create:
-        raise DataError(f"there is no store at {root}. Make one with: ddbench run SUITE --store {root}")
+        raise DataError(f"there is no store at {root}. Make one with: {command('run', 'SUITE', '--store', root)}")
     elif root.exists() and (not root.is_dir() or any(not _is_begun(path) for path in root.iterdir())):
         raise DataError(f"{root} holds other things and no store.json: name an empty or new folder with --store.")
     else:

@@ -10,10 +10,12 @@ from ddbench.errors import DataError
 from ddbench.results.contents import Contents, read_contents
 from ddbench.results.folders import Fault, fault_of, stranger
 from ddbench.results.layout import FOLDERS, entries, is_key16
+from ddbench.results.log import NAME as LOG
+from ddbench.results.log import OLDER as OLDER_LOG
 from ddbench.results.marker import MARKER
 from ddbench.results.store import Store
 
-BESIDE = (MARKER, "leaderboard")  # what else lies in a store: the page that `ddbench run` renders
+BESIDE = (MARKER, "leaderboard", LOG, OLDER_LOG)  # what else lies in a store: the page that `ddbench run` renders, and the log
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ddbench.plan import SetPlan
+from ddbench.refs import PluginRef
 
 WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
 
@@ -15,3 +16,14 @@ def coordinates(plan: SetPlan) -> dict[str, str]:
     if plan.loss and plan.space:
         names |= {"loss": plan.loss.written, "space": plan.space.written}
     return names
+
+
+def exact(ref: PluginRef) -> str:
+    """The value of `--only` that takes this variant of a plugin alone: its whole label; `dm()` for one without settings."""
+    return ref.label if ref.label.endswith(")") else f"{ref.label}()"
+
+
+def plugin_at(plan: SetPlan, key: str) -> PluginRef | None:
+    """The plan's plugin that a key names; None for a key that names none."""
+    ref = getattr(plan, "dataset" if key == "subset" else key)
+    return ref if isinstance(ref, PluginRef) else None

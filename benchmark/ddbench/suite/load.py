@@ -13,14 +13,10 @@ from typing import Any
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.suite.reader import Identify, Suite, SuiteReader
 from ddbench.suite.tuning import GRIDS
+from ddbench.suites import shipped as shipped
 
 MAX_SUITE_BYTES = 1 << 20
 REDUCED = "reduced"
-
-
-def shipped() -> list[str]:
-    """The suites that come with ddbench."""
-    return sorted(entry.name.removesuffix(".toml") for entry in files("ddbench.suites").iterdir() if entry.name.endswith(".toml"))
 
 
 def read(name: str) -> str:

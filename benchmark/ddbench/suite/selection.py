@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.plan import Cell
-from ddbench.refs import PluginRef
-from ddbench.suite.coordinates import WHERE, coordinates
+from ddbench.suite.coordinates import WHERE, coordinates, exact, plugin_at
 
 
 def select(cells: tuple[Cell, ...], only: str | None) -> tuple[Cell, ...]:
     """The cells that `key=value,...` names; keys: loss, space, subset, ipc, seed, baseline. A plugin is named as suites name it,
-    which takes all its variants, or by its whole label: `loss=dc(batch_real=8)`. Raises ConfigError if nothing fits."""
+    which takes all its variants, or by its whole label: `loss=dc(batch_real=8)`, `loss=dc()` for the one without settings. Raises
+    ConfigError if nothing fits."""
     if not only:
         return cells
     where: dict[str, str] = {}
@@ -47,13 +47,11 @@ def _parts(only: str) -> Iterator[str]:
 
 def _matches(cell: Cell, where: Mapping[str, str]) -> bool:
     have = coordinates(cell.set)
-    return all(key in have and value in (have[key], _label(cell, key)) for key, value in where.items())
-
-
-def _label(cell: Cell, key: str) -> str | None:
-    """The whole label of the cell's plugin of that key; None for a key that names no plugin."""
-    ref = getattr(cell.set, "dataset" if key == "subset" else key)
-    return ref.label if isinstance(ref, PluginRef) else None
+    for key, value in where.items():
+        ref = plugin_at(cell.set, key)
+        if key not in have or value not in (have[key], exact(ref) if ref else have[key]):
+            return False
+    return True
 
 
 def _nearest(cells: tuple[Cell, ...], key: str, value: str) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import NOTHING, TRAIN, Generator, GeneratorConfig, Recipe, Resource, Run, Saw, Spec
+from ddbench.api import NOTHING, TRAIN, Effort, Generator, GeneratorConfig, Recipe, Resource, Run, Saw, Spec
 from ddbench.errors import ConfigError
 from ddbench.ops.moves import send
 
@@ -148,6 +148,12 @@ class CvaeWeights(Resource):
     def describe(self) -> str:
         """One line."""
         return f"generator cvae, {self.epochs} epochs" if self.epochs else "generator cvae, random weights"
+
+    def effort(self, run: Run) -> Effort:
+        """All training images in every epoch; the decoder is stored."""
+        with run.seeded("cvae"):
+            decoder = Decoder(run.spec, self.latent, self.codes, self.width)
+        return Effort(self.epochs * sum(run.class_counts), sum(tensor.nbytes for tensor in decoder.state_dict().values()))
 
     def build(self, run: Run) -> dict[str, Tensor]:
         """The decoder's state. Without epochs, as it was drawn."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddbench.api import UNKNOWN, Generator, GeneratorConfig, Run, Saw, Spec
-from ddbench.errors import ConfigError, DataError
+from ddbench.errors import ConfigError, DataError, command
 from ddbench_plugins.stylegan import prepared
 from ddbench_plugins.stylegan.catalogue import checked_name, description_of, known
 from ddbench_plugins.stylegan.network import Precision, asked_classes, build
@@ -62,7 +62,7 @@ class StyleganXL(GeneratorConfig):
             raise DataError(f"generator '{name}' reads files of your data folder: set DDBENCH_DATA to that.")
         path = root / "weights" / description_of(self.weights)
         if not path.is_file():
-            raise DataError(f"generator '{name}' is not prepared ({path} is missing): run ddbench data prepare {name}.")
+            raise DataError(f"generator '{name}' is not prepared ({path} is missing): run: {command('data', 'prepare', name)}")
         found = prepared.check(path)
         pin = prepared.pin(found)
         if self.sha256 not in ("", pin):
