@@ -65,11 +65,11 @@ perf-store: $(READY)
 perf-images: $(READY)
 	$(BIN)/python tests/perf/measure_images.py
 
-# On a machine with a card: PART=tests, then evaluators, losses and generator, each under nine minutes; goes on where it was cut off.
+# On a machine with a card: PART=tests, then evaluators, losses, generator and tables, each under nine minutes; goes on where it was cut off.
 # With the Python that has torch for the card: make gpu-report PART=tests GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
 gpu-report: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
-	@test -n "$(PART)" || { echo "which part? make gpu-report PART=tests, then evaluators, losses and generator" >&2; exit 2; }
+	@test -n "$(PART)" || { echo "which part? make gpu-report PART=tests, then evaluators, losses, generator and tables" >&2; exit 2; }
 	$(GPU_PYTHON) tests/perf/gpu_report.py $(PART)
 
 # A hundred times kill -9 at random moments, each store compared byte for byte: half an hour on two cores.

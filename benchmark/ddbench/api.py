@@ -366,6 +366,12 @@ class Space(ABC):
         return ()
 
     @property
+    def rates_of(self) -> Mapping[str, str]:
+        """By tensor: another whose learning rate it takes where neither the loss nor the suite names its own, as coefficients of
+        an orthonormal transform may take that of "pixels". A class variable will do here too."""
+        return {}
+
+    @property
     def saw(self) -> Saw:
         """What it brings along from elsewhere than its resources. One that wraps another adds what that says."""
         return NOTHING
@@ -402,13 +408,21 @@ class Space(ABC):
         """The next stage's tensors: others, that decode to the same images."""
         raise NotImplementedError  # abstract where num_stages > 1
 
-    def project_(self, state: State) -> None:
-        """Bring the tensors back to where they are valid, in place, after a step."""
+    def project_(self, state: State, run: Run) -> None:
+        """Bring the tensors back to where they are valid, in place, after the step `run.step`."""
         return
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
-        """A term of the space's own, added to the loss: 0-d with a graph, or None."""
+    def init_memory(self, run: Run) -> Memory:
+        """What it keeps between steps and is no part of the set, as an adversary is; asked once, before `init`."""
+        return {}
+
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
+        """A term of the space's own, added to the loss: 0-d with a graph to the state, or None. It leaves `memory` as it is."""
         return None
+
+    def after_step(self, state: State, memory: Memory, run: Run) -> None:
+        """Train what is in `memory`, in place, after the state's update at step `run.step`. The state is only read."""
+        return
 
 
 class Loss(ABC):
@@ -678,6 +692,7 @@ class Baseline(ABC):
     numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
     everything: ClassVar[bool] = False  # True: all real training images, of which no copy is stored; `build` is never asked
     uses_backbone: ClassVar[bool] = False  # True: `build` may call run.network, and every backbone has a set of its own
+    needs_generator: ClassVar[bool] = False  # True: the suite must name a generator, `run.generator`
 
     @property
     def saw(self) -> Saw:

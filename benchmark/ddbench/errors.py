@@ -8,10 +8,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import ClassVar
 
 
 class BenchError(Exception):
     """Base of all errors that the command line prints as a sentence and answers with exit code 2."""
+
+    comes_again: ClassVar[bool] = False  # whether the same job fails so whenever it is done: its numbers are the reason
 
 
 class ConfigError(BenchError):
@@ -25,9 +28,17 @@ class PluginError(BenchError):
 class DivergedError(PluginError):
     """A distillation stopped being a number. A run fails by it; tuning counts the trial as the worst."""
 
+    comes_again = True
+
 
 class DataError(BenchError):
     """Real data, a resource, a record or a distilled set is missing or damaged."""
+
+
+class UntrainableError(DataError):
+    """A network cannot be trained on a set: its loss stopped being a number, or the rate that the set has learned is none."""
+
+    comes_again = True
 
 
 class Faults(ConfigError):

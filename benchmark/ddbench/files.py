@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all, and reading of untrusted JSON and tensors within bounds."""
+"""Files that appear whole or not at all, and reading of untrusted JSON, TOML and tensors within bounds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
+import tomllib
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +20,9 @@ from ddbench.errors import DataError
 
 MAX_JSON_BYTES = 256 << 20
 REMEDY = "Remove it, then run again to make it anew."
+MAX_DEPTH = 32  # of tables and lists in one another, in a text that a user has written
+MAX_INTEGER = 1 << 63
+_LONG_KEY = re.compile(rf"(?<![\w\"'-])(?:[\w\"'-]+[ \t]*\.[ \t]*){{{MAX_DEPTH}}}")  # tomllib takes a minute for one of thousands
 
 
 def canonical(value: Any) -> str:
@@ -62,7 +68,10 @@ def read_json(path: Path, what: str, remedy: str = REMEDY) -> dict[str, Any]:
     """An object from a JSON file. Raises DataError, naming the file, if it is missing, too large, cut short or no object;
     `remedy` ends the sentence."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a device or a pipe may never end
+            raise DataError(f"{what} {path} is no regular file: name another.")
+        if about.st_size > MAX_JSON_BYTES:
             raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -72,6 +81,35 @@ def read_json(path: Path, what: str, remedy: str = REMEDY) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{what} {path} holds no JSON object. {remedy}")
     return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML that a user has written. Raises ValueError, with what is wrong in it, for what is no TOML, for deep nesting, for an
+    integer that 64 bits do not hold, and for a text with a null byte, which no path may have."""
+    if _LONG_KEY.search(text):
+        raise ValueError(f"a key has more than {MAX_DEPTH} parts")
+    try:
+        values = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+    except ValueError as error:
+        if isinstance(error, tomllib.TOMLDecodeError):
+            raise
+        raise ValueError("a number in it is out of range") from error
+    _check_plain(values, MAX_DEPTH)
+    return values
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    if depth < 0:
+        raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, depth - 1)
+    elif isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
+        raise ValueError("an integer in it has more than 64 bits")
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("a text in it has a null byte")
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor], meta: Mapping[str, Any] | None = None) -> bytes:
@@ -112,6 +150,24 @@ def sha256_file(path: Path) -> str:
     """The file's SHA-256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_tensors(path: Path) -> str:
+    """Of a safetensors file's tensors alone, without its metadata: equal for equal tensors under equal names; empty for a file
+    that is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length)) if length <= MAX_JSON_BYTES else None
+        except (ValueError, RecursionError):
+            header = None
+        if not isinstance(header, dict):
+            return ""
+        described = {name: value for name, value in header.items() if name != "__metadata__"}
+        sha = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def publish(folder: Path, target: Path) -> bool:

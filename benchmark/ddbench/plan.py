@@ -111,7 +111,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             number = "" if self.imported.experiment is None else f" experiment {self.imported.experiment}"
             return f"imported {self.imported.sha256[:8]}{number}"
         if self.baseline:
-            return self.baseline.label
+            return " / ".join(ref.label for ref in (self.baseline, self.generator) if ref)
         return " / ".join(ref.label for ref in (self.loss, self.space, self.generator) if ref)
 
     @property

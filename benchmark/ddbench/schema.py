@@ -10,6 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import stat
+from itertools import pairwise
+from operator import le
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -246,9 +249,12 @@ class TuningRecord(_Record, frozen=True, kw_only=True):
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the choice has the smallest or the largest rates of the grid: better ones may lie beyond."""
-        order = sorted(range(len(self.tried)), key=lambda number: sorted(self.tried[number].rates.items()))
-        return self.choice in (order[0], order[-1])
+        """Whether the choice has the smallest or the largest rates of a grid that could go on there: better ones may lie beyond.
+        Of two trials each is an end, and where tensors do not rise together, or nothing differs, there is none."""
+        points = [tuple(rate for _, rate in sorted(point.rates.items())) for point in self.tried]
+        order = sorted(points)
+        rises = all(low != high and all(map(le, low, high)) for low, high in pairwise(order))
+        return len(points) > 2 and rises and points[self.choice] in (order[0], order[-1])
 
 
 class ResourceMeasured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -279,6 +285,7 @@ class FailureRecord(_Record, frozen=True, kw_only=True):
     error: str  # a sentence
     details: str  # a traceback, or nothing
     place: Place | None
+    comes_again: bool = False  # its numbers are the reason: it is tried anew only where that is asked for
     checksum: str = ""
 
 
@@ -338,7 +345,10 @@ def read(path: Path, kind: type[R], what: str, remedy: str = REMEDY) -> R:
     """A record from a file. Raises DataError, naming the file, where it is missing, too large, of another schema, or has not the
     content that it was written with."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a device or a pipe may never end
+            raise DataError(f"{what} {path} is no regular file: name another.")
+        if about.st_size > MAX_JSON_BYTES:
             raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -353,7 +363,8 @@ def parse(content: bytes, kind: type[R], where: str, remedy: str = REMEDY) -> R:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         schema = _schema_of(content)
         if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA:
-            advice = "Update ddbench." if schema > SCHEMA else "It was written by an older ddbench, which can still read it."
+            older = "It was written by an older ddbench, which can still read it."
+            advice = older if 1 <= schema < SCHEMA else "Update ddbench."
             raise DataError(f"{where} has schema {schema}, this ddbench reads {SCHEMA}. {advice}") from error
         raise DataError(f"{where} is damaged ({error}). {remedy}") from error
     if record.schema != SCHEMA:  # type: ignore[attr-defined]

@@ -58,11 +58,13 @@ from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.ops.moves import send_network
 from ddbench.ops.pretrained import Adapted
+from ddbench.ops.wrapping import Wrapping
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
 
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {
     "width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2, "side": 32,
+    "units": 3, "fit_steps": 3, "inner": "pixel",
     "classes": ("n02102040", "n01440764"),
 }  # fmt: skip
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
@@ -154,7 +156,10 @@ def may_skip(kind: str, plugin: Any, user_data: Path | None) -> set[str]:
         return set() if plugin.exact else {"loss_gradient_is_the_slope"}
     if kind == "spaces":
         one = plugin.num_stages(toy_run()) == 1
-        own = type(plugin).penalty is not Space.penalty
+        inside = plugin
+        while isinstance(inside, Wrapping):
+            inside = inside.inner
+        own = type(inside).penalty is not Space.penalty
         return ({"space_keeps_images_when_it_advances"} if one else set()) | (set() if own else {"space_penalty_is_a_number"})
     if kind == "architectures":
         return set() if plugin.double_backward else {"architecture_has_second_derivatives"}
@@ -250,7 +255,8 @@ def test_gradients_do_not_depend_on_the_chunk(loss: str, space: str, labels: str
     for other in grads[1:]:
         assert other.keys() == grads[0].keys()
         for name, grad in other.items():
-            torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-5 * float(grad.abs().max()))
+            # Losses that solve systems of images that are alike (krr) make much of rounding; a fault is of the order of 1.
+            torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
             if where.any_chunk:
                 assert torch.equal(grad, grads[0][name]), "the space says that a chunk changes no bit"
 
@@ -284,11 +290,11 @@ class TwoStages(Space):
     def advance(self, state: State, run: Run) -> State:
         return State({"pixels": state.params["scale"] * state.params["pattern"]}, state.fixed)
 
-    def project_(self, state: State) -> None:
+    def project_(self, state: State, run: Run) -> None:
         for tensor in state.params.values():
             tensor.clamp_(-3, 3)
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
         return 0.1 * state.params["scale"].square().sum() if state.stage == 0 else None
 
 
@@ -485,7 +491,7 @@ def deaf(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
     return TwoStages.decode(self, state, index, run)
 
 
-def halving(self: TwoStages, state: State) -> None:
+def halving(self: TwoStages, state: State, run: Run) -> None:
     for tensor in state.params.values():
         tensor.mul_(0.5)
 
@@ -532,8 +538,8 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
     ],
     "space_projects_once": [("halving", broken_space(project_=halving), "project_ applied once")],
     "space_penalty_is_a_number": [
-        ("vector", broken_space(penalty=lambda self, state, run: next(iter(state.params.values())).flatten()), "0-d"),
-        ("detached", broken_space(penalty=lambda self, state, run: torch.ones(())), "has no graph"),
+        ("vector", broken_space(penalty=lambda self, state, memory, run: next(iter(state.params.values())).flatten()), "0-d"),
+        ("detached", broken_space(penalty=lambda self, state, memory, run: torch.ones(())), "has no graph"),
     ],
 }
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from scipy.stats import t
 
 from ddbench import protocols
-from ddbench.cli.evaluate import networks_of
 from ddbench.compute.hardware import num_cores
 from ddbench.compute.run import be_deterministic, pick_device
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import default_root
+from ddbench.evaluate.asked import networks_of
 from ddbench.evaluate.evaluator import Asked, Evaluator, Subject, evaluate_block
 from ddbench.evaluate.set_layouts import open_set
 from ddbench.evaluate.sets import read_set

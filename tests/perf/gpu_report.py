@@ -1,4 +1,4 @@
-"""What a card does with ddbench, part by part: `make gpu-report PART=tests`, then `evaluators`, `losses` and `generator`.
+"""What a card does with ddbench, part by part: `make gpu-report PART=tests`, then `evaluators`, `losses`, `generator`, `tables`.
 
     python tests/perf/gpu_report.py PART [--minutes 8.5] [--folder FOLDER] [--into FOLDER] [--rehearse]
 
@@ -6,7 +6,8 @@ Each part ends by itself within the minutes, and goes on where it was cut off wh
 in FOLDER (runs/gpu-report by default). It needs ddbench's dependencies and pytest-benchmark, and neither ddbench to be installed
 nor anything from the network: where ddbench is not installed, its entry points are read from this clone. It writes its section of
 docs/performance.md, a record with hardware and versions beside it (docs/gpu/), and, of the evaluators, the table that `auto`
-reads (ways.json). With `--rehearse` a CPU stands for the card and sizes are tiny; what is written then goes `--into` a folder.
+reads (ways.json). The part `tables` takes CIFAR-10 where DDBENCH_DATA has it, else digits, and says which. With `--rehearse`
+a CPU stands for the card and sizes are tiny; what is written then goes `--into` a folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "perf"
-PARTS = ("tests", "evaluators", "losses", "generator")
+PARTS = ("tests", "evaluators", "losses", "generator", "tables")
+RESERVE = 25  # seconds that reading a store and writing the page may take
+LATE = -1  # the exit status of a command that was killed where the time was up
 OURS = {"plain": "serial", "captured": "captured", "streams": "streams", "stacked": "stacked"}  # as `auto` calls them
 NETWORKS = ("convnet", "alexnet", "vgg11", "resnet18", "vit")
 CASES = [(name, side, ipc) for side, ipc in ((128, 1), (32, 1), (32, 10)) for name in NETWORKS]
@@ -88,14 +91,14 @@ class Report:
         """What begins, and how much time the part has left."""
         print(f"{told} ({self.left() / 60:.1f} min left)", file=sys.stderr, flush=True)
 
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command of this Python's, killed where the time is up."""
+    def call(self, *words: str, reserve: float = 0.0) -> subprocess.CompletedProcess[str]:
+        """A command of this Python's, killed where the time is up, but for seconds that are kept back."""
         try:
             words = (sys.executable, *words)
             kept = {"capture_output": True, "text": True, "env": self.environment, "cwd": ROOT}
-            return subprocess.run(words, timeout=max(1.0, self.left()), **kept)  # type: ignore[call-overload]
+            return subprocess.run(words, timeout=max(1.0, self.left() - reserve), **kept)  # type: ignore[call-overload]
         except subprocess.TimeoutExpired as late:
-            return subprocess.CompletedProcess(late.cmd, -1, "", "the time was up: start the part again, and it goes on")
+            return subprocess.CompletedProcess(late.cmd, LATE, "", "the time was up: start the part again, and it goes on")
 
     def measure(self, told: str, path: Path, *chosen: str) -> bool:
         """A perf case in a process of its own, unless it is done; whether it is now."""
@@ -200,6 +203,36 @@ class Report:
                 paths.append(path)
         return {"rows": generator_table(generator_cases(paths))}
 
+    def tables(self, about: dict[str, Any]) -> dict[str, Any]:
+        """`ddbench run` of the reduced glad-table3 and hpd-table7, a loss after the other, as far as the time goes."""
+        sys.path.insert(0, str(HERE))
+        import grids
+
+        data, store = ("digits" if self.rehearse else grids.data()), self.folder / "store"
+        self.say(f"the reduced tables, on {grids.DATA[data]}")
+        left_out, failed = list[str](), dict[str, str]()
+        for name, only in grids.FEW if self.rehearse else grids.STEPS:
+            told = f"{name}, {only.partition('=')[2]}"
+            if self.left() < RESERVE + 20:
+                left_out.append(told)
+                continue
+            self.say(told)
+            words = (grids.suite(name, self.folder, data, self.rehearse), "--only", only, "--prepare", "--json")
+            device = "cpu" if self.rehearse else "cuda"
+            ran = self.call("-m", "ddbench", "run", *words, "--device", device, "--store", str(store), reserve=RESERVE)
+            (self.folder / f"{name}-{only.replace('=', '-')}.txt").write_text(ran.stdout + ran.stderr)
+            if ran.returncode == LATE:
+                left_out.append(told)
+            elif ran.returncode:
+                failed |= {f"{told}: {job}": why for job, why in faults_of(ran).items()}
+        for told in (*left_out, *failed):
+            print(f"{told} {'is left out: the time is up' if told in left_out else 'failed'}", file=sys.stderr)
+        sound = self.call("-m", "ddbench", "store", "verify", str(store))
+        read = self.call(grids.__file__, str(store))
+        found = json.loads(read.stdout) if read.returncode == 0 else {"accuracies": [], "seconds": []}
+        about_store = sound.stdout.strip() or sound.stderr[-500:]
+        return found | {"data": grids.DATA[data], "left out": left_out, "failed": failed, "store": about_store}
+
     def table(self, about: dict[str, Any], best: dict[str, str]) -> None:
         """Put the fastest ways into the table that `auto` reads; the other part's stay."""
         path = self.into / "benchmark" / "ddbench" / "compute" / "ways.json"
@@ -221,6 +254,12 @@ class Report:
         text = page.read_text(encoding="utf-8") if page.is_file() else ""
         page.write_text(with_section(text, f"{self.part}, {card}", section(self.part, about, found)), encoding="utf-8")
         print(record)
+
+
+def faults_of(ran: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """What failed of a run, by job."""
+    told = json.loads(ran.stdout) if ran.returncode == 1 and ran.stdout.startswith("{") else {}
+    return dict(told.get("failed") or {"run": ran.stderr[-2000:]})
 
 
 def entry_points(folder: Path) -> Path:
@@ -264,11 +303,29 @@ def section(part: str, about: dict[str, Any], found: dict[str, Any]) -> str:
     lines = [f"### {about['hardware']['device']}: {part}", "", f"`make gpu-report PART={part}`, {versions}:{rehearsed}", ""]
     if part == "tests":
         lines += [f"- {name}: {found[name]}" for name in ("tests", "grid", "grid_seconds", "store")]
+    elif part == "tables":
+        lines += of_tables(found)
     elif part in ("evaluators", "generator"):
         lines += [markdown(found["rows"]) if found["rows"] else "Nothing was measured."]
     else:
         lines += ["\n\n".join(markdown(rows) for rows in found["tables"].values()) or "Nothing was measured."]
     return "\n".join(lines)
+
+
+def of_tables(found: dict[str, Any]) -> list[str]:
+    """What stands in the section of the reduced tables."""
+    from grids import tables
+    from table import markdown
+
+    lines = [f"The reduced glad-table3 and hpd-table7 on {found['data']}. Seconds are means over sets; *of glad* is distilling"]
+    lines += ["and ranking, over those of `glad` under the same loss, at the number of steps that comes nearest.", ""]
+    lines += ["\n\n".join(markdown(table) for table in tables(found) if table) or "Nothing was judged.", ""]
+    if found["left out"]:
+        left_out = "; ".join(found["left out"])
+        lines += [f"Left out, for the time was up: {left_out}. Started again, the part goes on with them.", ""]
+    if found["failed"]:
+        lines += [f"Failed: {'; '.join(found['failed'])}.", ""]
+    return [*lines, f"Store: {found['store']}"]
 
 
 def with_section(text: str, name: str, content: str) -> str:

@@ -94,10 +94,11 @@ class Told(Progress):
 
 
 def go(
-    store: Store, executor: Made, *cells: Cell, planned: Planned | None = None, choose: Callable[[Work], bool] | None = None
-) -> tuple[Outcome, Told]:
+    store: Store, executor: Made, *cells: Cell, planned: Planned | None = None, choose: Callable[[Work], bool] | None = None,
+    again: bool = False,
+) -> tuple[Outcome, Told]:  # fmt: skip
     told = Told()
-    options = Options("toy", Site(store.root, ("cpu",)), Config(executor), "made", choose=choose)
+    options = Options("toy", Site(store.root, ("cpu",)), Config(executor), "made", choose=choose, again=again)
     outcome = run(planned or Planned(cells), store, read_contents(store), options, told)
     assert executor.closed or not executor.submitted
     return outcome, told

@@ -245,7 +245,7 @@ def contents_of(records: Iterable[Judged]) -> Contents:
     judgements: dict[tuple[str, str, int], JudgementRecord] = {}
     for each in records:
         known = sets.get(each.plan.key, each.set)
-        sets[each.plan.key] = StoredSet(known.plan, known.record, {**known.iterates, **each.set.iterates})
+        sets[each.plan.key] = replace_all(known, iterates={**known.iterates, **each.set.iterates})
         judgements |= {(record.set_key, record.key, record.first): record for record in each.judgements}
     return Contents(dict(sorted(sets.items())), tuple(record for _, record in sorted(judgements.items())), ())
 

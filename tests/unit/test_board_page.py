@@ -266,9 +266,9 @@ def test_the_verb_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixtur
     store.add_suite("toy-grid", "schema = 1\n")
     (suite,) = (path.name for path in (store.root / "suites").iterdir())
     missing, done = (f"set-{short(method('dc', 'pixel', seed=seed).key)}" for seed in (9, 0))
-    store.fail(missing, "dc / pixel, toy, ipc 1, seed 9", "went\nwrong", "", None)
-    store.fail(missing, "dc / pixel, toy, ipc 1, seed 9", "went wrong again", "", None)
-    store.fail(done, "dc / pixel, toy, ipc 1, seed 0", "finished since", "", None)
+    store.fail(missing, "dc / pixel, toy, ipc 1, seed 9", "went\nwrong", "")
+    store.fail(missing, "dc / pixel, toy, ipc 1, seed 9", "went wrong again", "")
+    store.fail(done, "dc / pixel, toy, ipc 1, seed 0", "finished since", "")
     assert main(["leaderboard", str(store.root)]) == 0
     out = store.root / "leaderboard"
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "leaderboard.md")

@@ -112,7 +112,7 @@ def test_a_missing_data_set(capsys: Capture, suite: Path) -> None:
 def test_wrong_options_make_no_store(capsys: Capture, suite: Path, more: tuple[object, ...]) -> None:
     said = mistake(capsys, "run", suite, *more)
     assert said.startswith({
-        "0": "--workers must be at least 1, got 0.",
+        "0": "--workers must lie in 1..1024, got 0.",
         "gpu": "unknown device 'gpu'. Name cpu, cuda, cuda:0, ... or auto.",
         "cuda:99": "device 'cuda:99' is not there: ",
         "loss=x": "--only loss=x matches none of the 1 cells.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from stores import VIT, bitmap, judgement, judging_of, plan_of, seeds, set_bytes
 
 from ddbench import schema
 from ddbench.cli import main
+from ddbench.files import sha256_of_tensors
 from ddbench.plan import short
 from ddbench.results.contents import Contents, read_contents
 from ddbench.results.folders import Fault
@@ -73,6 +75,29 @@ def test_a_sound_store_is_read_whole(store: Store) -> None:
     assert contents.repeats(ONE.key, CONVNET.key) == {0, 1}
     assert contents.repeats(ONE.key, judging_of(draw=1).key) == set()
     assert verify(store).faults == ()
+
+
+def test_equal_images_are_found_whatever_seed_their_files_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, value, picture in ((0, 0.5, b"A"), (1, 0.5, b"A"), (2, 0.6, b"A"), (3, 0.5, b"B")):
+        plan = plan_of(seed=seed)
+        content = set_bytes(value).replace(b"toy", f"k-{seed}".encode())
+        files = {"set.safetensors": content, "images.png": picture}
+        hashes = {name: hashlib.sha256(each).hexdigest() for name, each in files.items()}
+        store.publish_set(plan, set_record(plan, files=hashes, set_sha256=hashes["set.safetensors"]), files)
+    contents = read_contents(store)
+    assert not contents.faults
+    assert len({one.record.set_sha256 for one in contents.sets.values()}) == 4
+    first, second, third, other = (contents.sets[plan_of(seed=seed).key].images_sha256 for seed in range(4))
+    assert first == second != third
+    assert len(first) == len(third) == 64
+    assert other == ""  # no other set has its picture: nothing is hashed
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 40, b"\2" + b"\0" * 7 + b"[]", b"\2" + b"\0" * 7 + b"{]"])
+def test_a_file_that_is_no_safetensors_has_no_hash_of_tensors(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of_tensors(tmp_path / "file") == ""
 
 
 def test_blocks_of_a_judgement_are_joined(store: Store) -> None:

@@ -296,10 +296,10 @@ def test_learned_tensors_of_the_loss_are_in_the_result(run: DistillRun) -> None:
 
 @dataclass(frozen=True)
 class Clamped(Sum):
-    def project_(self, state: State) -> None:
+    def project_(self, state: State, run: Run) -> None:
         state.params["a"].clamp_(-0.5, 0.5)
 
-    def penalty(self, state: State, run: Run) -> Tensor | None:
+    def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
         return 3 * state.params["b"].square().sum() / 2
 
 

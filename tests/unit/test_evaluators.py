@@ -21,7 +21,7 @@ from ddbench.api import Arch, Spec
 from ddbench.compute import precision
 from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import TestData
-from ddbench.errors import ConfigError, DataError
+from ddbench.errors import DataError, UntrainableError
 from ddbench.evaluate import cost, evaluator
 from ddbench.evaluate.evaluator import Evaluator, Finished, Subject, evaluate_block, evaluate_once, unpack, way_of
 from ddbench.evaluate.sets import Whitening
@@ -186,7 +186,7 @@ def test_the_rate_that_a_set_has_learned_counts_where_the_protocol_asks_for_it()
     assert with_subject(evaluator_of(learned_rate=False), learned_rate=0.0125).recipe.lr == 0.2
     assert evaluator_of(learned_rate=True).recipe.lr == 0.2
     assert evaluator_of(lr=0.0, lr_factor=3.0).recipe.lr == pytest.approx(3 * TOY_ARCH.lr)
-    with pytest.raises(ConfigError, match="the set has learned the rate -1"):
+    with pytest.raises(UntrainableError, match="the set has learned the rate -1"):
         judge(with_subject(judged, learned_rate=-1.0))
 
 

@@ -31,9 +31,10 @@ from ddbench.errors import ConfigError
 from ddbench.grid import do_judgement
 from ddbench.grid.counts import Counts
 from ddbench.grid.jobs import Lister, Todo, missing_blocks
-from ddbench.grid.planning import Planned, plan_of_need
+from ddbench.grid.planning import Planned, plan_of_need, set_needs, with_needs
 from ddbench.grid.runner import Options, devices_of, list_jobs
 from ddbench.plan import Cell
+from ddbench.refs import PluginRef
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import resource_job, set_job
 from ddbench.results.store import Store
@@ -183,6 +184,19 @@ def test_a_resource_is_built_without_the_plugins_that_have_no_part_in_it(tmp_pat
     assert work["judgement"].distributions == ()
 
 
+def test_a_resource_that_several_plugins_ask_for_is_built_for_the_first_of_them(tmp_path):
+    """Its job has that plugin's plan, and finds it among what this one needs."""
+    data = PluginRef.resolve("datasets", "mnist-5k", {})
+    plans = [plan_of(baseline=name, backbone=CONVNET, dataset=data) for name in ("herding", "k-means", "rded")]
+    planned = with_needs(map(cell, plans))
+    (key,) = planned.needs
+    store = Store(tmp_path / "store")
+    found = Lister(planned, store, read_contents(store), "toy").todo()
+    (work,) = [each for each in found.work if each.job.kind == "resource"]
+    assert work.file.plan.baseline == plans[0].baseline
+    assert [need.key for need in set_needs(work.file.plan)] == [key]
+
+
 # The runner
 
 
@@ -214,15 +228,49 @@ def test_an_executor_that_says_done_is_not_believed(empty):
 def test_what_a_job_recorded_is_told_and_its_followers_fail_with_it(empty):
     def act(name: str) -> JobState | None:
         if name == set_job(PLANS[0].key):
-            empty.fail(name, "title", "it went wrong.", "", None)
+            empty.fail(name, "title", "it went wrong.", "")
             return JobState("ended", detail="failed")
         return publish(empty, name)
 
-    empty.fail(set_job(PLANS[0].key), "title", "an old failure.", "", None)
+    empty.fail(set_job(PLANS[0].key), "title", "an old failure.", "")
     outcome, _ = go(empty, Made(act), *map(cell, PLANS[:2]))
     path = empty.root / "failed" / set_job(PLANS[0].key) / "1.json"
     assert outcome.failed == dict.fromkeys((set_job(PLANS[0].key), judged(PLANS[0])), f"it went wrong. Its record: {path}")
     assert outcome.computed == [set_job(PLANS[1].key), judged(PLANS[1])]
+
+
+@pytest.mark.parametrize("failed", ["set", "judgement"])
+def test_what_failed_by_its_numbers_is_kept_and_tried_again_only_where_asked(empty, failed):
+    name = set_job(PLANS[0].key) if failed == "set" else judged(PLANS[0])
+    because_of_it = {name, judged(PLANS[0])}
+
+    def diverges(job: str) -> JobState | None:
+        if job == name:
+            empty.fail(name, "title", "the loss was NaN.", "", comes_again=True)
+            return JobState("ended", detail="failed")
+        return publish(empty, job)
+
+    first, _ = go(empty, Made(diverges), *map(cell, PLANS[:2]))
+    assert first.failed == dict.fromkeys(because_of_it, "the loss was NaN.")
+    executor = Made(lambda job: publish(empty, job))
+    kept, told = go(empty, executor, *map(cell, PLANS[:2]))
+    assert executor.submitted == kept.computed == []
+    assert set(kept.failed) == because_of_it
+    assert set(kept.failed.values()) == {"the loss was NaN. It failed so before, and is tried again only with --redo."}
+    assert told.ends == [(failed, "failed")]
+    assert len(empty.failures(name)) == 1
+    again, _ = go(empty, executor, *map(cell, PLANS[:2]), again=True)
+    assert (set(again.computed), again.failed) == (because_of_it, {})
+    assert go(empty, executor, *map(cell, PLANS[:2]))[0].failed == {}
+
+
+def test_a_failure_after_one_that_is_kept_may_be_tried_again(empty):
+    """As where `--redo` ended by a full disc."""
+    name = set_job(PLANS[0].key)
+    empty.fail(name, "title", "the loss was NaN.", "", comes_again=True)
+    empty.fail(name, "title", "the disc was full.", "")
+    outcome, _ = go(empty, Made(lambda job: publish(empty, job)), cell(PLANS[0]))
+    assert (outcome.failed, len(outcome.computed)) == ({}, 2)
 
 
 def test_a_lost_job_is_recorded_and_one_that_the_store_has_is_done(empty):

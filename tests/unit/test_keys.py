@@ -28,7 +28,7 @@ from msgspec.structs import fields, replace
 
 import ddbench
 import ddbench_plugins
-from ddbench import api, plan, protocols
+from ddbench import api, ops, plan, protocols
 from ddbench.api import Recipe, Resource
 from ddbench.files import digest
 from ddbench.identity import fields_of
@@ -43,6 +43,7 @@ MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
     "architectures timm": {"model": "resnet18"},
     "generators stylegan-xl": {"weights": "imagenet128"},
     "generators autoencoder-kl": {"folder": "vae"},
+    "spaces multi-formation": {"inner": "pixel"},
 }
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in
 
@@ -61,8 +62,10 @@ def plugin_now(kind: str, name: str) -> dict[str, Any]:
 
 
 def resources() -> Iterator[type[Resource]]:
-    """Those of the shipped plugins."""
-    for module in pkgutil.walk_packages(ddbench_plugins.__path__, "ddbench_plugins."):
+    """Those of the shipped plugins, and those that plugins share."""
+    own = pkgutil.walk_packages(ddbench_plugins.__path__, "ddbench_plugins.")
+    shared = pkgutil.walk_packages(ops.__path__, "ddbench.ops.")
+    for module in (*shared, *own):
         for target in vars(importlib.import_module(module.name)).values():
             if isinstance(target, type) and issubclass(target, Resource) and target.__module__ == module.name:
                 yield target

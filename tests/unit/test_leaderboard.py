@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace as replace_all
 from typing import Any
 
 import pytest
@@ -324,6 +325,29 @@ def test_of_full_data_under_several_protocols_the_id_tells() -> None:
     full = [judged(baseline(FULL_DATA), LEVELS, protocol=each) for each in (PROTOCOL, other)]
     rows = one_section([third, *full]).rows
     assert [row.name for row in rows[1:]] == ["full-data [protocol toy-1]", "full-data [protocol toy-2]"]
+
+
+def of_images(seed: int, images: str) -> Judged:
+    one = judged(method("dm", "hpd", seed=seed), LEVELS)
+    return replace_all(one, set=replace_all(one.set, images_sha256=images))
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ("aaaaa", ["Seeds 0 to 4 are the same images: ± says nothing of the method."]),
+        ("aa", ["Seeds 0 and 1 are the same images: ± says nothing of the method."]),
+        ("abaca", ["Seeds 0, 2 and 4 are the same images: with its other seeds, ± is of 3 different sets at most."]),
+        ("abc", []),
+        ("  ", []),
+        ("a", []),
+    ],
+)
+def test_seeds_of_the_same_images_are_no_sample_of_sets(images: str, told: list[str]) -> None:
+    records = [of_images(seed, letter.strip()) for seed, letter in enumerate(images)]
+    assert list(one_section(records).rows[0].marks) == told
+    for sentence in told:
+        assert f"§ dm / hpd / cvae: {sentence}" in page(records)
 
 
 def test_the_synthetic_grid_is_the_one_that_was_meant() -> None:

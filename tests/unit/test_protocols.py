@@ -16,7 +16,7 @@ from ddbench import protocols, registry
 from ddbench.api import Recipe
 from ddbench.cli import main
 from ddbench.compute.train import rate_at
-from ddbench.errors import ConfigError, PluginError
+from ddbench.errors import ConfigError, PluginError, UntrainableError
 from ddbench.protocols import Making, Numbers, Teacher
 
 Install = Callable[[str], None]
@@ -89,7 +89,7 @@ def test_lineage_1_is_the_recipe_of_dc_dm_and_mtt():
     assert lineage.judging.recipe(0.001, learned=0.3).lr == 0.3
     assert lineage.numbers(everything=True).recipe(0.001, learned=0.3).lr == 0.01
     for rate in (0.0, -0.01, math.nan):
-        with pytest.raises(ConfigError, match="at which no network can be trained"):
+        with pytest.raises(UntrainableError, match="at which no network can be trained"):
             lineage.judging.recipe(0.001, learned=rate)
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ddbench import testing
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
-from ddbench.cli.evaluate import networks_of
 from ddbench.data.subsets import identify
 from ddbench.errors import ConfigError, Faults
+from ddbench.evaluate.asked import networks_of
 from ddbench.files import canonical
 from ddbench.ops.vision import load_torchvision
 from ddbench.refs import PluginRef

@@ -39,6 +39,7 @@ from ddbench.leaderboard.beside import Surroundings
 from ddbench.leaderboard.join import results_of
 from ddbench.leaderboard.page import page_text
 from ddbench.leaderboard.sections import sections
+from ddbench.leaderboard.tuned import lines as trial_lines
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
 from ddbench.results.contents import Contents, read_contents
@@ -369,8 +370,10 @@ GOLDEN = """\
 | method                | same arch. (convnet) | cross-arch. mean | vit | seeds | networks per seed | KiB | s to distil | tuning |
 | random | 45.0 ± 0.0 | 30.0 ± 0.0 | 30.0 ± 0.0 | 2 | 1 | 4.0 | – | – |
 | dm / pixel § | 60.0 ± 0.0 | 45.0 ± 0.0 | 45.0 ± 0.0 | 2 | 1 | 4.0 | 11.0 | 3 trials x 2 seeds, 600 s |
-| method | own rates | chosen rates | held-out error (%) by trial |
-| dm / pixel | pixels 10 | pixels 1 | **40.0 ± 14.1**, 50.0 ± 14.1, diverged |
+| method | rates | held-out error (%) | s | which |
+| dm / pixel | pixels 1 | **40.0 ± 14.1** | 200.0 | chosen |
+| dm / pixel | pixels 10 | 50.0 ± 14.1 | 200.0 | own |
+| dm / pixel | pixels 100 | diverged | 200.0 | |
 | method | same arch. (convnet) | cross-arch. mean | vit | seeds | networks per seed | KiB | s to distil |
 | dm / glad / cvae | 70.0 ± 0.0 | 55.0 ± 0.0 | 55.0 ± 0.0 | 2 | 1 | 4.0 | 11.0 |
 """
@@ -391,6 +394,37 @@ def a_choice(method: SetPlan) -> TuningRecord:
     )  # fmt: skip
     check_tuning(record)
     return record
+
+
+@pytest.mark.parametrize(
+    ("grid", "choice", "is_at_end"),
+    [
+        ([{"f": 1.0}, {"f": 10.0}, {"f": 100.0}], 0, True),
+        ([{"f": 1.0}, {"f": 10.0}, {"f": 100.0}], 1, False),
+        ([{"f": 1.0}, {"f": 10.0}, {"f": 100.0}], 2, True),
+        ([{"f": 10.0}, {"f": 1.0}, {"f": 100.0}], 0, False),  # in any order
+        ([{"f": 0.01}, {"f": 1.0}], 1, False),  # of two trials each is an end
+        ([{"f": 1.0, "w": 0.1}, {"f": 10.0, "w": 1.0}, {"f": 100.0, "w": 1.0}], 2, True),
+        ([{"f": 1.0, "w": 1.0}, {"f": 10.0, "w": 0.1}, {"f": 100.0, "w": 1.0}], 2, False),  # no line
+        ([{"f": 1.0}, {"f": 1.0}, {"f": 1.0}], 0, False),  # nothing to choose between
+        ([{}, {}, {}], 0, False),
+    ],
+)
+def test_only_a_grid_that_could_go_on_has_an_end(grid: list[dict[str, float]], choice: int, is_at_end: bool) -> None:
+    tried = [Tried(rates=rates, trials=("a" * 64,), errors=(0.5,), diverged=False, seconds=1.0) for rates in grid]
+    record = a_choice(synthetic.method("dm", "pixel", rates={"pixels": 10.0}))
+    assert replace(record, tried=tuple(tried), choice=choice).is_at_end == is_at_end
+
+
+def test_own_rates_that_no_trial_had_stand_before_the_trials() -> None:
+    own = synthetic.method("dm", "pixel", rates={"pixels": 5.0})
+    record = a_choice(own)
+    one = synthetic.judged(replace(own, rates={"pixels": 1.0}), {"convnet": [0.5]})
+    results, _ = results_of(dataclasses.replace(synthetic.contents_of([one]), tunings={record.key: record}))
+    (section,) = sections(results)
+    assert [(line["rates"], line["which"]) for line in trial_lines(section)] == [
+        ("pixels 5", "own"), ("pixels 1", "chosen"), ("pixels 10", ""), ("pixels 100", ""),
+    ]  # fmt: skip
 
 
 def test_a_board_of_a_tuned_row_and_one_that_is_not() -> None:
@@ -447,7 +481,7 @@ def test_trials_that_diverge_are_kept_as_the_worst(light: None, tmp_path: Path, 
     assert [(trial["diverged"], trial["error"] is None, trial["chosen"]) for trial in method["trials"]] == [
         (True, True, False), (False, False, True),
     ]  # fmt: skip
-    assert "the best rates lie at the end of the grid" in error
+    assert "end of the grid" not in error  # of two trials
     (wild,) = (record for record in read_contents(Store(store)).trials.values() if record.diverged)
     assert (wild.errors, wild.set_sha256) == ((1.0, 1.0), "")
     assert "NaN or infinite" in wild.diverged

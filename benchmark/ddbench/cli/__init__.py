@@ -28,7 +28,7 @@ from ddbench.cli import (
     store,
     tune,
 )
-from ddbench.cli.streams import print_anywhere
+from ddbench.cli.terminal import plainly
 from ddbench.cli.words import Parser, complete
 from ddbench.errors import BenchError, command
 
@@ -84,10 +84,15 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. 0: done; 1: some cells failed or an accuracy fell; 2: a mistake, told in a sentence; 130: stopped."""
-    print_anywhere()
     words = sys.argv[1:] if argv is None else list(argv)
     top = parser()
     complete(top)
+    with plainly():
+        return _told(top, words)
+
+
+def _told(top: argparse.ArgumentParser, words: Sequence[str]) -> int:
+    """The verb's answer, or that to an error, which is told."""
     try:
         args = top.parse_args(words)
         args.command = command(*words)

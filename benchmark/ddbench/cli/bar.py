@@ -7,6 +7,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from ddbench.api import Job, JobState
+from ddbench.cli.terminal import plain, steered
 from ddbench.grid.counts import Counts, done_of
 from ddbench.grid.forecast import Forecast
 from ddbench.grid.telling import Teller
@@ -18,7 +19,7 @@ class Bar(Teller):
 
     def __init__(self, log: Log | None = None, quiet: bool = False) -> None:
         """`quiet`: only the log gets anything."""
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet, force_jupyter=False)
+        self.console = Console(file=steered(), highlight=False, soft_wrap=True, quiet=quiet, force_jupyter=False)
         super().__init__(self._print, log)
         shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
         hidden = quiet or not self.console.is_terminal
@@ -37,14 +38,14 @@ class Bar(Teller):
     def begin(self, job: Job) -> None:
         """A bar for it."""
         super().begin(job)
-        self.running[job.name] = (self.bars.add_task(job.title, total=1.0), 0.0)
+        self.running[job.name] = (self.bars.add_task(plain(job.title), total=1.0), 0.0)
 
     def update(self, job: Job, state: JobState) -> None:
         """Move a job's bar, and the whole by as much."""
         super().update(job, state)
         if job.name in self.running:
             task, before = self.running[job.name]
-            self.bars.update(task, completed=state.fraction, description=f"{job.title}: {state.phase}")
+            self.bars.update(task, completed=state.fraction, description=plain(f"{job.title}: {state.phase}"))
             self.bars.advance(self.whole, (state.fraction - before) * (job.kind in self.total))
             self.running[job.name] = (task, state.fraction)
             self._describe()
@@ -67,4 +68,4 @@ class Bar(Teller):
             self.bars.update(self.whole, description=f"all: {done_of(self.done, self.total)}{self._left()}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(plain(line), markup=False)

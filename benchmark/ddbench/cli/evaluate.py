@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,10 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
+        if not all(map(isfinite, numbers)):
+            raise ValueError
+        return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' must be numbers separated by commas, one a channel") from None
 
@@ -136,14 +140,27 @@ def judge(args: argparse.Namespace) -> Verdict:
 
 def _ask(args: argparse.Namespace) -> Asked:
     """Check the arguments and read the files, before a step."""
-    from ddbench.errors import ConfigError
     from ddbench.evaluate.asked import ask
 
-    if args.threads < 1 or args.seed < 0 or (1 if args.workers is None else args.workers) < 1:
-        raise ConfigError("--threads and --workers must be at least 1 and --seed at least 0.")
+    _check_numbers(args)
     words = {"data": args.data, "protocol": args.protocol, "archs": args.archs, "repeats": args.repeats, "values": args.images}
     more = {"mean": args.mean, "std": args.std, "kind": args.labels, "saw": args.saw, "rate": args.rate}
     return ask(args.set, **words, **more, experiment=args.experiment)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a number that nobody can mean."""
+    from ddbench.errors import ConfigError
+    from ddbench.files import MAX_INTEGER
+    from ddbench.grid.runner import MAX_WORKERS
+    from ddbench.suite.reader import MAX_THREADS
+
+    workers = 1 if args.workers is None else args.workers
+    for name, value, least, most in (
+        ("threads", args.threads, 1, MAX_THREADS), ("workers", workers, 1, MAX_WORKERS), ("seed", args.seed, 0, MAX_INTEGER - 1),
+    ):  # fmt: skip
+        if not least <= value <= most:
+            raise ConfigError(f"--{name} must lie in {least}..{most}, got {value}.")
 
 
 def _set_in(store: Store, args: argparse.Namespace, asked: Asked) -> SetPlan | None:
@@ -212,7 +229,7 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     devices = runner.devices_of(args.device, args.workers, args.threads)
     site = runner.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
-    options = runner.Options("", site, registry.executors.make("local"), parts=parts)
+    options = runner.Options("", site, registry.executors.make("local"), parts=parts, again=True)
     with progress_of(args, store, devices) as progress:
         return runner.run(planned, store, read_contents(store), options, progress)
 

@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     outcome = Outcome()
     if store and missing and not args.estimate:
         site = site_of(store, devices, threads, suite.data_root)
-        options = Options(suite.name, site, registry.executors.make("local"), resources_only=True)
+        options = Options(suite.name, site, registry.executors.make("local"), resources_only=True, again=True)
         with progress_of(args, store, devices) as progress:
             outcome = run(planned, store, contents, options, progress)
         warn(list(outcome.failed.values()))

@@ -43,7 +43,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="seconds between two checkpoints of a set, from which a stopped run goes on (default: 20; 0: after every step)",
     )  # fmt: skip
     parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
-    parser.add_argument("--redo", action="store_true", help="compute again what was made with other source, or is damaged")
+    parser.add_argument("--redo", action="store_true", help="compute again what other source made, is damaged, or diverged")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="instead of a suite: a stored plan.json, whose set is made")
     parser.add_argument("--job", metavar="NAME", help="only this job, and what it needs; `ddbench plan --jobs` lists the names")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="only every N-th set with its judgements, from the I-th on")
@@ -127,7 +127,7 @@ def perform(args: argparse.Namespace) -> Ran:
     warn([*stale.told(old), *faults_of(contents, store), *untuned(planned.cells)])
     refuse_other_settings(planned, contents)
     site = site_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
-    options = Options(suite.name, site, executor, args.executor, choose=_chooser(args, loaded))
+    options = Options(suite.name, site, executor, args.executor, choose=_chooser(args, loaded), again=args.redo)
     todo = _prepared_jobs(args, loaded, store, contents, options)
     if args.plan is None:
         store.add_suite(suite.name, suite.text)

@@ -126,7 +126,7 @@ def _run(
         remedy = "They are trained without the images that score trials: add --prepare to this command."
         check_prepared(planned, [key for work in todo.work for key in resources_of(work)], store, remedy)
     site = site_of(store, devices, threads_of(planned), suite.data_root)
-    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor)
+    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor, again=args.redo)
     with progress_of(args, store, devices) as progress:
         return run_jobs(todo, planned, store, contents, options, progress)
 

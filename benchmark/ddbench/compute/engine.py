@@ -72,6 +72,7 @@ class Distillation:
         """Step 0."""
         self.loss.check(self.space.num_images(self.run), self.run)
         self.memory: Memory = self.loss.init(self.run)
+        self.space_memory: Memory = self.space.init_memory(self.run)
         self._enter(self.space.init(self.run))
         self._look_at_images()
 
@@ -154,7 +155,7 @@ class Distillation:
         value = self.loss.backward(self._batch(leaf, label_leaf, picked), self.memory, now)
         if leaf.grad is None:
             raise PluginError(f"{self.plan.method}: the loss left no gradient on the images: backward must add to syn.leaves.")
-        penalty = self.space.penalty(self.state, now)
+        penalty = self.space.penalty(self.state, self.space_memory, now)
         if penalty is not None:
             penalty.backward()
             value = value + penalty.detach()
@@ -167,7 +168,8 @@ class Distillation:
         self._set_rates()
         self.optimizer.step()
         with torch.no_grad():
-            self.space.project_(self.state)
+            self.space.project_(self.state, now)
+        self.space.after_step(self.state, self.space_memory, now)
         self.step += 1
 
     def _offer(self, value: Tensor, images: Tensor | None) -> None:
@@ -190,7 +192,7 @@ class Distillation:
             memory = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in self.memory.items()}
             labels = self.labels(self.state, images, index=picked).detach()
             value = self.loss.backward(self._batch(images.requires_grad_(), labels, picked), memory, now)
-            penalty = self.space.penalty(self.state, now)
+            penalty = self.space.penalty(self.state, self.space_memory, now)
             value = value if penalty is None else value + penalty.detach()
         self._offer(value, None)
 
@@ -261,6 +263,7 @@ class Distillation:
         """Everything a later process needs to go on."""
         self.look()
         tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
+        tensors |= {f"space.{name}": tensor for name, tensor in self.space_memory.items()}
         tensors |= state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
         for number, stage in enumerate(self.stages):
             tensors |= state_tensors(f"stage{number}", stage.state)
@@ -276,7 +279,7 @@ class Distillation:
     def take_up(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Go on where a checkpoint ends."""
         tensors = {name: tensor.to(self.run.device) for name, tensor in tensors.items()}
-        self.memory = under("memory.", tensors)
+        self.memory, self.space_memory = under("memory.", tensors), under("space.", tensors)
         for name in self.loss.params(self.memory):
             self.memory[name].requires_grad_()
         self.stages = [

@@ -83,7 +83,7 @@ def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[N
     if plan.imported:
         return []
     wanted: list[tuple[Resource, PluginRef | None]] = [(resource, None) for resource in core]
-    for ref in (plan.baseline,) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained):
+    for ref in (plan.generator, plan.baseline) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained):
         if ref:
             asked: tuple[Resource, ...] = ref.ask(lambda plugin: plugin.needs(run))
             wanted.extend((resource, ref) for resource in asked)

@@ -12,7 +12,7 @@ from ddbench.api import Spec
 from ddbench.compute.run import build_network
 from ddbench.compute.train import predict, train
 from ddbench.compute.ways import is_captured
-from ddbench.errors import ConfigError, DataError
+from ddbench.errors import UntrainableError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.crops import CropFlip
@@ -50,7 +50,7 @@ def score(
         try:
             recipe = numbers.recipe(backbone.make().lr, made.learned_rate)
             train(network, made.images, made.labels, recipe, name, augment, captured=is_captured(backbone.name, device))
-        except (ConfigError, DataError) as error:  # a learned rate that trains nothing; a loss that stopped being a number
+        except UntrainableError as error:
             errors.append(1.0)
             sentence = sentence or f"A network that scores it could not be trained: {error}"
             continue

@@ -153,7 +153,7 @@ def train_stacked(
 ) -> list[float]:
     """Train networks of one architecture in place, each as `train` trains it under its name, all at once.
 
-    `objective` must not draw random numbers. Returns the mean losses of the last epoch. Raises DataError where one is not
+    `objective` must not draw random numbers. Returns the mean losses of the last epoch. Raises UntrainableError where one is not
     finite; the networks must be such as `can_stack` likes, on one device.
     """
     stack = Stack(networks, recipe, names, objective)

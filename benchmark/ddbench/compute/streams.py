@@ -22,7 +22,7 @@ def train_on_streams(
     view: Seen = None,
 ) -> list[float]:  # fmt: skip
     """Train networks in place, each as `train` trains it under its name with recorded steps. Gives the mean losses of the last
-    epoch. The networks and the objective must be such as can be recorded. Raises DataError where a loss is not finite."""
+    epoch. The networks and the objective must be such as can be recorded. Raises UntrainableError where a loss is not finite."""
     device = images.device
     averages = [Average(network, recipe.ema) if recipe.ema else None for network in networks]
     steps = [Steps(network.train(), recipe, name, objective, device, True) for network, name in zip(networks, names, strict=True)]

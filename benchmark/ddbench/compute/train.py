@@ -14,7 +14,7 @@ from ddbench.api import Augment, Objective, Recipe
 from ddbench.compute.batches import by_epoch, epochs_ahead
 from ddbench.compute.capture import Recorded, allow_capture, optimizer_tensors, rates_on, record, set_rate
 from ddbench.data.host import Images
-from ddbench.errors import DataError
+from ddbench.errors import UntrainableError
 from ddbench.ops.layers import Dropout, lend
 from ddbench.seeds import StreamName, global_stream, stream
 
@@ -158,7 +158,7 @@ def train(
     mode, with the averaged weights if the recipe has an average. `on_epoch(epoch)` is called after each epoch; it must not
     wait for the device. `captured`: on a CUDA device steps are recorded and replayed, and batches made ahead, where the network
     and the objective (`draws_nothing`) allow that; the numbers are the same. Returns the mean loss of the last epoch. Raises
-    DataError where that is not finite.
+    UntrainableError where that is not finite.
     """
     average = Average(network, recipe.ema) if recipe.ema else None
     network.train()
@@ -180,9 +180,9 @@ def train(
 
 
 def finite(last: float, recipe: Recipe) -> float:
-    """The last epoch's loss. Raises DataError where it is not finite."""
+    """The last epoch's loss. Raises UntrainableError where it is not finite."""
     if not math.isfinite(last):
-        raise DataError(
+        raise UntrainableError(
             f"training diverged: the loss of the last epoch is {last} at rate {recipe.lr}. "
             "Look at the images it was trained on, or lower the rate."
         )

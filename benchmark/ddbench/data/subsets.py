@@ -34,7 +34,7 @@ def expanded(path: str) -> Path:
     """A path with ~ for the home folder. Raises ConfigError where that is nobody's."""
     try:
         return Path(path).expanduser()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the folder '{path}' names the home of a user who is not there.") from error
 
 

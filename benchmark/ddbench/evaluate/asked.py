@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from ddbench.evaluate.rehearsal import rehearse
 from ddbench.evaluate.set_doubts import counts_of, doubts_of_classes
 from ddbench.evaluate.set_layouts import Found, open_set
 from ddbench.evaluate.sets import ImportedSet, Labels, Values, fitted
+from ddbench.files import parse_toml
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
+from ddbench.suite.building import try_building
 from ddbench.suite.reader import MAX_REPEATS
 
 
@@ -62,7 +65,7 @@ def ask(
     numbers = chosen.judging
     repeats = chosen.repeats if repeats is None else repeats
     if not 1 <= repeats <= MAX_REPEATS:
-        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {_short(repeats)}.")
+        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {repeats}.")
     if rate is not None and not (numbers.learned_rate and 0 < rate < float("inf")):
         known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{chosen.id}'.")
@@ -77,6 +80,8 @@ def ask(
     teacher = PluginRef.resolve("architectures", numbers.teacher.network, {}) if numbers.teacher else None
     spec: Spec = dataset.make().spec()
     chosen.check_constants(spec)  # a file's images count as generated
+    for network in (*networks, *([teacher] if teacher else [])):
+        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what does not fit, within bounds
     given = fitted(found, spec, values, mean, std, kind)
     if given.whitening and (teacher or chosen.set.synthetic_mean or chosen.set.synthetic_std):
         raise ConfigError(f"whitened images cannot be judged by '{chosen.id}', which works on normalised ones.")
@@ -121,13 +126,10 @@ def networks_of(text: str) -> tuple[PluginRef, ...]:
 
 
 def _value(text: str) -> Any:
-    """A TOML value; a bare word is text."""
+    """A TOML value; a bare word is text. Raises ConfigError."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _short(number: int) -> str:
-    """A number that fits into a sentence."""
-    return str(number) if abs(number) < 10**15 else "a number of more than 15 digits"
+    except ValueError as error:
+        raise ConfigError(f"--archs: {error}, in '{text[:60]}'.") from error

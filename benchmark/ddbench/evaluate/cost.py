@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddbench.api import Spec
@@ -25,9 +26,16 @@ SMALLEST_SIDE = 512
 def flops_of_step(ref: PluginRef, spec: Spec) -> int:
     """Floating-point operations of a training step on one image, forward and backward, as torch's own counter counts them:
     those of convolutions and matrix products."""
-    network = build_network(ref, spec, torch.device("cpu"), "flops").to("meta").eval()  # counted, not computed
+    try:
+        with torch.device("meta"):  # counted, not computed
+            return _counted(ref.make().build(spec), spec)
+    except Exception:  # it cannot be built there
+        return _counted(build_network(ref, spec, torch.device("cpu"), "flops").to("meta"), spec)
+
+
+def _counted(network: nn.Module, spec: Spec) -> int:
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *spec.shape, device="meta")).sum().backward()
+        network.eval()(torch.zeros(1, *spec.shape, device="meta")).sum().backward()
     return counter.get_total_flops()
 
 

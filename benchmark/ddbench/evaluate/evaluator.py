@@ -99,7 +99,7 @@ class Evaluator:
 
     @property
     def recipe(self) -> Recipe:
-        """How the network is trained. Raises ConfigError for a learned rate at which nothing can be trained."""
+        """How the network is trained. Raises UntrainableError for a learned rate at which nothing can be trained."""
         arch: Arch = self.judging.network.make()
         return self.judging.numbers.recipe(arch.lr, self.subject.learned_rate)
 
@@ -153,7 +153,7 @@ def evaluate_once(
     """One network; `captured`: by recorded steps, where they can be. Source: section 4 of GLaD (CVPR 2023) and its public code.
     Departure: that reports the best of many accuracies on the test split; here there is one.
 
-    Raises DataError where the training diverges, ConfigError for a learned rate at which nothing can be trained.
+    Raises UntrainableError where the training diverges, or for a learned rate at which nothing can be trained.
     """
     started = time.perf_counter()
     network, images, labels = evaluator.network(repeat), evaluator.training_images(), evaluator.subject.labels

@@ -157,9 +157,9 @@ class Workplace:
             return f"{file.judging.network.label} on {file.plan.name}"
         return f"resource {file.resource[:8]} of '{file.plan.dataset.label}'" if file.kind == "resource" else file.plan.name
 
-    def fail(self, name: str, title: str, error: str, details: str) -> None:
-        """Record a failed attempt; the next run tries the job again."""
-        self.store.fail(name, title, error, details, None)
+    def fail(self, name: str, title: str, error: str, details: str, comes_again: bool) -> None:
+        """Record a failed attempt; the next run tries the job again, unless it would come again."""
+        self.store.fail(name, title, error, details, comes_again)
 
 
 def _state(data: TrainingData) -> tuple[Any, ...]:

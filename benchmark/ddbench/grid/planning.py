@@ -91,7 +91,7 @@ def judging_needs(plan: SetPlan, judging: Judging) -> list[Need]:
 def plan_of_need(plan: SetPlan, need: Need) -> SetPlan:
     """The plan without the plugins that have no part in a resource of it, so that the code of none of them runs while it is
     built: others share what comes out."""
-    asking = ("baseline",) if plan.baseline else ("loss", "space", "generator")
+    asking = ("baseline", "generator") if plan.baseline else ("loss", "space", "generator")
     if plan.pretrained and plan.pretrained != need.owner:
         plan = replace(plan, proxy=None, rank_steps="last", rank_stages="last")
     return replace(plan, resources=(), **{name: None for name in asking if getattr(plan, name) != need.owner})
@@ -128,8 +128,9 @@ def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
         except (Exception, SystemExit) as error:  # a stranger's code
             broken[cell.set.key] = (cell, error)
             continue
-        needs |= {need.key: need for need in found}
-        owners |= {need.key: cell.set for need in found if need.key not in owners}
+        new = [need for need in found if need.key not in needs]  # of several plugins that ask for it, the first is its owner
+        needs |= {need.key: need for need in new}
+        owners |= {need.key: cell.set for need in new}
         made.append(replace_cell(cell, set=plan, judgings=tuple(judgings)))
     return Planned(tuple(made), needs, owners, teachers, broken)
 

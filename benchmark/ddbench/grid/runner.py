@@ -25,17 +25,19 @@ from ddbench.grid.progress import Outcome, Progress
 from ddbench.grid.scheduler import Schedule
 from ddbench.grid.worker import details_of, sentence_of
 from ddbench.results.contents import Contents
+from ddbench.results.failures import kept_failure
 from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
+MAX_WORKERS = 1024
 BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
 POLL_SECONDS = 0.5
 
 
 def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
     """One entry for each job at the same time: every CUDA device once, or as many as cores allow. Raises ConfigError."""
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers must be at least 1, got {workers}.")
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise ConfigError(f"--workers must lie in 1..{MAX_WORKERS}, got {workers}.")
     if device == "auto" and torch.cuda.is_available():
         names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         return [names[number % len(names)] for number in range(workers or len(names))]
@@ -48,9 +50,11 @@ class Runner:
     """Gives jobs to an executor as they become ready, and looks into the store when one has ended."""
 
     def __init__(
-        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates, workers: int = 1
+        self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates, workers: int = 1,
+        again: bool = False,
     ) -> None:  # fmt: skip
-        """`name` is the executor's, for the file of handles; `workers`: how many jobs run at the same time."""
+        """`name` is the executor's; `workers`: how many jobs run at once; `again`: failures that come again are tried anew."""
+        self.again = again
         self.estimates = estimates
         self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
         self.store, self.executor, self.progress = store, executor, progress
@@ -67,12 +71,22 @@ class Runner:
     def run(self) -> Outcome:
         """Until nothing is left. Failures are recorded, and the rest goes on."""
         self.progress.start(self.outcome.wanted, self.outcome.there, self.forecast)
-        if not self.work:
+        if not self.again:
+            self._keep_failed()
+        if not self.schedule.left:
             return self.outcome
         with self.driver.held():
             self._adopt()
             self._work_off()
         return self.outcome
+
+    def _keep_failed(self) -> None:
+        """Jobs that have failed by their numbers have failed, without another attempt, and so has what needs them."""
+        for name, work in self.work.items():
+            if name not in self.schedule.failed and (failure := kept_failure(self.store, name)):
+                told = f"{failure.error} It failed so before, and is tried again only with --redo."
+                self._fail(work.job, with_path(told, self.store.failures(name)[-1]))
+                self.progress.finish(work.job, "failed", 0.0)
 
     def _work_off(self) -> None:
         """Submit what is ready, and settle what has ended, until nothing is left."""
@@ -201,7 +215,7 @@ class Runner:
 
     def _record(self, job: Job, error: str, details: str) -> str:
         try:
-            self.store.fail(job.name, job.title, error, details, None)
+            self.store.fail(job.name, job.title, error, details)
         except (OSError, BenchError) as failure:
             return f"{error} (Nor could this be recorded: {failure}.)"
         return with_path(error, self.store.failures(job.name)[-1])
@@ -230,6 +244,7 @@ class Options:
     resources_only: bool = False
     parts: int = 1  # into how many blocks a network's repeats are cut
     choose: Callable[[Work], bool] | None = None  # which of the jobs are done by this run: --job, --shard
+    again: bool = False  # whether jobs are tried that have failed by their numbers: --redo
 
 
 def list_jobs(planned: Planned, store: Store, contents: Contents, options: Options) -> Todo:
@@ -255,17 +270,15 @@ def run(planned: Planned, store: Store, contents: Contents, options: Options, pr
     return run_jobs(list_jobs(planned, store, contents, options), planned, store, contents, options, progress)
 
 
-def run_jobs(
-    todo: Todo, planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress
-) -> Outcome:  # fmt: skip
+def run_jobs(todo: Todo, planned: Planned, store: Store, contents: Contents, options: Options, progress: Progress) -> Outcome:
     """Do jobs of these cells. Failures are recorded, and the rest goes on."""
     outcome = Outcome(todo.wanted, todo.there.copy())
     if todo.work:
         executor = options.executor.open(options.site)
         try:
             estimates = Estimates(planned, store, contents)
-            workers = len(options.site.devices)
-            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, workers).run()
+            workers, again = len(options.site.devices), options.again
+            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, workers, again).run()
         finally:
             executor.close()
     else:
@@ -273,7 +286,7 @@ def run_jobs(
     for cell, error in planned.broken.values():
         name = set_job(cell.set.key)
         sentence = sentence_of(error, cell.name, store.root)
-        store.fail(name, cell.name, sentence, details_of(error), None)
+        store.fail(name, cell.name, sentence, details_of(error))
         outcome.failed[name] = with_path(sentence, store.failures(name)[-1])
     progress.end(outcome)
     return outcome

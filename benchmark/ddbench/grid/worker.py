@@ -28,6 +28,7 @@ REPORT_SECONDS = 0.2  # at most so often, progress goes to the parent
 def sentence_of(error: BaseException, title: str, store: Path) -> str:
     """One sentence for whatever stopped a job, whatever its exception does when it is asked for its text."""
     from ddbench.compute.device_errors import is_out_of_memory
+    from ddbench.results.locks import is_without_right, no_right
 
     try:
         text = " ".join(str(error).split())
@@ -37,6 +38,8 @@ def sentence_of(error: BaseException, title: str, store: Path) -> str:
         return text if text.startswith(title) else f"{title}: {text}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disc that holds {store} is full. Free some space, then give the same command again; finished work is kept."
+    if isinstance(error, OSError) and is_without_right(error, store):
+        return f"{title}: {no_right(store, error)}"
     if is_out_of_memory(error):
         told = f"{title}: the device ran out of memory. Run fewer jobs on it at the same time (--workers)"
         return f"{told}, or lower 'chunk', the loss's 'batch_real' or the size of its batches, or the width of the network."
@@ -53,6 +56,11 @@ def details_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(error))
     except Exception:
         return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: its message cannot be printed\n"
+
+
+def comes_again(error: BaseException) -> bool:
+    """Whether the same job would fail so whenever it is done."""
+    return isinstance(error, BenchError) and error.comes_again is True
 
 
 class Reporter:
@@ -135,7 +143,7 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
         place.is_stained |= is_lost(error, place.device)
         sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
-            place.fail(name, title, sentence, details)
+            place.fail(name, title, sentence, details, comes_again(error))
         except Exception as again:
             reporter.send(unrecorded=f"{sentence} (Nor could this be recorded: {again}.)")
         return "failed"

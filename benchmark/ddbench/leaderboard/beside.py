@@ -18,6 +18,7 @@ from ddbench.results.store import Store
 from ddbench.schema import FailureRecord, JudgementRecord
 from ddbench.suite.coordinates import coordinates, exact, plugin_at
 from ddbench.suite.load import REDUCED, named
+from ddbench.suite.reader import NAME
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozense
     shipped, reduced = set(), dict[str, str]()
     for path in sorted((store.root / "suites").glob("*.toml")):
         name = path.stem.rpartition("-")[0]
+        if not NAME.fullmatch(name):  # no suite of ours has it, and it would be a link on the page
+            continue
         whole = name.removesuffix(f"-{REDUCED}")
         if whole != name and named(path) == whole:  # the text is that of the whole suite
             reduced[name] = whole

@@ -37,6 +37,7 @@ class Result:
     judgements: Mapping[str, tuple[JudgementRecord, ...]]  # of the finished set, by network label
     looks: tuple[JudgementRecord, ...]  # the judgements of iterates
     tuning: TuningRecord | None = None  # that chose its rates
+    images: str = ""  # equal for sets of the same images and labels; empty where no other set looks the same
 
     @property
     def key(self) -> str:
@@ -223,6 +224,7 @@ def _result(
         judgements=judgements,
         looks=tuple(record for record in records if record.judging.is_of_iterate),
         tuning=tunings.get(digest(stored.plan.stem)) if tunings else None,
+        images=stored.images_sha256,
     )
 
 

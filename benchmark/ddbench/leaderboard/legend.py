@@ -74,8 +74,10 @@ lack may be no more than a better rate. `ddbench tune SUITE` chooses rates.
 TUNING = """\
 - **tuning**: how the learning rates of a row were chosen. A trial distils a set at one point of a grid of rates, from random
   streams that no row of a board draws from, and is scored by networks on training images that nothing of the trial has trained
-  on; the smallest mean error wins. The seconds are those of all trials together, scoring included; **s to distil** does not hold
-  them. A table in which rows are tuned ranks those that are, by equally many trials; baselines have nothing to tune.
+  on; the smallest mean error wins. The table **Tuning** has the rates of every trial, with its error, the ± over all networks
+  that scored it, and its seconds; **own** are the rates that the method has of itself. The column's seconds are those of all
+  trials together, scoring included; **s to distil** does not hold them. A table in which rows are tuned ranks those that are, by
+  equally many trials; baselines have nothing to tune.
 """
 
 TRAJECTORY = """\

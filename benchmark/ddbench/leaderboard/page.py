@@ -94,7 +94,7 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
     if lines := tuned.lines(section):
-        parts += ["### Tuning", "", markdown(frame(lines), left=tuple(lines[0])), ""]
+        parts += ["### Tuning", "", markdown(frame(lines), left=("method", "rates", "which")), ""]
     return parts + _cost(section, "###") + _images(section, around, "###") + _reproduce(section, around, "###")
 
 

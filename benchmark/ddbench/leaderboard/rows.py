@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,9 +118,28 @@ class Row:
     def marks(self) -> tuple[str, ...]:
         """What records say a reader must know."""
         ends = ["Its rates lie at the end of the grid that they were chosen from."] * bool(self.tuning and self.tuning.is_at_end)
-        return tuple(dict.fromkeys([*(mark for result in self.results for mark in result.marks), *ends]))
+        return tuple(dict.fromkeys([*(mark for result in self.results for mark in result.marks), *ends, *self._equal_sets()]))
+
+    def _equal_sets(self) -> Iterator[str]:
+        """A sentence for each group of seeds whose sets are the same: their ± is no spread over sets."""
+        groups: dict[str, list[int]] = defaultdict(list)
+        for result in self.results:
+            if result.images:
+                groups[result.images].append(result.seed)
+        for seeds in (seeds for seeds in groups.values() if len(seeds) > 1):
+            num = len(self.results) - len(seeds) + 1
+            worth = "± says nothing of the method" if num == 1 else f"with its other seeds, ± is of {num} different sets at most"
+            yield f"Seeds {_spoken(seeds)} are the same images: {worth}."
 
     @property
     def tuning(self) -> TuningRecord | None:
         """That chose its rates."""
         return self.results[0].tuning
+
+
+def _spoken(seeds: Sequence[int]) -> str:
+    """`0 to 4`, or `0, 2 and 5`."""
+    seeds = sorted(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return f"{', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"

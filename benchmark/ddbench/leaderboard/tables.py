@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,17 +26,22 @@ MARKED = "§"
 SAW = "saw"
 CROSS = "cross-arch. mean"
 ALL = "mean over networks"  # where no row has a backbone
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # and lone surrogates, which no file holds
+_LINK = re.compile(r"\]([(\[:])")  # without one of these behind it, a bracket is a bracket
 
 
 def escape(text: str) -> str:
-    """Text that cannot break a markdown table or start a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    """Text that cannot break a markdown table, or become a heading, a tag, a link or an image."""
+    line = _CONTROL.sub("\ufffd", " ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
+    return _LINK.sub(r"]\\\1", line)
 
 
 def code(text: str) -> str:
-    """Text as it is, for somebody to copy, whatever quotes of markdown are in it."""
-    plain = " ".join(text.splitlines())
-    return f"`` {plain} ``" if "`" in plain else f"`{plain}`"
+    """Text as code in one line, for somebody to copy, whatever backticks are in it, without what would steer a terminal."""
+    plain = _CONTROL.sub(chr(0xFFFD), " ".join(text.splitlines()))
+    runs = [len(run) for run in re.findall("`+", plain)]
+    fence, space = "`" * (1 + max(runs, default=0)), " " if runs else ""
+    return f"{fence}{space}{plain}{space}{fence}"
 
 
 def markdown(frame: pd.DataFrame, left: Sequence[str]) -> str:

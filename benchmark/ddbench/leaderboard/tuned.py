@@ -8,7 +8,9 @@ from typing import Any
 
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.sections import Section
-from ddbench.schema import TuningRecord
+from ddbench.schema import Tried
+
+ERROR = "held-out error (%)"
 
 
 def concerns(section: Section) -> bool:
@@ -27,15 +29,22 @@ def spent(row: Row) -> str:
 
 
 def lines(section: Section) -> list[dict[str, str]]:
-    """Of every tuned row: its own rates, those that were chosen, and the held-out error of every trial in percent, the chosen one
-    in bold."""
+    """The trials of every tuned row: rates and held-out error in percent, the chosen one in bold; its own rates, where none of
+    the trials had them, come first."""
     found = []
     for row in section.rows:
         record = row.tuning
-        if record is not None:
-            line = {"method": row.name, "own rates": _rates(record.method.rates), "chosen rates": _rates(record.plan.rates)}
-            line["held-out error (%) by trial"] = ", ".join(_error(record, number) for number in range(len(record.tried)))
-            found.append(line)
+        if record is None:
+            continue
+        own = record.method.rates
+        if all(point.rates != own for point in record.tried):
+            found.append({"method": row.name, "rates": _rates(own), ERROR: "not tried", "s": "–", "which": "own"})
+        for number, point in enumerate(record.tried):
+            is_choice = number == record.choice
+            which = ", ".join(["own"] * (point.rates == own) + ["chosen"] * is_choice)
+            error = f"**{_error(point)}**" if is_choice else _error(point)
+            line = {"method": row.name, "rates": _rates(point.rates), ERROR: error}
+            found.append(line | {"s": f"{point.seconds:,.1f}", "which": which})
     return found
 
 
@@ -43,13 +52,11 @@ def _rates(rates: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
 
 
-def _error(record: TuningRecord, number: int) -> str:
-    point = record.tried[number]
+def _error(point: Tried) -> str:
     if point.diverged:
         return "diverged"
     std = f" ± {100 * statistics.stdev(point.errors):.1f}" if len(point.errors) > 1 else ""
-    text = f"{100 * statistics.fmean(point.errors):.1f}{std}"
-    return f"**{text}**" if number == record.choice else text
+    return f"{100 * statistics.fmean(point.errors):.1f}{std}"
 
 
 def as_json(row: Row) -> dict[str, Any] | None:

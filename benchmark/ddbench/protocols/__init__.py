@@ -14,7 +14,6 @@ plan of a set; it stands here because a habit of published code is named once, f
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace as replace_spec
 from typing import Any, Literal
 
@@ -23,7 +22,8 @@ from msgspec.structs import replace
 
 from ddbench import registry
 from ddbench.api import Recipe, Spec
-from ddbench.errors import ConfigError, PluginError
+from ddbench.errors import ConfigError, PluginError, UntrainableError
+from ddbench.files import parse_toml
 
 MAX_CHARS = 1 << 16
 MAX_BASES = 8
@@ -69,13 +69,14 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def recipe(self, lr: float, learned: float | None = None) -> Recipe:
         """The training recipe for a network that declares the rate `lr`, on a set that has learned the rate `learned`.
 
-        Raises ConfigError for a learned rate that is used and is not above 0.
+        Raises UntrainableError for a learned rate that is used and is not above 0.
         """
         rate = (self.lr or lr) * self.lr_factor
         if self.learned_rate and learned is not None:
             if not learned > 0:
                 what = f"the set has learned the rate {learned:g}, at which no network can be trained"
-                raise ConfigError(f"{what}: lower the rate of 'student_rate', or judge it by a protocol that does not use it.")
+                remedy = "lower the rate of 'student_rate', or judge it by a protocol that does not use it"
+                raise UntrainableError(f"{what}: {remedy}.")
             rate = learned
         return Recipe(
             self.epochs, rate, self.batch, self.momentum, self.weight_decay, self.warmup_epochs, self.ema,
@@ -189,8 +190,8 @@ def _values(text: Any, label: str, above: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(text, str) or len(text) > MAX_CHARS:
         raise _damaged(label, f"it must be a text of at most {MAX_CHARS} characters")
     try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise _damaged(label, f"it is not valid TOML ({' '.join(str(error).split())})") from error
     base = values.pop("base", None)
     if base is None:

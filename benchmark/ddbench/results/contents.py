@@ -5,16 +5,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from ddbench import schema
 from ddbench.errors import DataError
+from ddbench.files import sha256_of_tensors
 from ddbench.plan import Cell, Judging, SetPlan, short
 from ddbench.results import folders, iterates, trials
 from ddbench.results.folders import Fault, fault_of, stranger
-from ddbench.results.layout import ITERATES, PLAN, RECORD, BlockName, block_name, entries, is_key16
+from ddbench.results.layout import ITERATES, PICTURE, PLAN, RECORD, TENSORS, BlockName, block_name, entries, is_key16
 from ddbench.results.store import Store
 from ddbench.schema import REMEDY, REMEDY_FOLDER, IterateRecord, JudgementRecord, SetRecord, TrialRecord, TuningRecord
 
@@ -26,6 +27,7 @@ class StoredSet:
     plan: SetPlan
     record: SetRecord
     iterates: dict[int, IterateRecord]  # by step
+    images_sha256: str = ""  # of images and labels, whatever the seed, where another set has the same picture
 
     def sha256(self, step: int | None) -> str | None:
         """Of the iterate of that step, or of the finished set; None where that iterate is not there."""
@@ -98,6 +100,7 @@ class _Reading:
         listed = list(self._listed())
         for folder in entries(self.store.root / "sets"):
             self._read_set(folder)
+        self._compare_images()
         judgements = list[JudgementRecord]()
         for folder, paths in listed:
             judgements += self._judgements_of(folder, paths)
@@ -107,6 +110,16 @@ class _Reading:
         faults = sorted([*self.faults, *self.broken.values()], key=lambda fault: (str(fault.path), fault.sentence))
         judgements.sort(key=lambda record: (record.set_key, record.key, record.first))
         return Contents(dict(sorted(sets.items())), tuple(judgements), tuple(faults), tried, chosen)
+
+    def _compare_images(self) -> None:
+        """Hash the images of sets that look the same: the hashes in their records are of files, which name their seeds."""
+        alike = defaultdict[str, list[str]](list)
+        for name, one in self.sets.items():
+            if TENSORS in one.record.files:
+                alike[one.record.files.get(PICTURE, "")].append(name)
+        for name in (name for names in alike.values() if len(names) > 1 for name in names):
+            sha256 = sha256_of_tensors(self.store.root / "sets" / name / TENSORS)
+            self.sets[name] = replace(self.sets[name], images_sha256=sha256)
 
     def _listed(self) -> Iterable[tuple[Path, list[Path]]]:
         """The folders of judgements with their files."""

@@ -13,9 +13,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from ddbench.errors import DataError
 
-_NO_LOCKS = (
-    errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL,
-)  # fmt: skip
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class StoreLock(FileLock):
@@ -68,11 +67,27 @@ def check_locks(folder: Path) -> None:
 
 
 def _refused(path: Path, error: Exception) -> Exception:
-    """What to do where the file system gives no lock; the error itself where it is something else, such as a full disc."""
+    """What to do where the file system gives no lock, or its user no right to make one; the error itself where it is something
+    else, such as a full disc."""
+    why = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, OSError) and error.errno in _NO_RIGHT:
+        return no_right(path.parent, error)
     if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
         return error
-    why = getattr(error, "strerror", None) or str(error)
+    what = f"this file system gives no locks ({why}: {path})"
+    return DataError(f"{what}: name a store on a local disc or on one that is mounted with locks, with --store.")
+
+
+def is_without_right(error: OSError, root: Path) -> bool:
+    """Whether it says that something under a store may not be written, or read."""
+    return error.errno in _NO_RIGHT and isinstance(error.filename, str) and root in Path(error.filename).parents
+
+
+def no_right(path: Path, error: OSError) -> DataError:
+    """What to do where a store may not be written to."""
+    if error.errno == errno.EROFS:
+        return DataError(f"{path} is mounted to be read only: name a store elsewhere with --store.")
+    what = f"you have no right to write in {path} ({error.strerror})"
     return DataError(
-        f"this file system gives no locks ({why}: {path}): name a store on a local disc or on one that is mounted with locks, in "
-        "a folder that you may write to."
+        f"{what}. Whoever owns it can let their group in (chmod -R g+rwX, and umask 002 for what comes); or name another --store."
     )

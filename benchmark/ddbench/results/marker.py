@@ -10,6 +10,7 @@ from ddbench.files import read_json
 from ddbench.schema import SCHEMA, StoreMarker
 
 MARKER = "store.json"
+OURS = ("sets", "judgements", "resources", "trials")  # folders that only stores have together with their marker
 
 
 def open_root(root: Path, create: bool) -> None:
@@ -18,11 +19,14 @@ def open_root(root: Path, create: bool) -> None:
     marker = root / MARKER
     if marker.is_file():
         number = read_json(marker, "store marker", f'Write {{"schema": {SCHEMA}}} into it.').get("schema")
-        if type(number) is not int or number > SCHEMA:
-            told = f"store {root} has schema {number}, this ddbench reads {SCHEMA}"
+        if type(number) is not int or not 1 <= number <= SCHEMA:
+            told = f"store {root} has schema {number!r}, this ddbench reads {SCHEMA}"
             raise DataError(f"{told}. Update ddbench, or name another store.")
         if number < SCHEMA:
             raise DataError(f"store {root} was written by ddbench 0.1, which can still read it; name another store.")
+    elif root.is_dir() and any((root / name).is_dir() for name in OURS):
+        what = f"{root} holds the folders of a store and no {MARKER}, which says that it is one"
+        raise DataError(f'{what}. If it is, put the line {{"schema": {SCHEMA}}} into {marker}; else name another with --store.')
     elif not create:
         raise DataError(f"there is no store at {root}. Make one with: {command('run', 'SUITE', '--store', root)}")
     elif root.exists() and (not root.is_dir() or any(not _is_begun(path) for path in root.iterdir())):

@@ -16,7 +16,9 @@ from ddbench.plan import SetPlan
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
 from ddbench.registry import REGISTRIES
+from ddbench.suite.building import check_network
 from ddbench.suite.findings import Findings
+from ddbench.suite.generators import Generators
 from ddbench.suite.iterates import Asked
 from ddbench.suite.places import Places
 from ddbench.suite.stages import PlanningRun, iterate_steps
@@ -33,6 +35,7 @@ class Common:
     threads: int
     asked: Asked  # of iterates
     data_root: Path | None  # the user's data folder
+    generators: Generators
     tune: Tune | None = None  # None: rates stay as they are
 
 
@@ -52,8 +55,6 @@ class Distilled:
         """`raw` is the suite's TOML."""
         self.raw, self.places, self.common, self.findings = raw, places, common, findings
         self._plans: dict[tuple[Any, ...], Placed | None] = {}
-        self._fits: dict[tuple[PluginRef, ...], bool] = {}
-        self._pins: dict[PluginRef, PluginRef | None] = {}
         self._tensors: set[str] = set()  # that the grid's spaces and losses have
         self._rated: dict[str, None] = {}  # names that rates are given for, in the order of the file
         self._unknown = False  # whether the tensors of a place are
@@ -96,7 +97,7 @@ class Distilled:
             return None
         self._check_loss(loss, labels)
         needs_generator = self.findings.answer("needs_generator", space, lambda plugin: bool(plugin.needs_generator))
-        generator = self._generator(space, settings, dataset) if needs_generator else None
+        generator = self.common.generators.of(space, dataset, settings) if needs_generator else None
         if needs_generator is None or (needs_generator and generator is None) or proxy is None:
             return None
         protocol, making = self.common.protocol, self.common.protocol.set
@@ -108,6 +109,8 @@ class Distilled:
         ).without_idle_settings()  # fmt: skip
         for sentence in plan.check():
             self.findings.fault(sentence)
+        if plan.proxy and plan.proxy.kind == "architectures":
+            check_network(self.findings, dataset, plan.proxy)
         return plan if total is None else self._shared_out(plan, total)
 
     def _shared_out(self, plan: SetPlan, total: int) -> SetPlan:
@@ -134,60 +137,6 @@ class Distilled:
             return None
         return self.findings.plugin(kinds[0] if kinds else "proxies" if near else "architectures", entry)
 
-    def _generator(self, space: PluginRef, settings: Mapping[str, Any], dataset: PluginRef) -> PluginRef | None:
-        """The suite's generator, where it can make such images and the space live in it."""
-        if "generator" not in self.raw:
-            self.findings.fault(f"space '{space.name}' needs a generator: add generator = \"cvae\", or another, to the suite.")
-            return None
-        generator = self.findings.plugin("generators", self.raw["generator"], settings)
-        if generator and generator not in self._pins:
-            self._pins[generator] = self._pinned(generator)
-        generator = self._pins[generator] if generator else None
-        if generator is None or generator in self.findings.missing:
-            return generator
-        key = (space, generator, dataset)
-        if key not in self._fits:
-            self._fits[key] = self._fit(space, generator, dataset)
-        return generator if self._fits[key] else None
-
-    def _pinned(self, generator: PluginRef) -> PluginRef | None:
-        """With the settings that its files decide; as it is where they are missing and the reader is lenient; None: a fault."""
-        try:
-            pins = generator.ask(lambda plugin: dict(plugin.pins(self.common.data_root)))
-            return generator.pinned(pins) if pins else generator
-        except PluginError as error:
-            self.findings.broke(error)
-        except DataError as error:
-            self.findings.lacks(generator, error)
-            return generator if self.findings.lenient else None
-        except BenchError as error:
-            self.findings.fault(error)
-        return None
-
-    def _fit(self, space: PluginRef, generator: PluginRef, dataset: PluginRef) -> bool:
-        """Whether the generator can make such images, the space live in it, and the protocol's constants normalise them."""
-        try:
-            depth = self._depth(generator, dataset)
-            space.ask(lambda plugin: plugin.check(depth))
-        except PluginError as error:
-            self.findings.broke(error)
-            return False
-        except DataError as error:
-            self.findings.lacks(generator, error)
-            return self.findings.lenient
-        except BenchError as error:
-            self.findings.fault(f"space '{space.label}' with generator '{generator.label}' on '{dataset.label}': {error}")
-            return False
-        try:
-            self.common.protocol.check_constants(dataset.make().spec())
-        except ConfigError as error:
-            self.findings.fault(error)
-        return True
-
-    def _depth(self, generator: PluginRef, dataset: PluginRef) -> int:
-        run = PlanningRun(dataset.make().spec(), 0, None, self.common.data_root)
-        return generator.ask(lambda plugin: plugin.depth(run))
-
     def _check_loss(self, loss: PluginRef, labels: str) -> None:
         """Whether the backbone and the labels suit it."""
         backbone = self.common.backbone
@@ -205,10 +154,12 @@ class Distilled:
         defaults = ask("rates", loss, lambda plugin: {name: float(rate) for name, rate in plugin.rates.items()})
         learned = ask("learned", loss, lambda plugin: set(plugin.learned))
         tensors = ask("tensors", space, lambda plugin: set(plugin.tensors))
-        if defaults is None or learned is None or tensors is None:
+        alike = ask("rates_of", space, lambda plugin: {str(name): str(other) for name, other in plugin.rates_of.items()})
+        if defaults is None or learned is None or tensors is None or alike is None:
             return None
         names = tensors | learned | ({"labels"} if labels == "learned" else set())
         self._tensors |= {*defaults, *names}
+        defaults = {name: defaults[other] for name, other in alike.items() if other in defaults} | defaults
         rates = {name: rate for name, rate in defaults.items() if name in names}
         for name, rate in given.items():
             self._rated[name] = None
@@ -281,7 +232,7 @@ class Distilled:
         if plan.generator in self.findings.missing:
             return None
         try:
-            depth = self._depth(plan.generator, plan.dataset) if plan.generator else None
+            depth = self.common.generators.depth(plan.generator, plan.dataset) if plan.generator else None
             run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
             return plan.space.ask(lambda plugin: int(plugin.num_stages(run)))
         except PluginError as error:

@@ -5,12 +5,12 @@ A suite may have a table [reduced], whose keys replace those of the suite: the s
 
 from __future__ import annotations
 
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ddbench.errors import ConfigError, did_you_mean
+from ddbench.files import parse_toml
 from ddbench.suite.reader import Identify, Suite, SuiteReader
 from ddbench.suite.tuning import GRIDS
 from ddbench.suites import shipped as shipped
@@ -41,8 +41,8 @@ def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = 
     path, _, form = name.rpartition(":") if name.endswith(f":{REDUCED}") else (name, "", "")
     text = read(path)
     try:
-        raw = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raw = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
     if form:
         raw = reduced(raw, path)
@@ -66,6 +66,6 @@ def reduced(raw: dict[str, Any], name: str) -> dict[str, Any]:
 def named(path: Path) -> str:
     """The name that a suite's file gives to it; empty where it says none, or cannot be read."""
     try:
-        return str(tomllib.loads(path.read_text(encoding="utf-8")).get("name", ""))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        return str(parse_toml(path.read_text(encoding="utf-8")).get("name", ""))
+    except (OSError, ValueError):
         return ""

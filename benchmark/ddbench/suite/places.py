@@ -38,6 +38,8 @@ class Places:
             near = did_you_mean(key, PLACES)
             self.findings.fault(f"{name}: 'where' has no key '{key}'.{near} It takes: {', '.join(PLACES)}.")
         values = self.findings.typed(table.get("set", {}), dict, f"{name}: 'set'", {})
+        if not values:
+            self.findings.fault(f"{name} sets nothing: give it set = {{ steps = 100 }} or the like, or remove it.")
         self._merge({}, values, name)
         return {key: str(value) for key, value in where.items()}, values
 

@@ -28,7 +28,6 @@ A suite that names families takes for each distilled cell the `set` of the one e
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -36,6 +35,7 @@ from typing import Any
 
 from ddbench import registry
 from ddbench.errors import BenchError, ConfigError, Faults, PluginError, did_you_mean
+from ddbench.files import parse_toml
 
 PRESET_SCHEMA = 1
 MAX_CHARS = 1 << 20
@@ -152,8 +152,8 @@ def _parsed(label: str, text: Any) -> dict[str, Any]:
     if not isinstance(text, str) or len(text) > MAX_CHARS:
         raise PluginError(f"{label} must be a text of at most {MAX_CHARS} characters.")
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise PluginError(f"{label} is not valid TOML: {' '.join(str(error).split())}.") from error
 
 

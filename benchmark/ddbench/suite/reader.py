@@ -9,22 +9,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from ddbench import protocols
 from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, DataError, Faults, PluginError, did_you_mean
 from ddbench.files import canonical, digest
 from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
+from ddbench.suite.building import check_network
 from ddbench.suite.distilled import Common, Distilled
 from ddbench.suite.findings import Findings
+from ddbench.suite.generators import Generators
 from ddbench.suite.iterates import read_iterates
 from ddbench.suite.places import Places
 from ddbench.suite.tuning import read_tune
 
 MAX_CELLS = 100_000
 MAX_REPEATS = 10_000  # of a network on a set
+MAX_THREADS = 1024  # of a process
 SUITE_SCHEMA = 1
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 BASELINES = ("random", "full-data")  # unless told otherwise
@@ -157,6 +158,8 @@ class SuiteReader:
         for value in values:
             if type(value) is not int or value < least:
                 self.fault(f"'{key}' holds {value!r}; each entry must be a whole number of at least {least}.")
+        if not values:
+            self.fault(f"'{key}' is an empty list: name at least one, or leave it out for {default}.")
         if len(set(map(str, values))) < len(values):
             self.fault(f"'{key}' names a value twice: {values}.")
         good = tuple(value for value in values if type(value) is int and value >= least)
@@ -177,26 +180,27 @@ class SuiteReader:
         teacher = self.findings.plugin("architectures", asked.network) if asked else None
         if len({canonical(ref.what) for ref in networks}) < len(networks) or not wanted:
             self.fault("'networks' must name at least one network, and none twice.")
-        if self.threads < 1:
-            self.fault(f"'threads' must be at least 1, got {self.threads}.")
+        if not 1 <= self.threads <= MAX_THREADS:
+            self.fault(f"'threads' must lie in 1..{MAX_THREADS}, got {self.threads}.")
         baselines = self._plugins("baselines", self._value("baselines", list, list(BASELINES)))
         subsets = self._subsets()
         for (ref, _), network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
-            self._check_side(ref, network)
+            check_network(self.findings, ref, network)
         if backbone is None or len(networks) < len(wanted) or (asked and teacher is None):
             return  # every cell is its own
         axes = Axes(seeds, ipcs, networks, subsets, baselines, teacher)
         losses, spaces = self._value("losses", list, []), self._value("spaces", list, [])
-        num = len(losses) * len(spaces) * len(subsets) * len(ipcs) * len(seeds)
+        num = (len(losses) * len(spaces) + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
         if num > MAX_CELLS:
             self.fault(f"the grid has {num} cells; at most {MAX_CELLS} are run from one suite.")
             return
+        generators = Generators(self.raw, self.protocol, self.data_root, self.findings)
         for (dataset, identity), baseline in product(subsets, baselines):
-            yield from self._baseline(axes, baseline, backbone, dataset, identity)
+            yield from self._baseline(axes, baseline, backbone, dataset, identity, generators)
         if self.places.read_families(self.raw.get("preset", [])):
             iterates = read_iterates(self.raw.get("iterates", {}), self.findings)
             tune = read_tune(self.raw["tune"], self.protocol, self.findings) if "tune" in self.raw else None
-            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root, tune)
+            common = Common(self.protocol, backbone, self.threads, iterates, self.data_root, generators, tune)
             distilled = Distilled(self.raw, self.places, common, self.findings)
             yield from self._distilled(axes, distilled, losses, spaces)
 
@@ -217,30 +221,16 @@ class SuiteReader:
                 self.fault(error)
         return tuple(found)
 
-    def _check_side(self, dataset: PluginRef, network: PluginRef) -> None:
-        """Whether the network takes such images; it is built to see, for their size is not all that it may ask."""
-        spec, arch = self.findings.answer("spec", dataset, lambda plugin: plugin.spec()), network.make()
-        if spec is None:
-            return
-        if min(spec.shape[1:]) < arch.min_size:
-            sides = " x ".join(map(str, spec.shape[1:]))
-            needs = f"architecture '{network.label}' needs images of at least {arch.min_size} px"
-            self.fault(f"{needs}; those of '{dataset.label}' are {sides}.")
-            return
-        try:
-            with torch.device("meta"):  # where tensors have shapes and no memory
-                arch.build(spec)
-        except Exception:  # it refuses the images, or cannot be built there: then in earnest
-            self.findings.answer("build", network, lambda plugin: plugin.build(spec), dataset)
-
     def _baseline(
-        self, axes: Axes, baseline: PluginRef, backbone: PluginRef, dataset: PluginRef, identity: Identified
-    ) -> Iterator[Cell]:
+        self, axes: Axes, baseline: PluginRef, backbone: PluginRef, dataset: PluginRef, identity: Identified,
+        generators: Generators,
+    ) -> Iterator[Cell]:  # fmt: skip
         """One cell for all real training images, else one for each number of images and seed."""
         ask = self.findings.answer
         everything = ask("everything", baseline, lambda plugin: bool(plugin.everything))
         uses_backbone = ask("uses_backbone", baseline, lambda plugin: bool(plugin.uses_backbone))
-        if everything is None or uses_backbone is None or not axes.seeds:
+        needs_generator = ask("needs_generator", baseline, lambda plugin: bool(plugin.needs_generator))
+        if everything is None or uses_backbone is None or needs_generator is None or not axes.seeds:
             return
         shared: dict[str, Any] = {"dataset": dataset, "train_hash": identity.train_hash, "baseline": baseline}
         if everything:
@@ -249,6 +239,10 @@ class SuiteReader:
             return
         shared |= {"backbone": backbone if uses_backbone else None, "threads": self.threads}
         shared |= {"held_out": self.protocol.set.held_out, "tf32": self.protocol.judging.tf32}
+        if needs_generator:
+            shared["generator"] = generators.of(baseline, dataset, {})
+            if shared["generator"] is None:
+                return
         for ipc, seed in product(axes.ipcs, axes.seeds):
             yield self._cell(SetPlan(**shared, ipc=ipc, seed=seed), self._judged(axes, dataset, identity, seed))
 

@@ -14,7 +14,7 @@ from ddbench.testing.toys import prepared
 def _built(baseline: Baseline, run: DistillRun) -> Batch:
     if baseline.everything:
         raise Skipped("it is all real training images, and builds nothing.")
-    return baseline.build(run)
+    return baseline.build(prepared(baseline, run))
 
 
 def baseline_builds_a_set(baseline: Baseline, run: DistillRun) -> None:

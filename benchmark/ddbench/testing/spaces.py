@@ -171,9 +171,9 @@ def space_projects_once(space: Space, run: DistillRun) -> None:
         with torch.no_grad():
             for name, tensor in state.params.items():
                 tensor.add_(torch.randn(tensor.shape, generator=stream("noise", name)).to(tensor.dtype))
-            space.project_(state)
+            space.project_(state, run)
             once = {name: tensor.clone() for name, tensor in state.params.items()}
-            space.project_(state)
+            space.project_(state, run)
         for name, tensor in state.params.items():
             assert torch.equal(tensor, once[name]), (
                 f"project_ applied twice is not project_ applied once, for '{name}' in stage {state.stage}."
@@ -186,7 +186,8 @@ def space_projects_once(space: Space, run: DistillRun) -> None:
 def space_penalty_is_a_number(space: Space, run: DistillRun) -> None:
     """`penalty` is None, or 0-d and finite with a graph to the parameters."""
     run = run_of(space, run)
-    asked = [(state, space.penalty(state, run)) for state in stages(space, run)]
+    memory = space.init_memory(run)
+    asked = [(state, space.penalty(state, memory, run)) for state in stages(space, run)]
     if all(term is None for _, term in asked):
         raise Skipped("the space has no penalty")
     for state, term in asked:
@@ -202,6 +203,8 @@ def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
     run = run_of(space, run)
     with Pretended() as fake:
         there = fake.run(run)
+        memory = space.init_memory(there)
+        all_on(fake.device, **{f"'{name}' of its memory": tensor for name, tensor in memory.items()})
         for state in stages(space, there):
             all_on(fake.device, **{f"'{name}'": tensor for name, tensor in (state.params | state.fixed).items()})
             classes = space.classes(state, there)
@@ -211,9 +214,10 @@ def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
                 with fake.counting() as counts:
                     images = space.decode(state, index, there)
                     images.sum().backward()
-                    space.penalty(state, there)
+                    space.penalty(state, memory, there)
                     with torch.no_grad():
-                        space.project_(state)
+                        space.project_(state, there)
+                    space.after_step(state, memory, there)
             all_on(fake.device, **{"the decoded images": images})
             runs_ahead(counts, f"a step in stage {state.stage}")
 

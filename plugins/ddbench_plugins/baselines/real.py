@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ddbench.api import TRAIN, Baseline, Batch, Run, Saw
-from ddbench.errors import ConfigError, PluginError
+from ddbench.errors import PluginError
+from ddbench.ops.selecting import check_enough
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,7 @@ class RandomReal(Baseline):
 
     def check(self, run: Run) -> None:
         """Whether every class has enough."""
-        least = min(run.class_counts)
-        if run.ipc > least:
-            raise ConfigError(f"ipc {run.ipc} is more than the {least} images that a class trains on: lower it.")
+        check_enough(run)
 
     def build(self, run: Run) -> Batch:
         """Images of class c from the stream ("random", c)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ddbench.api import Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import pushed, starting_codes
+from ddbench.ops.reals import starting_images
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class Pixel(Space):
     Starts from real training images (as DSA, DM and MTT), from N(0, 1) noise (the default of GLaD's public code, of DC, and
     of SRe2L), or from a generator's images: of one random code each ("generator"), or of averaged codes ("generator-average"),
     where H-PD starts too, with the same codes at the same seed; so it shows what of a result the start has brought.
-    `clamp`: after every step each channel is brought back to the range of real pixels, as SRe2L does; the others never clamp.
+    `clamp`: after every step, or every `clamp_every` of them, each channel is brought back to the range of real pixels, as SRe2L
+    does after each and IDC after 100; the others never clamp.
     `repeat`: as many stages, each from the best of the one before, for rankers to choose among.
     Source: Zhao, Mopuri and Bilen, Dataset Condensation with Gradient Matching, ICLR 2021. Departures: none.
     """
 
     init_from: Literal["real", "noise", "generator", "generator-average"] = "real"
     clamp: bool = False
+    clamp_every: int = 1
     samples: int = 1000  # of the codes that "generator-average" averages for a class
     repeat: int = 1
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
@@ -34,8 +37,9 @@ class Pixel(Space):
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
-        if min(self.samples, self.repeat) < 1:
-            raise ConfigError(f"'samples' and 'repeat' must be at least 1, got {self.samples}, {self.repeat}.")
+        if min(self.samples, self.repeat, self.clamp_every) < 1:
+            got = f"{self.samples}, {self.repeat}, {self.clamp_every}"
+            raise ConfigError(f"'samples', 'repeat' and 'clamp_every' must be at least 1, got {got}.")
 
     @property
     def needs_generator(self) -> bool:
@@ -57,8 +61,7 @@ class Pixel(Space):
         elif self.needs_generator:
             pixels = self._generated(run)
         else:
-            own = [run.real(label, run.ipc, run.rng("init", label)) for label in range(run.spec.num_classes)]
-            pixels = torch.cat([images[torch.arange(run.ipc, device=run.device) % len(images)] for images in own])
+            pixels = starting_images(run, run.ipc)
         return State({"pixels": pixels.to(run.device).clone()}, self._range(run))
 
     def _generated(self, run: Run) -> Tensor:
@@ -74,9 +77,9 @@ class Pixel(Space):
         ends = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, run.spec.shape[0], 1, 1)
         return {"range": run.spec.normalise(ends).to(run.device)}
 
-    def project_(self, state: State) -> None:
+    def project_(self, state: State, run: Run) -> None:
         """Clamp, where asked for."""
-        if "range" in state.fixed:
+        if "range" in state.fixed and (run.step + 1) % self.clamp_every == 0:
             low, high = state.fixed["range"]
             state.params["pixels"].clamp_(low, high)
 
