@@ -425,6 +425,16 @@ class Space(ABC):
         return
 
 
+@dataclass(frozen=True)
+class UserFile:
+    """A file that users bring into the folder `weights` of the data folder, and that a plugin reads as it is."""
+
+    file: str  # as `Run.weights` and `Run.document` take it
+    what: str  # in a few words, with whence it comes
+    sha256: str = ""  # that it must have; empty: the plugin names none yet
+    module: str = ""  # the package to import, where `file` is the name of an installable one that holds it
+
+
 class Loss(ABC):
     """A matching loss. A frozen dataclass; what it keeps between steps is the `Memory` it made. Abstract: backward."""
 
@@ -448,6 +458,10 @@ class Loss(ABC):
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Expert trajectories, a teacher: built before step 0."""
+        return ()
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
         return ()
 
     def relabel(self, images: Tensor, memory: Memory, run: Run) -> Tensor:
@@ -529,6 +543,10 @@ class GeneratorConfig(ABC):
         """What must be trained before `load`."""
         return ()
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
+        return ()
+
     def pins(self, root: Path | None) -> Mapping[str, Any]:
         """Settings that what lies in the data folder decides: above all the hash of a file that it reads. Asked when a suite is
         read; plans, keys and records have them, labels do not show them. `root` is the folder that DDBENCH_DATA names. Raises
@@ -588,6 +606,10 @@ class Proxy(ABC):
         """Its weights, from where `load` takes them."""
         return ()
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
+        return ()
+
     def check(self, run: Run) -> None:
         """Raise ConfigError or DataError where it does not know the data set's classes, cannot take its images, or is not there;
         asked before any step, of a run without data."""
@@ -629,6 +651,11 @@ class Dataset(ABC):
 
     def is_original(self, root: Path | None) -> bool:
         """Whether the files are the published ones; False marks every result with a copy's name."""
+        return True
+
+    def is_prepared(self, root: Path | None) -> bool:
+        """Whether `load` only reads. False where it would first write what it decodes, as commands that only look must not: they
+        then go without what hangs on the images. Raises DataError as `load` does."""
         return True
 
     @property
@@ -677,7 +704,8 @@ class Asset(ABC):
     @abstractmethod
     def prepare(self, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
         """Make `files` of the source, whose content has that hash, and tell what the user should know, a sentence each. Files
-        appear whole or not at all, and nothing that holds something else is overwritten. Nothing in the source is executed.
+        appear whole or not at all (unfinished ones are called `.NAME.*.tmp`, beside NAME, and removed by the next attempt), and
+        nothing that holds something else is overwritten. Nothing in the source is executed.
         Raises DataError where it is not what is expected."""
 
     @abstractmethod

@@ -127,10 +127,14 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def name(self) -> str:
-        """The set's name in one line, for progress bars and messages."""
+        """The set's name in one line, for messages."""
+        return self.named(self.dataset.label)
+
+    def named(self, subset: str) -> str:
+        """The same with another name of the data set: of a copy, for progress, as boards have it."""
         if self.everything:
-            return f"{self.method}, {self.dataset.label}"
-        place = f"{self.method}, {self.dataset.label}, ipc {self.ipc}"
+            return f"{self.method}, {subset}"
+        place = f"{self.method}, {subset}, ipc {self.ipc}"
         if self.is_trial:
             rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates.items())
             return f"trial of {place} at {rates}, tuning seed {self.seed}"

@@ -23,6 +23,7 @@ from ddbench.api import Seen
 from ddbench.errors import DataError
 from ddbench.files import MAX_JSON_BYTES, write_bytes
 from ddbench.plan import Judging, SetPlan
+from ddbench.refs import PluginRef
 from ddbench.trials import Scoring, Tuning
 
 SCHEMA = 2
@@ -284,8 +285,7 @@ class FailureRecord(_Record, frozen=True, kw_only=True):
     title: str
     error: str  # a sentence
     details: str  # a traceback, or nothing
-    place: Place | None
-    comes_again: bool = False  # its numbers are the reason: it is tried anew only where that is asked for
+    place: Place | None  # of one by the job's own numbers, which would come again from these sources
     checksum: str = ""
 
 
@@ -307,6 +307,11 @@ class JobFile(_Record, frozen=True, kw_only=True):
     first: Count = 0
     last: Count = 0
     checksum: str = ""
+
+    @property
+    def refs(self) -> tuple[PluginRef, ...]:
+        """The plugins whose code does it."""
+        return (self.judging or self.plan).refs
 
 
 R = TypeVar("R", bound=msgspec.Struct)

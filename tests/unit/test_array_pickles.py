@@ -222,7 +222,7 @@ def survives(path: Path, content: bytes) -> None:
             byte_rows(found.get("data"), 3072)
 
 
-@settings(max_examples=200, derandomize=True, **FUZZ)
+@settings(max_examples=100, derandomize=True, **FUZZ)
 @given(st.one_of(MADE, mutated()))
 def test_made_up_and_changed_files_are_data(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     survives(tmp_path_factory.getbasetemp() / "batch", content)

@@ -257,6 +257,35 @@ def test_a_file_that_is_swapped_while_it_is_prepared_leaves_nothing(tmp_path: Pa
     assert one.files[0].read_bytes() == b"abdabd"
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "weights" / "stylegan-xl"
+    folder.mkdir(parents=True)
+    (folder / "mine.pkl").write_bytes(official("plain32"))
+    left = [".mine.safetensors.01.tmp", ".mine.json.45.tmp", ".mine.pkl.sha256.json.6.tmp", ".mine.pkl.sha256.json.lock"]
+    for name in (*left, ".other.json.89.tmp"):
+        (folder / name).write_bytes(b"half")
+    prepare(place("stylegan-xl/mine", tmp_path), None, False, quiet)
+    kept = [".other.json.89.tmp", "mine.json", "mine.pkl", "mine.pkl.sha256.json", "mine.safetensors"]
+    assert names_in(folder) == kept
+
+
+def test_two_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one prepares, another is told so, and takes nothing away from it."""
+    one, given, genuine = placed(tmp_path), tmp_path / "given", Doubled.prepare
+    given.write_bytes(b"abc")
+
+    def meanwhile(self: Doubled, source: Path, sha256: str, root: Path) -> tuple[str, ...]:
+        monkeypatch.setattr(Doubled, "prepare", genuine)
+        (tmp_path / "w" / ".x.twice.0.tmp").write_bytes(b"half")
+        with pytest.raises(DataError, match="'doubled' is being prepared by another process: wait for it"):
+            prepare(one, given, False, quiet)
+        assert names_in(tmp_path / "w") == [".x.bin.sha256.json.lock", ".x.twice.0.tmp"]
+        return genuine(self, source, sha256, root)
+
+    monkeypatch.setattr(Doubled, "prepare", meanwhile)
+    assert prepare(one, given, False, quiet) == ("doubled.",)
+
+
 def test_no_asset_has_the_name_of_another_ones_record_or_download(server: Server, tmp_path: Path) -> None:
     """What has come of x.pkl, and its mark, are hidden: x.pkl.part may be an asset, whose description is x.pkl.part.json."""
     server.cut = 1000
@@ -309,7 +338,8 @@ def test_ddbench_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: C
     (folder / "mine.pkl").write_bytes(official("plain32"))
     (folder / "a name with spaces.pkl").touch()
     assert main(["data", "list", "--json"]) == 0
-    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)["data"]}
+    rows = json.loads(capsys.readouterr().out)["data"]
+    states = {row["name"]: row["state"] for row in rows if row["kind"] != "file"}
     assert states["stylegan-xl/mine"] == "there"
     assert len(states) == len(known()) + 1 + len(registry.datasets.names())
     assert main(["data", "prepare", "stylegan-xl/mine"]) == 0

@@ -8,14 +8,18 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from msgspec.structs import replace
 from stores import set_contents, set_record
 
@@ -26,6 +30,7 @@ from ddbench.cli.bar import Bar
 from ddbench.cli.common import load_suite
 from ddbench.cli.run import summary_line
 from ddbench.errors import ConfigError
+from ddbench.grid import worker
 from ddbench.grid.counts import Counts
 from ddbench.grid.do import GOES_ON
 from ddbench.grid.estimates import Estimates
@@ -140,7 +145,22 @@ def test_stores_that_cannot_be_used(capsys: Capture, suite: Path) -> None:
     said = mistake(capsys, "run", suite, "--store", "/proc/nothing/store")
     assert said.endswith("Check the path, its rights and the free space.")
     assert "/proc/nothing" in said
-    assert mistake(capsys, "plan", suite, "--store", "none").startswith(f"there is no store at {suite.parent}/none. Make one")
+
+
+def test_a_store_that_is_not_there_yet_can_be_planned_for(capsys: Capture, suite: Path) -> None:
+    (suite.parent / "empty").mkdir()
+    assert main(["plan", str(suite)]) == 0
+    plain = capsys.readouterr().out.replace("ddbench run tiny.toml", "")
+    for name in ("none", "empty"):
+        assert main(["plan", str(suite), "--store", name]) == 0
+        told = f"There is no store at {name} yet: all of it is missing.\n"
+        out = capsys.readouterr().out
+        assert told in out
+        assert f"ddbench run {suite} --store {name}" in out
+        assert out.replace(told, "").replace(f" --store {name}", "").replace("ddbench run tiny.toml", "") == plain
+    assert sorted(path.name for path in suite.parent.iterdir()) == ["empty", "tiny.toml"]
+    assert list((suite.parent / "empty").iterdir()) == []
+    assert mistake(capsys, "plan", suite, "--store", suite.parent).startswith(f"there is no store at {suite.parent}. Make one")
 
 
 def test_plan_shows_the_cells_and_writes_nothing(capsys: Capture, suite: Path) -> None:
@@ -330,6 +350,19 @@ def test_a_forecast_learns_from_the_run_itself() -> None:
     assert str(forecast.left()) == "nothing left"
 
 
+def test_a_forecast_counts_what_jobs_took_from_begin_to_end() -> None:
+    """Records count less: no process that starts, no data that are read."""
+    now, forecast = [0.0], waiting(1.0, 1.0)
+    forecast.clock = lambda: now[0]
+    forecast.place = dict.fromkeys(forecast.place, ("0", 1))
+    forecast.jobs, forecast.units = Counter({"0": 2}), Counter({"0": 2})
+    assert forecast.left().seconds == 1.0
+    forecast.begin("set-0")
+    now[0] = 30.0
+    forecast.finish("set-0")
+    assert forecast.left().seconds == 30.0
+
+
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no")
@@ -361,6 +394,23 @@ def test_a_mistake_and_a_full_disc_are_told_as_they_are(tmp_path: Path) -> None:
     assert sentence_of(ConfigError("the cell: name another."), "the cell", tmp_path) == "the cell: name another."
     told = f"the disc that holds {tmp_path} is full. Free some space, then give the same command again; finished work is kept."
     assert sentence_of(OSError(errno.ENOSPC, "no space"), "the cell", tmp_path) == told
+
+
+def test_a_shared_thing_that_fails_is_named_by_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = list[str]()
+
+    def build(file: Any, place: Any, report: Any) -> str:
+        place.doing = "classifier convnet on x, 10 epochs"
+        raise ConfigError("no room.")
+
+    monkeypatch.setattr("ddbench.grid.do.do_job", build)
+    store = SimpleNamespace(root=tmp_path, read_job=lambda name: "a file")
+    place = SimpleNamespace(
+        store=store, title_of=lambda file: "resource 01234567", marks=tuple, is_stained=False, device=torch.device("cpu"),
+        fail=lambda name, title, sentence, details: told.append(sentence),
+    )  # fmt: skip
+    assert worker._do("resource-0123456789abcdef", place, cast(Any, None)) == "failed"
+    assert told == ["classifier convnet on x, 10 epochs: no room."]
 
 
 # Options of a run
@@ -480,6 +530,23 @@ def keys_of(value: Any) -> set[str]:
 def test_json_has_no_keys_with_spaces(capsys: Capture, suite: Path, words: str) -> None:
     assert main([*words.split(), "--json"]) == 0
     assert [key for key in keys_of(json.loads(capsys.readouterr().out)) if " " in key] == []
+
+
+@pytest.mark.slow
+def test_commands_that_only_look_write_nothing(capsys: Capture, suite: Path) -> None:
+    shutil.copytree(COMMITTED, suite.parent / "kept")
+
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in suite.parent.rglob("*")}
+
+    before = state()
+    for words in (
+        "plan tiny.toml", "prepare tiny.toml --estimate", "prepare quickstart --estimate --store kept",
+        "plan quickstart --store kept", "plan quickstart --store kept --jobs", "resources kept", "resources kept --verify",
+        "store verify kept", f"check kept --baseline {BASELINE}", "data list", "plugins", "presets lineage",
+    ):  # fmt: skip
+        assert main(words.split()) == 0, words
+        assert state() == before, words
 
 
 def test_a_board_is_exported_as_csv(capsys: Capture, tmp_path: Path) -> None:

@@ -237,7 +237,8 @@ def test_a_name_becomes_nothing_else_on_a_page(text: str) -> None:
 
 def test_a_page_is_always_utf8() -> None:
     assert escape("\x1b[31m\ud800").encode() == "\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}".encode()
-    assert code("a`b\nc") == "`a\N{REPLACEMENT CHARACTER}b c`"
+    assert code("a\x1b\nc") == "`a\N{REPLACEMENT CHARACTER} c`"
+    assert code("a`b``c") == "``` a`b``c ```", "no backtick ends it"
 
 
 @given(st.text())
@@ -285,9 +286,9 @@ def test_a_job_that_may_not_write_does_not_blame_its_plugin(tmp_path: Path) -> N
     inside = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "store" / "sets" / "x"))
     told = sentence_of(inside, "dm / pixel", tmp_path / "store")
     assert "no right to write in" in told
-    assert "mend the plugin" not in told
+    assert "mend the plugin" not in told.lower()
     elsewhere = PermissionError(errno.EACCES, "Permission denied", "/root/x")
-    assert "mend the plugin" in sentence_of(elsewhere, "dm / pixel", tmp_path / "store")
+    assert "mend the plugin" in sentence_of(elsewhere, "dm / pixel", tmp_path / "store").lower()
 
 
 # ---------------------------------------------------------------- anything at all

@@ -29,7 +29,7 @@ FOLDERS = {"ddbench": ROOT / "benchmark", "ddbench_plugins": ROOT / "plugins"}
 
 # From the bottom to the top. A module may import from its own line (without a cycle) and from the lines above it.
 LAYERS = (
-    ("errors",),
+    ("errors", "durations"),
     ("api",),
     ("ops",),
     ("files", "seeds", "settings", "suites"),
@@ -107,6 +107,23 @@ def where(path: Path, line: int) -> str:
 
 def test_every_module_has_a_layer() -> None:
     assert {part(name) for name in ALL["ddbench"]} - {""} == set(LEVEL)
+
+
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def test_nothing_unpickles() -> None:
+    """Files that users bring are read by ddbench.ops.pickles; torch.load is an unpickler as well, and so may numpy.load be."""
+    faults = []
+    for path in (path for found in ALL.values() for path in found.values()):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if UNPICKLERS & {name.partition(".")[0] for name in names}:
+                faults.append(f"{where(path, node.lineno)} imports an unpickler")
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.jit.load", "np.load", "numpy.load"):
+                faults.append(f"{where(path, node.lineno)} calls {ast.unparse(node)}")
+    assert not faults, "\n".join(faults)
 
 
 def test_the_core_imports_downwards_and_no_plugin() -> None:

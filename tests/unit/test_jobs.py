@@ -246,7 +246,7 @@ def test_what_failed_by_its_numbers_is_kept_and_tried_again_only_where_asked(emp
 
     def diverges(job: str) -> JobState | None:
         if job == name:
-            empty.fail(name, "title", "the loss was NaN.", "", comes_again=True)
+            empty.fail(name, "title", "the loss was NaN.", "", PLACE)
             return JobState("ended", detail="failed")
         return publish(empty, job)
 
@@ -267,7 +267,7 @@ def test_what_failed_by_its_numbers_is_kept_and_tried_again_only_where_asked(emp
 def test_a_failure_after_one_that_is_kept_may_be_tried_again(empty):
     """As where `--redo` ended by a full disc."""
     name = set_job(PLANS[0].key)
-    empty.fail(name, "title", "the loss was NaN.", "", comes_again=True)
+    empty.fail(name, "title", "the loss was NaN.", "", PLACE)
     empty.fail(name, "title", "the disc was full.", "")
     outcome, _ = go(empty, Made(lambda job: publish(empty, job)), cell(PLANS[0]))
     assert (outcome.failed, len(outcome.computed)) == ({}, 2)

@@ -432,7 +432,11 @@ def test_a_suite_names_a_proxy_by_place_and_is_told_what_cannot_be(
     assert "'proxy_gradient' must be one of grad-cam, elementwise, got 'sum'." in faults('proxy_gradient = "sum"')
     override = '[[override]]\nwhere = { space = "pixel" }\nset = { proxy = { name = "efficientnet-lite0-imagenet", side = -1 } }'
     assert "'side' must be at least 0" in faults(override)
-    assert "the folder weights of your data folder" in faults('proxy = "resnet18-imagenet"')
+    capsys.readouterr()
+    assert main(["plan", str(wool('proxy = "resnet18-imagenet"')), "--store", "store"]) == 1  # listed, as generators' files are
+    listed = capsys.readouterr().out.partition("needed before anything can run:")[2]
+    assert "the folder weights of your data folder" in listed
+    assert "| proxy resnet18-f37072fd.pth (f37072fd) | tests-wool |       1 | missing | unknown |" in listed
     points = tmp_path / "wool" / "wool-1.0.dist-info" / "entry_points.txt"
     points.write_text(points.read_text().replace("[ddbench.proxies]\n", "[ddbench.proxies]\nconvnet = wool:convnet\n"))
     REGISTRIES["proxies"].refresh()
@@ -457,5 +461,7 @@ def test_weights_that_the_user_brings_are_read_once_for_all_sets(
     assert resource[0].describe == f"proxy r.pth ({sha256[:8]})"
     (tmp_path / "weights" / "r.pth").write_bytes(b"another file")
     capsys.readouterr()
-    assert main(["plan", str(suite), "--store", "store"]) == 2
+    assert main(["plan", str(suite), "--store", "store"]) == 1
+    assert "get the right file" in capsys.readouterr().out.partition("needed before anything can run")[2]
+    assert main(["run", str(suite), "--store", "store"]) == 2
     assert "get the right file" in capsys.readouterr().err

@@ -124,14 +124,6 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert content(tmp_path) == before
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    folder = brought(tmp_path).parent
-    for name in (".mine.safetensors.0123.tmp", ".mine.json.4567.tmp", ".other.json.89.tmp", ".mine.json.lock"):
-        (folder / name).write_bytes(b"half")
-    prepare(tmp_path)
-    assert [path.name for path in sorted(folder.iterdir())] == [".other.json.89.tmp", "mine.json", "mine.safetensors"]
-
-
 def test_two_at_once_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one writes, another is told so, and takes nothing away from it."""
     source, genuine, told = brought(tmp_path), prepared._write, []

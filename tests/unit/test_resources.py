@@ -151,7 +151,8 @@ def test_needs_are_gathered_without_repetition() -> None:
     assert [one.resource.describe() for one in found] == ["Noise", "generator cvae, 10 epochs"]
     assert [one.identity["from"] for one in found] == ["ddbench", "ddbench"]
     baseline = replace(plan, baseline=PluginRef.resolve("baselines", "random", {}))
-    assert needs_of(baseline, None, []) == []  # type: ignore[arg-type]
+    assert [one.resource.describe() for one in needs_of(baseline, None, [])] == ["generator cvae, 10 epochs"]  # type: ignore[arg-type]
+    assert needs_of(replace(baseline, generator=None), None, []) == []  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- building and reading

@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import BaseFileLock, Timeout
 from msgspec.structs import replace
-from stores import judgement, judging_of, plan_of, set_bytes, set_contents, set_record, write_store
+from stores import PLACE, judgement, judging_of, plan_of, set_bytes, set_contents, set_record, write_store
 
 from ddbench import schema
 from ddbench.errors import DataError
@@ -400,7 +400,7 @@ def test_a_job_of_an_older_engine_keeps_its_key(store: Store, monkeypatch: pytes
 def test_failures_are_counted_up_and_the_last_one_is_told(store: Store) -> None:
     job = set_job(PLAN.key)
     for error in ("first", "second"):
-        store.fail(job, PLAN.name, error, "Traceback ...")
+        store.fail(job, PLAN.name, error, "Traceback ...", PLACE)
     paths = store.failures(job)
     assert [path.name for path in paths] == ["0.json", "1.json"]
     good, bad = store.failed()

@@ -11,7 +11,7 @@ import sys
 import tracemalloc
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from official_pickles import Call, Global, Outside, Writer, ordered
+from official_pickles import Call, Global, Outside, Raw, Writer, ordered
 from test_stylegan_pickles import BOMBS, HOSTILE, PIECES, hostile
 from torch import Tensor, nn
 
@@ -251,9 +251,9 @@ TENSORS = {
     "sparse": (Call(Global("torch._utils", "_rebuild_sparse_tensor"), (1, 2)), "a sparse tensor"),
     "csr": (Call(Global("torch._utils", "_rebuild_sparse_csr_tensor"), (1,)), "a sparse tensor"),
     "meta": (Call(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (1,)), "a meta tensor"),
-    "v3": (Call(Global("torch._utils", "_rebuild_tensor_v3"), (1,)), "a customised tensor"),
+    "v3": (Call(Global("torch._utils", "_rebuild_tensor_v3"), (1,)), "a tensor of a kind that is not read"),
     "no storage": (Call(Global("torch._utils", "_rebuild_tensor_v2"), (3, 0, (1,), (1,))), "a tensor without a storage"),
-    "inside of itself": (Call(TYPED, (TYPED, Global("torch", "Tensor"), (), {})), "a customised tensor"),
+    "inside of itself": (Call(TYPED, (TYPED, Global("torch", "Tensor"), (), {})), "a tensor of a kind that is not read"),
 }  # fmt: skip
 
 
@@ -270,6 +270,7 @@ def test_torchs_own_odd_tensors_get_a_sentence(path: Path, how: dict[str, Any]) 
         "a meta tensor": torch.empty(3, device="meta"),
         "an expanded tensor": torch.ones(1).expand(5),
         "complex numbers": torch.ones(3, dtype=torch.complex64),
+        "a tensor of a kind that is not read": torch._neg_view(torch.ones(3)),  # whose numbers are stored with the other sign
     }
     for kind, value in made.items():
         assert f"'x' holds {kind}" in told(path, save(path, {"x": value}, how))
@@ -348,6 +349,38 @@ def test_damaged_lists_of_entries_get_a_sentence(path: Path, change: Callable[[b
     assert sentence in told(path, with_directory(change))
 
 
+def with_64_bits(content: bytes) -> bytes:
+    """The same file as it would be beyond 4 GiB: numbers in the fields that are made for those, and an end of its own."""
+    last = content.rindex(b"PK\5\6")
+    count, place = struct.unpack("<10xH4xIxx", content[last:])
+    entries, at = bytearray(), place
+    for _ in range(count):
+        num, name, start = struct.unpack("<24xIH12xI", content[at : at + 46])
+        head = bytearray(content[at : at + 46])
+        head[20:28], head[30:32], head[42:46] = b"\xff" * 8, struct.pack("<H", 34), b"\xff" * 4
+        extra = struct.pack("<HHH", 9, 2, 0) + struct.pack("<HHQQQ", 1, 24, num, num, start)
+        entries += head + content[at + 46 : at + 46 + name] + extra
+        at += 46 + name
+    end = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(entries), place)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, place + len(entries), 1)
+    return content[:place] + entries + end + locator + b"PK\5\6" + bytes(4) + b"\xff" * 12 + bytes(2)
+
+
+def test_files_beyond_4_gib_have_wider_fields(path: Path) -> None:
+    content = with_64_bits(zipped({"a": tensor()}))
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        assert file.testzip() is None
+    assert taken(path, content)["a"].tolist() == [0, 1, 2, 3, 4, 5]
+    end = content.rindex(b"PK\6\6")
+    for where, raw, sentence in (
+        (end, b"PK\6\5", "a zip file whose end is not where it says"),
+        (end + 48, b"\xff" * 8, "list of entries is not where it says"),
+        (end + 32, b"\xff" * 8, "a zip file of more than"),
+        (content.rindex(b"x/data/0") + 8 + 6, b"\2", "a zip file that is cut short"),  # the kind of the field with the numbers
+    ):
+        assert sentence in told(path, content[:where] + raw + content[where + len(raw) :])
+
+
 def test_entries_and_pickles_cannot_be_without_bounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_files, "MAX_PICKLE", 20)
     assert "it says more of its tensors than 0 MiB" in told(path, zipped({"a": tensor()}))
@@ -416,6 +449,23 @@ def test_texts_that_stand_for_bytes_are_not_made_before_they_are_asked_for(path:
     tracemalloc.stop()
 
 
+def test_work_is_bounded_by_what_the_file_says_once(path: Path) -> None:
+    """Long tuples of arguments, and long texts, that many calls are given."""
+    many = b"\x80\x02(" + b"N" * 1000 + b"tq\x00" + b"0cnumpy\nndarray\nh\x00R" * 3000 + b"."
+    assert "more than 2000000 arguments" in told(path, zipped(many))
+    kind = b"cnumpy\ndtype\nX\x02\x00\x00\x00i1\x85R"
+    number = Raw(b"cnumpy.core.multiarray\nscalar\n" + kind + b"X\x07\x00\x00\x00aaaaaaa\x86R")
+    assert isinstance(taken(path, zipped({"a": number}))["a"], Thing)
+    state = Raw(b"(K\x01K\x01\x85" + kind + b"\x89X\x07\x00\x00\x00aaaaaaat")
+    array = Call(Global("numpy.core.multiarray", "_reconstruct"), (Global("numpy", "ndarray"),), state)
+    assert "'a' holds an array of 1 bytes that has a text of 7" in told(path, zipped({"a": array}))
+    assert "holds a name of more than 1000 characters" in told(path, zipped({"a" * 1001: 1}))
+    head = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[:-1] + b"0N" * 300 + b"."
+    embedded = Call(Global("torch.storage", "_load_from_bytes"), (Raw(b"B" + struct.pack("<I", len(head)) + head),))
+    made = Call(Global("torch._utils", "_rebuild_tensor_v2"), (embedded, 0, (1,), (1,), False, ordered()))
+    assert "'a' holds more than 500 instructions" in told(path, zipped({"a": made}))
+
+
 # ---------------------------------------------------------------- fuzz
 
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
@@ -461,11 +511,19 @@ def mutated(draw: st.DrawFn) -> bytes:
 WHOLES = wholes()
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from tensors_in(part)
+
+
 def survives(path: Path, content: bytes) -> None:
     """It is read, or gets one sentence, and takes no more than the file."""
     for strict in (True, False):
         with suppress(DataError):
-            taken(path, content, strict=strict)
+            found = {id(tensor): tensor.nbytes for tensor in tensors_in(taken(path, content, strict=strict))}
+            assert sum(found.values()) <= len(content)
 
 
 @pytest.mark.slow

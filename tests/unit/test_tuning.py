@@ -210,7 +210,8 @@ def test_scoring_imports_nothing_that_knows_the_test_split() -> None:
     todo = ["ddbench.compute.score"]
     while todo:
         name = todo.pop()
-        if name in seen or name not in ALL["ddbench"]:
+        # The package itself has functions for notebooks, which import when they are called.
+        if name in seen or name not in ALL["ddbench"] or name == "ddbench":
             continue
         seen.add(name)
         todo += [target for target, _, _ in imports(ALL["ddbench"][name])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 from ddbench.api import Job, JobState
 from ddbench.cli.terminal import plain, steered
@@ -21,9 +22,10 @@ class Bar(Teller):
         """`quiet`: only the log gets anything."""
         self.console = Console(file=steered(), highlight=False, soft_wrap=True, quiet=quiet, force_jupyter=False)
         super().__init__(self._print, log)
-        shown = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        shown = (words, BarColumn(bar_width=10), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
         hidden = quiet or not self.console.is_terminal
-        self.bars = RichProgress(*shown, TimeElapsedColumn(), console=self.console, transient=True, disable=hidden)
+        self.bars = RichProgress(*shown, console=self.console, transient=True, disable=hidden, expand=True)
         self.whole = self.bars.add_task("")
         self.running: dict[str, tuple[TaskID, float]] = {}
 

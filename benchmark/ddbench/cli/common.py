@@ -89,13 +89,13 @@ def load_suite(name: str, only: str | None, store: Path | None = None, lenient: 
     Raises Faults with all that is wrong with it; `lenient`: data and weights that are missing are left to `Suite.missing`, and
     what their cells ask of them is not checked."""
     from ddbench.data.subsets import default_root
-    from ddbench.grid.planning import Identities, check_plans, with_needs
+    from ddbench.grid.planning import Identities, check_plans, with_needs, with_subsets
     from ddbench.grid.tuning import at_chosen_rates
     from ddbench.results.trials import choices_in
     from ddbench.suite import load
     from ddbench.suite.selection import select
 
-    identities = Identities()
+    identities = Identities(looks_only=lenient)
     with asking_plugins():
         suite = load.load(name, identities, default_root(), lenient)
         missing = dict(suite.missing)
@@ -104,7 +104,8 @@ def load_suite(name: str, only: str | None, store: Path | None = None, lenient: 
         cells = select(suite.cells, only)
         if any(cell.tuning for cell in cells):
             cells = at_chosen_rates(cells, choices_in(root_of(store, suite)))
-        return Loaded(suite, with_needs(cells), identities)
+        planned = with_subsets(with_needs(cells), identities, suite.data_root, suite.missing)
+        return Loaded(suite, planned, identities)
 
 
 def root_of(given: Path | None, suite: Suite) -> Path:

@@ -1,16 +1,17 @@
-"""ddbench data: the data sets and weights that a user brings: what is there, what is missing and where it belongs."""
+"""ddbench data: the data sets, weights and other files that a user brings: what is there, what is missing, where it belongs."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddbench.data.fetch import Progress
+    from ddbench.data.user_files import Brought
 
 PARTS = 1000  # of what a data set has to do before its first use
 
@@ -19,7 +20,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Register the verb."""
     parser = sub.add_parser("data", help="list, prepare and verify the data sets and weights that you bring", description=__doc__)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    listing = verbs.add_parser("list", help="every data set and every file of weights: there or missing, and where it belongs")
+    listing = verbs.add_parser("list", help="every data set and file that plugins read: there or missing, and where it belongs")
     listing.add_argument("--json", action="store_true", help="print JSON for machines")
     listing.set_defaults(main=main_list)
     preparing = verbs.add_parser("prepare", help="convert a file of weights once into what runs read")
@@ -30,6 +31,8 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     verifying = verbs.add_parser("verify", help="hash the files and compare: of everything that is there, or of some")
     verifying.add_argument("names", metavar="NAME", nargs="*", help="as `ddbench data list` shows it")
     verifying.set_defaults(main=main_verify)
+    for each in (listing, verifying):
+        each.add_argument("--suite", metavar="SUITE", help="the files that this suite's plugins read, too")
     for each in (listing, preparing, verifying):
         each.add_argument("--root", type=Path, metavar="FOLDER", help="the data folder (default: the one DDBENCH_DATA names)")
 
@@ -45,7 +48,7 @@ def main_list(args: argparse.Namespace) -> int:
     from tabulate import tabulate
 
     root = _root(args)
-    rows = [*_dataset_rows(root), *_asset_rows(root)]
+    rows = [*_dataset_rows(root), *_asset_rows(root), *_file_rows(args, root)]
     if args.json:
         print(json.dumps({"root": str(root) if root else None, "data": rows}, indent=1))
         return 0
@@ -54,6 +57,7 @@ def main_list(args: argparse.Namespace) -> int:
     shown = [{name: row[name] for name in ("kind", "name", "state")} | more for row, more in zip(rows, sizes, strict=True)]
     print(tabulate(shown, headers="keys", tablefmt="github", disable_numparse=True))
     told = [row["about"] for row in rows if row["kind"] == "data set" and row["about"]]
+    told += [f"{row['name']}: {row['about']}, for {row['read_by']}" for row in rows if row["kind"] == "file" and row["read_by"]]
     print("\n".join(["", *told] if told else []))
     return 0
 
@@ -102,6 +106,37 @@ def _asset_rows(root: Path | None) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
+def _files(args: argparse.Namespace, root: Path | None) -> list[Brought]:
+    """What installed plugins, and those of a suite, read beside that."""
+    from ddbench.data.user_files import installed_readers, user_files
+
+    suites = _readers_of(args.suite, root) if getattr(args, "suite", None) else ()
+    return user_files(root, [*suites, *installed_readers()])
+
+
+def _readers_of(suite: str, root: Path | None) -> Iterator[tuple[str, Any]]:
+    """A suite's plugins, with the settings that it gives them."""
+    from ddbench.entry_points import NOUNS
+    from ddbench.grid.planning import Identities
+    from ddbench.suite import load
+
+    cells = load.load(suite, Identities(looks_only=True), root, lenient=True).cells
+    for ref in dict.fromkeys(ref for cell in cells for ref in cell.set.refs):
+        if ref.kind in ("losses", "generators", "proxies"):
+            yield f"{NOUNS[ref.kind]} '{ref.name}'", ref.make()
+
+
+def _file_rows(args: argparse.Namespace, root: Path | None) -> Iterator[dict[str, Any]]:
+    """A line a file."""
+    for one in _files(args, root):
+        there = one.path.stat().st_size if one.path and one.state == "there" else None
+        yield {
+            "kind": "file", "name": one.file.file, "state": one.state, "bytes": there,
+            "where": str(one.path) if one.path else f"pip install '{one.file.file}'",
+            "about": one.file.what, "read_by": " and ".join(one.readers), "sha256": one.file.sha256,
+        }  # fmt: skip
+
+
 def _is_dataset(name: str) -> bool:
     """Whether it names a data set, or a member of a family of them, and no weights."""
     from ddbench.registry import assets, datasets
@@ -112,10 +147,13 @@ def _is_dataset(name: str) -> bool:
 def main_prepare(args: argparse.Namespace) -> int:
     """Convert weights, or get a data set ready; print where they lie."""
     from ddbench.data.assets import place, prepare
+    from ddbench.errors import ConfigError
 
     root = _root(args)
     if _is_dataset(args.name):
         return _prepare_dataset(args, root)
+    if any(one.file.file == args.name for one in _files(args, root)):
+        raise ConfigError(f"'{args.name}' is read as it is: `ddbench data list` says where it belongs.")
     placed = place(args.name, root)
     print(f"{placed.facts.what}. Licence: {placed.facts.licence}", file=sys.stderr)
     for sentence in prepare(placed, args.given, args.download, _progress()):
@@ -167,17 +205,27 @@ def main_verify(args: argparse.Namespace) -> int:
     root = _root(args)
     if root is None:
         raise ConfigError("set DDBENCH_DATA to the folder that holds your data, or name it with --root.")
+    files: dict[str, list[Brought]] = {}
+    for one in _files(args, root):
+        files.setdefault(one.file.file, []).append(one)
     faults, num = list[str](), 0
-    for name in args.names or names(root):
-        state, found = _dataset_verdict(name, root) if _is_dataset(name) else _verdict(name, root)
-        if args.names or state != "missing":
-            faults, num = faults + found, num + 1
-            print(f"{name}: {state}")
+    for name in args.names or [*names(root), *files]:
+        for state, found in _verdicts(name, root, files):
+            if args.names or state != "missing":
+                faults, num = faults + found, num + 1
+                print(f"{name}: {state}")
     if not num:
-        print(f"No prepared weights are in {root}; a data set is verified by its name.", file=sys.stderr)
+        print(f"No weights are in {root}; a data set is verified by its name.", file=sys.stderr)
     for sentence in faults:
         print(f"ddbench: {sentence}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def _verdicts(name: str, root: Path, files: Mapping[str, list[Brought]]) -> list[tuple[str, list[str]]]:
+    """One, or one for each hash that plugins name."""
+    if _is_dataset(name):
+        return [_dataset_verdict(name, root)]
+    return [one.verify() for one in files[name]] if name in files else [_verdict(name, root)]
 
 
 def _verdict(name: str, root: Path) -> tuple[str, list[str]]:

@@ -65,7 +65,8 @@ class Ran:
 
 
 def run(suite: str | Path | None = None, **options: object) -> Ran:
-    """Compute what is missing of a suite. Raises BenchError for a mistake; jobs that fail are told in `failed`."""
+    """Compute what a store lacks of a suite, and render its leaderboard. `options` are those of `ddbench run`: store, only,
+    device, workers, prepare, redo, quiet, ... Raises BenchError for a mistake; jobs that fail are told in `failed`."""
     import pandas as pd
 
     from ddbench.cli.run import perform
@@ -87,8 +88,10 @@ class Evaluated:
     failed: dict[str, str]  # a sentence for each job that failed
 
 
-def evaluate(set: str | Path | Sequence[str | Path], **options: object) -> Evaluated:
-    """Judge a set from a file, by training networks on it. Raises BenchError for a mistake or a file that is none."""
+def evaluate_set(set: str | Path | Sequence[str | Path], **options: object) -> Evaluated:
+    """Judge a distilled set from a file, ours or anybody's, by training networks on it; `ddbench.evaluate` is the same. `options`
+    are those of `ddbench evaluate`: data, protocol, archs, repeats, images, store, ... Raises BenchError for a mistake, or a file
+    that is none."""
     import pandas as pd
 
     from ddbench.cli.evaluate import judge
@@ -103,7 +106,9 @@ def load_set(
     set: str | Path | Sequence[str | Path], data: str | None = None, images: str | None = None, labels: str | None = None,
     experiment: int | None = None,
 ) -> ImportedSet:  # fmt: skip
-    """The images, normalised as `data`'s own, and the labels of a distilled set, in a file or in several. Raises BenchError."""
+    """The tensors of a distilled set, in a file or in several: `images` [N,C,H,W], normalised as the real ones, and `labels`
+    [N,K]; of others' files, `data`, `images`, `labels` and `experiment` say what is in them, as for `ddbench evaluate`. Raises
+    BenchError."""
     from ddbench.evaluate.set_layouts import open_set
     from ddbench.evaluate.sets import fitted
     from ddbench.refs import PluginRef
@@ -125,7 +130,7 @@ class Records:
 
 
 def records(store: str | Path) -> Records:
-    """The records of a store. Raises DataError where there is no store."""
+    """The records of a store, as pandas frames. Raises DataError where there is no store."""
     import pandas as pd
 
     from ddbench.results.contents import read_contents

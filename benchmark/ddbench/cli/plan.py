@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, keyed, load_suite, refuse_other_settings, store_path, warn
-from ddbench.errors import command
+from ddbench.cli.plan_text import LONG, UNKNOWN, Shown, show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ddbench.grid.outlook import Line
     from ddbench.plan import Cell, SetPlan
     from ddbench.results.contents import Contents
     from ddbench.results.store import Store
-
-SHOWN = ("shared", "cells", "state", "key")  # of what is shared
-UNKNOWN = "unknown"  # what hangs on data or weights that are not there, or on work that nobody has done yet
-MANY = 5  # of a kind: more are one line of the table
-HOW_KNOWN = """\
-measured: in this store, on whatever machine that was. tried: a few epochs on random images, here and now, without testing.
-counted: floating-point operations at a part of this CPU's peak, which narrow networks do not reach. A distillation is known once
-another seed of it has been made here: make one with --only."""
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the verb."""
     parser = sub.add_parser("plan", help="show what a suite makes, what is done and what is shared", description=__doc__)
     add_suite_arguments(parser)
+    parser.add_argument("--cells", action="store_true", help=f"show tables of more than {LONG} rows too")
     parser.add_argument("--jobs", action="store_true", help="list the jobs that are missing, by name, for `ddbench run --job`")
     parser.set_defaults(main=main)
 
@@ -46,11 +40,12 @@ def main(args: argparse.Namespace) -> int:
         pick_device(args.device)  # refuses what `run` would refuse
     loaded = load_suite(args.suite, args.only, args.store, lenient=True)
     suite, planned = loaded.suite, loaded.planned
-    missing = list(dict.fromkeys(suite.missing.values()))
-    if missing and args.jobs:
-        raise Faults(missing)  # the names of jobs hang on what is missing
+    undecoded = list(loaded.identities.undecoded.values())
+    missing = [sentence for sentence in dict.fromkeys(suite.missing.values()) if sentence not in undecoded]
+    if args.jobs and suite.missing:
+        raise Faults([*missing, *undecoded])  # the names of jobs hang on these
     root = store_path(args, suite)
-    store = Store(root, create=False) if root.exists() or args.store else None
+    store = None if _is_nothing(root) else Store(root, create=False)
     contents = read_contents(store) if store else NOTHING
     broken = [*suite.broken, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
     warn(broken)
@@ -62,27 +57,31 @@ def main(args: argparse.Namespace) -> int:
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
         about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": keyed(rows), "shared": shared}
-        about |= {"missing": missing, "broken": broken, "outlook": [line.to_json() for line in outlook]}
+        about |= {"missing": missing, "undecoded": undecoded, "broken": broken}
+        about |= {"outlook": [line.to_json() for line in outlook]}
         about |= {"tuning": tuning} if tuning else {}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))
     elif args.jobs:
         for job in _jobs(loaded, store, contents):
             print(f"{job['name']}  {job['title']}")
     else:
-        _print(args, loaded, rows, shared, outlook, len(broken))
-        if tuning:
-            print(_told(args, tuning))
+        no_store = str(root) if store is None and args.store else ""
+        show(Shown(args, loaded, rows, shared, outlook, tuning, len(broken), missing, undecoded, no_store))
     return 1 if broken or contents.faults or missing else 0
+
+
+def _is_nothing(root: Path) -> bool:
+    """Whether nothing is there that could be a store, not even a folder of other things."""
+    return not root.exists() or (root.is_dir() and not any(root.iterdir()))
 
 
 def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) -> dict[str, Any]:
     """A cell: its set, and how many of its judgements are there."""
     plan, suite = cell.set, loaded.suite
-    unseen = plan.dataset in suite.missing
     there = sum(set(range(cell.repeats)) <= contents.repeats(plan.key, judging.key) for judging in cell.all_judgings())
     return {
         "method": plan.method,
-        "subset": plan.dataset.label if unseen else loaded.identities(plan.dataset, suite.data_root).label(plan.dataset.label),
+        "subset": loaded.planned.subset(plan.dataset),
         "ipc": "all" if plan.everything else plan.ipc,
         "seed": plan.seed,
         "steps a stage": "0" if plan.baseline else f"{plan.steps}{f' ({plan.extra_steps} left over)' * bool(plan.extra_steps)}",
@@ -123,13 +122,17 @@ def _state(cell: Cell, store: Store | None, contents: Contents) -> str:
 
 def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
     """What several cells need, and whether it is built."""
+    from ddbench.grid.planning import plan_of_need
+
     made: dict[str, dict[str, Any]] = {}
     for cell in loaded.planned.cells:
         keys = {*cell.set.resources, *(key for judging in cell.judgings for key in judging.resources)}
         for key in sorted(keys):
-            need = loaded.planned.needs[key]
+            need, owner = loaded.planned.needs[key], loaded.planned.owners[key]
             there = bool(store and store.resources.is_built(key))
-            new = {"shared": need.resource.describe(), "cells": 0, "state": "done" if there else "missing", "key": key[:16]}
+            shown = UNKNOWN if loaded.suite.lacks(plan_of_need(owner, need)) else key[:16]
+            about = {"shared": need.resource.describe(), "subset": loaded.planned.subset(owner.dataset)}
+            new = about | {"cells": 0, "state": "done" if there else "missing", "key": shown}
             costly = need.resource.costly and not there
             made.setdefault(key, new | {"group": need.resource.group(), "costly": costly})["cells"] += 1
     return list(made.values())
@@ -157,16 +160,6 @@ def _tuning(args: argparse.Namespace, loaded: Loaded, store: Store | None, conte
     return told | {"trials": total, "there": todo.present, "missing": total - todo.present, "seconds": about}
 
 
-def _told(args: argparse.Namespace, tuning: dict[str, Any]) -> str:
-    """A sentence of it."""
-    counts = "{methods} methods, {chosen} with chosen rates. Trials: {trials} in all, {there} there, {missing} missing"
-    seconds = tuning["seconds"]
-    about = f", about {seconds:,.0f} s on one worker" if tuning["missing"] and seconds is not None else ""
-    more = ["--only", args.only] * bool(args.only) + ["--store", args.store] * bool(args.store)
-    how = command("tune", args.suite, *more)
-    return f"Tuning: {counts.format(**tuning)}{about}." + (f" Make them with: {how}" if tuning["missing"] else "")
-
-
 def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[str, Any]]:
     """What is missing, as jobs."""
     from ddbench.grid.estimates import Estimates
@@ -183,63 +176,3 @@ def _jobs(loaded: Loaded, store: Store | None, contents: Contents) -> list[dict[
         told: dict[str, Any] = {"name": job.name, "kind": job.kind, "title": job.title, "needs": job.needs}
         found.append(told | {"memory_bytes": request.memory_bytes, "seconds": request.seconds})
     return found
-
-
-def _print(
-    args: argparse.Namespace, loaded: Loaded, rows: list[dict[str, Any]], shared: list[dict[str, Any]], outlook: list[Line],
-    broken: int,
-) -> None:  # fmt: skip
-    from tabulate import tabulate
-
-    from ddbench.trials import UNTUNED
-
-    print(": ".join(filter(None, (loaded.suite.name, loaded.suite.description))) + "\n")
-    print(tabulate(rows, headers="keys", tablefmt="github"))
-    if shared:
-        print("\n" + tabulate(list(_short(shared)), headers="keys", tablefmt="github"))
-    sets = sum(row["set"] == "done" for row in rows)
-    there, wanted = (sum(int(row["judged"].split(" of ")[side]) for row in rows) for side in (0, 1))
-    built = sum(entry["state"] == "done" for entry in shared)
-    more = ["--only", args.only] * bool(args.only) + ["--store", args.store] * bool(args.store)
-    damaged = sum(row["set"] == "damaged" for row in rows)
-    hurt = f", {damaged} damaged" if damaged else ""
-    print(f"\nSets: {len(rows)} in all, {sets} there, {len(rows) - sets - damaged} missing{hurt}.")
-    print(f"Judgements: {wanted} in all, {there} there, {wanted - there} missing. Shared: {len(shared)}, {built} built.")
-    if outlook:
-        table = tabulate([_in_words(line) for line in outlook], headers="keys", tablefmt="github")
-        print(f"\nWhat is missing takes, one job after the other:\n\n{table}\n\n{HOW_KNOWN}")
-    if sentences := list(dict.fromkeys(loaded.suite.missing.values())):
-        print("\nNot there yet, and needed before anything can run:")
-        print("\n".join(f"- {sentence}" for sentence in sentences))
-    elif sets < len(rows) or there < wanted:
-        more += ["--redo"] * bool(damaged) + ["--prepare"] * any(entry["costly"] for entry in shared)
-        if any(cell.rates_from == UNTUNED for cell in loaded.planned.cells):
-            print("Rates are not chosen yet: tune first (see below), or rows are not ranked.")
-        print(f"Run what is missing with: {command('run', args.suite, *more)}")
-    elif not broken:
-        print("Nothing is missing.")
-    if broken:
-        print(f"{broken} parts of the suite are broken (see above) and not counted.")
-
-
-def _in_words(line: Line) -> dict[str, str]:
-    """A line of the table."""
-    known = [f"{line.seconds / 3600:.2f}"] * (line.unknown < line.missing)
-    unknown = [UNKNOWN if line.unknown == line.missing else f"{line.unknown} unknown"] * bool(line.unknown)
-    hours = " + ".join([*known, *unknown])
-    memory = UNKNOWN if line.memory_bytes is None else f"{line.memory_bytes / 2**30:.1f}"
-    return {"jobs": line.jobs, "missing": str(line.missing), "about h": hours, "GiB": memory, "known by": line.told}
-
-
-def _short(shared: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A line for each thing that is shared, or one for all of a kind where there are many."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for entry in shared:
-        groups.setdefault(entry["group"], []).append({name: entry[name] for name in SHOWN})
-    for name, own in groups.items():
-        if len(own) <= MANY:
-            yield from own
-            continue
-        done = sum(entry["state"] == "done" for entry in own)
-        cells = max(entry["cells"] for entry in own)
-        yield {"shared": name, "cells": cells, "state": f"{done} of {len(own)} done", "key": f"{len(own)} keys"}

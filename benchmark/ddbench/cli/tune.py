@@ -82,7 +82,7 @@ def _planned(args: argparse.Namespace) -> tuple[Suite, list[Method], Planned]:
     """The suite's methods with their trials. Raises Faults with all that is wrong with the suite, or with its trials."""
     from ddbench.data.subsets import default_root
     from ddbench.errors import ConfigError
-    from ddbench.grid.planning import Identities, check_plans
+    from ddbench.grid.planning import Identities, check_plans, with_subsets
     from ddbench.grid.tuning import methods_of, plan_trials, trial_cells
     from ddbench.suite import load
     from ddbench.suite.selection import select
@@ -95,7 +95,8 @@ def _planned(args: argparse.Namespace) -> tuple[Suite, list[Method], Planned]:
             wanted = "that takes a table [tune] in it, or --trials 8, and a cell that distils"
             raise ConfigError(f"suite '{args.suite}' has no rates to tune here: {wanted}.")
         check_plans([*suite.cells, *trial_cells(methods)], identities, suite.data_root)
-        return suite, *plan_trials(methods)
+        planned_methods, planned = plan_trials(methods)
+        return suite, planned_methods, with_subsets(planned, identities, suite.data_root)
 
 
 def _run(

@@ -10,8 +10,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ddbench import registry
 from ddbench.api import Asset, AssetFacts
@@ -102,7 +105,7 @@ def prepare(placed: Placed, given: Path | None, download: bool, progress: Progre
         _asked(placed.name, lambda: placed.asset.check(placed.root))
         return (f"{placed.name} is prepared already.",)
     source = _source(placed, given, download, progress)
-    with _undone(placed), steady(source) as file:
+    with _alone(placed), _undone(placed), steady(source) as file:
         sha256 = sha256_of(file)
         recorded = _recorded(placed)
         if recorded not in ("", sha256):
@@ -113,6 +116,24 @@ def prepare(placed: Placed, given: Path | None, download: bool, progress: Progre
         about = {"name": placed.name, "sha256": sha256, "bytes": source.stat().st_size}
         write_json(placed.record, {"schema": RECORD_SCHEMA} | about)
     return messages
+
+
+@contextmanager
+def _alone(placed: Placed) -> Iterator[None]:
+    """Nobody else prepares it meanwhile, so that what a killed process has left of its files, unfinished, can be removed."""
+    lock = placed.record.with_name(f".{placed.record.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                for target in (*placed.files, placed.record):
+                    for path in target.parent.glob(f".{escape(target.name)}.*.tmp"):
+                        path.unlink(missing_ok=True)
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise DataError(f"'{placed.name}' is being prepared by another process: wait for it.") from error
 
 
 @contextmanager

@@ -83,9 +83,15 @@ class Identity:
         return name if self.original else f"{name} (copy {self.hash[:8]})"
 
 
+def known_identity(ref: PluginRef, root: Path | None) -> Identity | None:
+    """What a subset was when its files were last hashed, if they are the same by size and time; None where nobody knows. Raises
+    DataError where data are missing."""
+    state = state_of_files(ref, root)
+    return None if state is None else _kept_identity(recall(state))
+
+
 def identify(ref: PluginRef, root: Path | None) -> Identity:
-    """Hash a subset, or say what it was when its files were last hashed, if they are the same by size and time.
-    Raises DataError where data are missing."""
+    """Hash a subset, or say what is known of it. Raises DataError where data are missing."""
     state = state_of_files(ref, root)
     known = None if state is None else _kept_identity(recall(state))
     if known:

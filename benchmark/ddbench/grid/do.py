@@ -63,6 +63,7 @@ class Workplace:
     short_of_memory: str = ""  # a sentence, where memory was and the running job made do with less
     peaks: dict[int, float] = field(default_factory=dict)  # the device's peak, by threads
     is_warm: bool = False  # what the first step of a process pays once has been paid
+    doing: str = ""  # what the running job builds, for people, once that is known
     scoring: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # on the CPU: the images that scored the last trial
 
     def begin(self, threads: int, tf32: bool) -> None:
@@ -157,9 +158,10 @@ class Workplace:
             return f"{file.judging.network.label} on {file.plan.name}"
         return f"resource {file.resource[:8]} of '{file.plan.dataset.label}'" if file.kind == "resource" else file.plan.name
 
-    def fail(self, name: str, title: str, error: str, details: str, comes_again: bool) -> None:
-        """Record a failed attempt; the next run tries the job again, unless it would come again."""
-        self.store.fail(name, title, error, details, comes_again)
+    def fail(self, name: str, title: str, error: str, details: str, file: JobFile | None) -> None:
+        """Record a failed attempt; `file` is that of a job whose own numbers were the reason."""
+        threads = file.judging.threads if file and file.judging else file.plan.threads if file else 1
+        self.store.fail(name, title, error, details, self.place(threads, file.refs) if file else None)
 
 
 def _state(data: TrainingData) -> tuple[Any, ...]:
@@ -201,6 +203,7 @@ def _build(file: JobFile, here: Workplace, report: Report) -> End:
     need = next((need for need in needs if need.key == file.resource), None)
     if need is None:
         raise PluginError("its plugin does not ask for it any more: give the command again.")
+    here.doing = need.title(file.plan.dataset.label)
     report(need.resource.describe(), 0.0)
     held_out, tuning = (file.judging.held_out, 0.0) if file.judging else (file.plan.held_out, file.plan.tuning)
     data = here.training_data(file.plan.dataset, file.plan.train_hash, held_out, tuning)

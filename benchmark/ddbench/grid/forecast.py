@@ -3,11 +3,13 @@ are; of the rest it says that nobody knows."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ddbench.durations import duration
 from ddbench.grid.estimates import Estimates
 from ddbench.grid.jobs import Work
 
@@ -32,13 +34,6 @@ class Left:
         return f"about {duration(self.seconds)}{rest} left"
 
 
-def duration(seconds: float) -> str:
-    """In the unit that suits it: `40 s`, `12 min`, `3.4 h`."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 @dataclass
 class _Running:
     """A job under way."""
@@ -46,6 +41,11 @@ class _Running:
     started: float
     first: tuple[float, float] | None = None  # the fraction that it first told, and when; another process may have done that
     fraction: float = 0.0
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether another process has done a part of it."""
+        return self.first is not None and self.first[0] > ENOUGH
 
 
 class Forecast:
@@ -62,6 +62,7 @@ class Forecast:
             self.jobs[kind] += 1
             self.units[kind] += units
         self.running: dict[str, _Running] = {}
+        self.walls: dict[str, float] = {}  # seconds a unit by kind, from begin to end: more than records count; of the quickest
 
     def begin(self, name: str) -> None:
         """A job has begun."""
@@ -79,9 +80,11 @@ class Forecast:
 
     def finish(self, name: str) -> None:
         """A job is done, or has failed."""
-        self.stop(name)
+        job = self.running.pop(name, None)
         if name in self.place:
             kind, units = self.place.pop(name)
+            if job and not job.was_begun:
+                self.walls[kind] = min(self.walls.get(kind, math.inf), (self.clock() - job.started) / units)
             self.jobs[kind] -= 1
             self.units[kind] -= units
 
@@ -89,8 +92,7 @@ class Forecast:
         """As far as anybody can say now."""
         known, unknown, seen = 0.0, 0, self._seen()
         for kind, num in self.jobs.items():
-            rate = self.estimates.seconds_a_unit(kind)
-            rate = seen.get(kind) if rate is None else rate
+            rate = max(filter(None, (self.estimates.seconds_a_unit(kind), self.walls.get(kind))), default=seen.get(kind))
             if rate is None:
                 unknown += num
             elif num:

@@ -126,7 +126,7 @@ class Lister:
             marks=cell.marks,
             rates_from=cell.rates_from,
         )  # fmt: skip
-        job = Job("set", name, cell.set.name, needs, foreign(*cell.set.refs))
+        job = Job("set", name, self._title(cell.set), needs, foreign(*cell.set.refs))
         self.work[name] = Work(job, file)
 
     def _add_judgement(self, cell: Cell, judging: Judging) -> None:
@@ -154,8 +154,12 @@ class Lister:
             kind="judgement", name=name, suite=self.suite, needs=needs, plan=block.set, judging=block.judging,
             first=block.first, last=block.last,
         )  # fmt: skip
-        job = Job("judgement", name, block.name, needs, foreign(*block.judging.refs))
+        title = f"{block.judging.network.label} on {self._title(block.set)}{block.judging.where}"
+        job = Job("judgement", name, title, needs, foreign(*block.judging.refs))
         self.work[name] = Work(job, file)
+
+    def _title(self, plan: SetPlan) -> str:
+        return plan.named(self.planned.subset(plan.dataset))
 
     def waits_for(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The names of the jobs that build those of these that are missing."""
@@ -172,6 +176,6 @@ class Lister:
                     kind="resource", name=name, suite=self.suite, plan=owner, judging=judging, resource=key
                 )
                 refs = owner.refs if judging is None else judging.refs
-                title = need.title(owner.dataset.label)
+                title = need.title(self.planned.subset(owner.dataset))
                 self.resources[name] = Work(Job("resource", name, title, (), foreign(*refs)), file)
         return tuple(names)

@@ -23,6 +23,7 @@ ASSUMED_SHARE = 0.4  # of the device's peak that training steps reach: a guess f
 MEASURED, TRIED, COUNTED = "measured", "tried", "counted"
 NO_DATA = "its data are not there"
 NEVER_MADE = "none like it has been made in this store"
+NOT_STARTED = "none like it has been made in this store, and a plan starts no accelerator"
 NOT_SEEN = "none like it has been made in this store, and it could not be tried here in a few seconds"
 
 Known = tuple[float | None, int | None, str]
@@ -141,7 +142,7 @@ class Outlook:
             return tried, TRIED
         effort = need.resource.effort(run)
         if effort is None or need.backbone is None:
-            return None, NOT_SEEN
+            return None, NOT_SEEN if self.calibration else NOT_STARTED
         return self._counted(need.backbone, plan.dataset, effort.images, plan.threads)
 
     def _asked(self, file: JobFile, otherwise: Callable[[], tuple[float | None, str]]) -> Known:
@@ -154,7 +155,9 @@ class Outlook:
 
     def _counted(self, network: PluginRef, dataset: PluginRef, images: int, threads: int) -> tuple[float | None, str]:
         """Of training a network on so many images, an epoch's as often as there are epochs."""
-        peak = self.calibration.peak(threads) if self.calibration else 0.0
+        if self.calibration is None:
+            return None, NOT_STARTED
+        peak = self.calibration.peak(threads)
         if not peak:
             return None, NOT_SEEN
         spec = dataset.make().spec()

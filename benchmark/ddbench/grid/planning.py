@@ -5,12 +5,13 @@ Plugins are asked on the CPU, with a run that holds no image: planning never sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_cell
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -18,12 +19,12 @@ from msgspec.structs import replace
 from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
 from ddbench.compute.run import DistillRun
-from ddbench.data.subsets import Identity, TrainingData, identify
+from ddbench.data.subsets import Identity, TrainingData, identify, known_identity
 from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
 from ddbench.files import canonical
 from ddbench.plan import Cell, Judging, SetPlan
-from ddbench.refs import PluginRef, require
+from ddbench.refs import PluginRef
 from ddbench.results.store import Store
 
 CPU = torch.device("cpu")
@@ -32,14 +33,27 @@ CPU = torch.device("cpu")
 class Identities:
     """Data sets' identities, each asked once in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks_only: bool = False) -> None:
+        """`looks_only`: nothing is decoded that would be written down; such data sets are as if they were missing."""
+        self.looks_only = looks_only
         self.known: dict[tuple[str, Path | None], Identity] = {}
+        self.undecoded: dict[PluginRef, str] = {}  # those that were passed over because of that, a sentence each
 
     def __call__(self, ref: PluginRef, root: Path | None) -> Identity:
         """As `suite.load` wants it. Raises DataError where the data are missing."""
         if (ref.label, root) not in self.known:
+            if self.looks_only and not (known_identity(ref, root) or ref.ask(lambda dataset: dataset.is_prepared(root))):
+                self.undecoded[ref] = _undecoded(ref, root)
+                raise DataError(self.undecoded[ref])
             self.known[ref.label, root] = identify(ref, root)
         return self.known[ref.label, root]
+
+
+def _undecoded(ref: PluginRef, root: Path | None) -> str:
+    """That its images wait to be decoded."""
+    num = len(ref.ask(lambda dataset: dataset.files(root)))
+    told = f"the {num:,} files of '{ref.label}' are not decoded yet, so keys are unknown"
+    return f"{told}: the first run decodes them, and so does `ddbench prepare`."
 
 
 def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int] = ()) -> DistillRun:
@@ -69,6 +83,11 @@ class Planned:
     owners: Mapping[str, SetPlan] = field(default_factory=dict)  # a plan that a resource can be found again by
     judgings: Mapping[str, Judging] = field(default_factory=dict)  # likewise, of a teacher
     broken: Mapping[str, tuple[Cell, BaseException]] = field(default_factory=dict)  # by the key that the set would have
+    subsets: Mapping[str, str] = field(default_factory=dict)  # what boards call data sets, a copy another name, by label
+
+    def subset(self, ref: PluginRef) -> str:
+        """What people read of a data set."""
+        return self.subsets.get(ref.label, ref.label)
 
 
 def set_needs(plan: SetPlan) -> list[Need]:
@@ -135,12 +154,19 @@ def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
     return Planned(tuple(made), needs, owners, teachers, broken)
 
 
+def with_subsets(planned: Planned, identities: Identities, root: Path | None, missing: Container[PluginRef] = ()) -> Planned:
+    """The same, knowing what its data sets are called; those that are missing have their plain names."""
+    refs = {cell.set.dataset for cell in planned.cells if cell.set.dataset not in missing}
+    return replace_cell(planned, subsets={ref.label: identities(ref, root).label(ref.label) for ref in refs})
+
+
 def check_plans(
     cells: Iterable[Cell], identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None = None
 ) -> None:
-    """Ask every loss and baseline whether it can make such a set, every generator whether it could be loaded, and whether the
-    classes have enough images. Raises Faults with all that is refused; what a broken plugin raises instead breaks its own cells,
-    later. With `missing`, nothing is asked of data that stand in it, and generators' files that are not there are added to it."""
+    """Ask every loss and baseline whether it can make such a set, every generator and proxy whether it could be loaded, and
+    whether the classes have enough images. Raises Faults with all that is refused; what a broken plugin raises instead breaks its
+    own cells, later. With `missing`, nothing is asked of data that stand in it, and files of generators and proxies that are not
+    there are added to it."""
     faults, asked = list[str](), set[str]()
     for cell in cells:
         plan, subset = cell.set, cell.set.dataset.label
@@ -149,12 +175,11 @@ def check_plans(
         key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
         if key not in asked and plan.dataset not in (missing or {}):
             asked.add(key)
-            faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root))
-        generator = plan.generator
-        if generator and (key := canonical([generator.what, subset])) not in asked:
-            asked.add(key)
-            told = f"generator '{generator.label}' on '{subset}'"
-            faults += _refused(told, partial(_check_generator, plan, root, missing))
+            faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root, missing))
+        for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained)):
+            if ref and (key := canonical([ref.what, subset])) not in asked:
+                asked.add(key)
+                faults += _refused(f"{noun} '{ref.label}' on '{subset}'", partial(_check_files, ref, plan, root, missing))
     if faults:
         raise Faults(list(dict.fromkeys(faults)))
 
@@ -174,7 +199,7 @@ def _refused(who: str, check: Callable[[], None]) -> Sequence[str]:
     return ()
 
 
-def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
+def _check(plan: SetPlan, identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
     run = counting_run(plan, identities(plan.dataset, root).train_counts, root)
     least, name = min(run.class_counts), plan.dataset.label
     if plan.is_trial and least < max(plan.ipc, 1):
@@ -185,19 +210,23 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None) -> None:
     if plan.baseline:
         plan.baseline.make().check(run)
     elif plan.loss and plan.space:
-        plan.loss.make().check(plan.space.make().num_images(run), run)
-        if plan.pretrained:
-            plan.pretrained.make().check(run)
+        num = plan.space.make().num_images(run)
+        _ask(plan.loss, lambda loss: loss.check(num, run), missing)
 
 
-def _check_generator(plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
-    generator = require(plan.generator, "generator")
+def _check_files(ref: PluginRef, plan: SetPlan, root: Path | None, missing: dict[PluginRef, str] | None) -> None:
+    """Ask a plugin of a plan, which may read files that users bring, whether it could be loaded."""
+    _ask(ref, lambda plugin: plugin.check(planning_run(plan, root)), missing)
+
+
+def _ask(ref: PluginRef, check: Callable[[Any], None], missing: dict[PluginRef, str] | None) -> None:
+    """Raise what the check raises, but for files that are missing where these are collected."""
     try:
-        generator.make().check(planning_run(plan, root))
+        check(ref.make())
     except DataError as error:
         if missing is None:
             raise
-        missing.setdefault(generator, str(error))
+        missing.setdefault(ref, str(error))
 
 
 def check_prepared(planned: Planned, wanted: Iterable[str], store: Store, remedy: str) -> None:

@@ -23,9 +23,9 @@ from ddbench.grid.jobs import Lister, Todo, Work
 from ddbench.grid.planning import Planned
 from ddbench.grid.progress import Outcome, Progress
 from ddbench.grid.scheduler import Schedule
+from ddbench.grid.stale import kept_failure
 from ddbench.grid.worker import details_of, sentence_of
 from ddbench.results.contents import Contents
-from ddbench.results.failures import kept_failure
 from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
@@ -83,7 +83,7 @@ class Runner:
     def _keep_failed(self) -> None:
         """Jobs that have failed by their numbers have failed, without another attempt, and so has what needs them."""
         for name, work in self.work.items():
-            if name not in self.schedule.failed and (failure := kept_failure(self.store, name)):
+            if name not in self.schedule.failed and (failure := kept_failure(self.store, work.file)):
                 told = f"{failure.error} It failed so before, and is tried again only with --redo."
                 self._fail(work.job, with_path(told, self.store.failures(name)[-1]))
                 self.progress.finish(work.job, "failed", 0.0)
@@ -222,6 +222,7 @@ class Runner:
 
     def _fail(self, job: Job, error: str) -> None:
         self.outcome.failed[job.name] = error
+        self.forecast.finish(job.name)
         for other in self.schedule.fail(job.name):
             self.outcome.failed[other.name] = error
             self.forecast.finish(other.name)

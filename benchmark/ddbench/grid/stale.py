@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ddbench.refs import PluginRef
 from ddbench.results.contents import Contents
 from ddbench.results.layout import ITERATES, block_name
 from ddbench.results.store import Store
+from ddbench.schema import FailureRecord, JobFile
 
 
 @dataclass(frozen=True)
@@ -140,3 +142,14 @@ def _is_damaged(key: str, store: Store) -> bool:
     except BenchError:
         return True
     return False
+
+
+def kept_failure(store: Store, file: JobFile) -> FailureRecord | None:
+    """The last failed attempt of a job where it would come again: by the job's own numbers, and with the sources that are
+    installed now. None where the next run tries it: all other reasons, such as a full disc, may have gone."""
+    attempts = store.failures(file.name)
+    with suppress(BenchError, OSError):
+        last = store.read_failure(attempts[-1]) if attempts else None
+        if last and last.place and not _odd(last.place.sources, _installed(file.refs, {})):
+            return last
+    return None

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from ddbench.api import Job, JobState
+from ddbench.durations import duration
 from ddbench.grid.counts import Counts, counted, done_of
 from ddbench.grid.do import GOES_ON
-from ddbench.grid.forecast import Forecast, duration
+from ddbench.grid.forecast import Forecast
 from ddbench.grid.progress import Outcome, Progress
 from ddbench.results.log import Log
 

@@ -107,7 +107,7 @@ def missing(methods: Iterable[Method], planned: Planned, store: Store, there: Ma
                 continue
             needs = () if store.has_set(plan.key) else lister.waits_for(plan.resources)
             file = JobFile(kind="trial", name=name, suite=suite, needs=needs, plan=plan, scoring=scoring)
-            work[name] = Work(Job("trial", name, plan.name, needs, foreign(*plan.refs)), file)
+            work[name] = Work(Job("trial", name, plan.named(planned.subset(plan.dataset)), needs, foreign(*plan.refs)), file)
     return Todo((*lister.resources.values(), *work.values()), Counts(trial=present), Counts(trial=total))
 
 

@@ -128,12 +128,12 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
     from ddbench.compute.device_errors import is_lost
     from ddbench.grid.do import do_job
 
-    title = name
+    title, file = name, None
     try:
         file = _read_job(name, place)
         if file is None:  # another run has done it, or will have it written anew
             return "found" if place.store.is_done(name) else "busy"
-        title = place.title_of(file)
+        title, place.doing = place.title_of(file), ""
         end = do_job(file, place, reporter)
         for mark in place.found:
             print(f"ddbench: {title}: {mark} Its record says so.", file=sys.stderr)
@@ -141,9 +141,10 @@ def _do(name: str, place: Any, reporter: Reporter) -> str:
     except BaseException as error:  # a plugin's sys.exit too
         place.marks()
         place.is_stained |= is_lost(error, place.device)
+        title = place.doing or title
         sentence, details = sentence_of(error, title, place.store.root), details_of(error)
         try:
-            place.fail(name, title, sentence, details, comes_again(error))
+            place.fail(name, title, sentence, details, file if comes_again(error) else None)
         except Exception as again:
             reporter.send(unrecorded=f"{sentence} (Nor could this be recorded: {again}.)")
         return "failed"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.errors import ConfigError, DataError
+from ddbench.ops.pickles.records import printable
 
 PREFIXES = ("", "module.", "model.")  # that wrappers put before every name
 
@@ -38,7 +39,7 @@ def fit_state(network: nn.Module, tensors: Mapping[str, Tensor], rows: Sequence[
         fitted[name] = tensor.to(like.dtype)
     extra = next((name for name in given if name not in wanted and not name.endswith("num_batches_tracked")), None)
     if extra is not None:
-        raise DataError(f"{what} do not fit the network: it has no '{extra}'. Name the network that they are of.")
+        raise DataError(f"{what} do not fit the network: it has no '{printable(extra)}'. Name the network that they are of.")
     return fitted
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ddbench.errors import DataError
 from ddbench.ops.checkpoints import check_plain
 from ddbench.ops.operations import AnyOperation, Name, Operations, Shape, Size, check_size
+from ddbench.ops.pickles.records import printable
 
 
 class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,7 +138,7 @@ class Decoder(nn.Module):
             fitted[ours] = tensor.to(like.dtype)
         extra = next((name for name in left if not name.endswith(".num_batches_tracked")), None)
         if extra is not None:
-            raise DataError(f"{what} do not fit their description: it does not name '{extra}'.")
+            raise DataError(f"{what} do not fit their description: it does not name '{printable(extra)}'.")
         return fitted
 
     def _names(self) -> Iterator[tuple[str, str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ddbench.api import Run, Spec
+from ddbench.api import Generator, Run, Spec
 from ddbench.errors import ConfigError
 
 AT_ONCE = 32  # images that an encoder is given
@@ -51,6 +52,31 @@ class RealEncodings:
         if is_whole and sum(kept.nbytes for kept in self._whole.values()) + latents.nbytes <= KEPT_BYTES:
             self._whole[label] = latents
         return latents
+
+
+class EncodingGenerator(Generator):
+    """A decoder whose one code is F_0 itself, flattened, and whose latents are encodings of real training images."""
+
+    num_codes: ClassVar[int] = 1
+    run: Run  # gives real images
+    encodings: RealEncodings
+
+    def reads_codes(self, start: int) -> bool:
+        """Never: the latent is all."""
+        return False
+
+    def num_latents(self, label: int) -> int:
+        """As many as the class has training images."""
+        return self.run.class_counts[label]
+
+    def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
+        """[B] -> w [B,1,D]: encodings of real training images of these classes."""
+        return self.encodings.draw(classes, rng)
+
+    def unflattened(self, w: Tensor, channels: int, factor: int) -> Tensor:
+        """F_0 of codes: [B,1,D] -> [B,C,H/factor,W/factor]."""
+        _, height, width = self.run.spec.shape
+        return w.reshape(len(w), channels, height // factor, width // factor)
 
 
 def _places(labels: list[int]) -> Tensor:

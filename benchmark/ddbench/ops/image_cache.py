@@ -45,6 +45,12 @@ def prepare(images: ImageSet, root: Path | None, progress: Progress | None) -> N
     _check_bytes(path, head)
 
 
+def is_built(images: ImageSet, root: Path | None) -> bool:
+    """Whether there is a cache of these very files. Raises DataError where they are missing, or it is damaged."""
+    state = images.state({split: images.find(split) for split in SPLITS})
+    return _current(images.file, state, image_folders(root)) is not None
+
+
 def num_skipped(images: ImageSet, root: Path | None) -> int:
     """How many images could not be read and were left out."""
     return sum(part["skipped"] for part in _ready(images, root, None)[1]["parts"].values())

@@ -36,7 +36,7 @@ from ddbench.results.layout import (
 from ddbench.results.locks import Locks
 from ddbench.results.marker import open_root
 from ddbench.results.resources import ResourceStore
-from ddbench.schema import FailureRecord, IterateRecord, JobFile, JudgementRecord, SetPlanFile, SetRecord
+from ddbench.schema import FailureRecord, IterateRecord, JobFile, JudgementRecord, Place, SetPlanFile, SetRecord
 
 SHARED = "store"  # the lock of what belongs to no job
 REMEDY_JOB = "Give the command again that it was made for."
@@ -263,9 +263,10 @@ class Store(Layout):
         """One of `failures`. Raises DataError where it is damaged."""
         return schema.read(path, FailureRecord, "failure record", "Remove it.")
 
-    def fail(self, job: str, title: str, error: str, details: str, comes_again: bool = False) -> None:
-        """Record a failed attempt; the next run tries again, unless it would come again."""
-        record = FailureRecord(job=job, title=title, error=error, details=details, place=None, comes_again=comes_again)
+    def fail(self, job: str, title: str, error: str, details: str, place: Place | None = None) -> None:
+        """Record a failed attempt. The next run tries again; where `place` is given, the job's numbers were the reason, and it is
+        tried again from other sources alone, or where that is asked for."""
+        record = FailureRecord(job=job, title=title, error=error, details=details, place=place)
         with self.lock(SHARED):
             number = max((int(path.stem) + 1 for path in self.failures(job)), default=0)
             schema.write(self.attempts(job) / f"{number}.json", record)

@@ -85,10 +85,18 @@ def dataset_names_its_files(dataset: Dataset, run: DistillRun) -> None:
     assert len(set(files)) == len(files), "files names a file twice."
 
 
+def dataset_says_whether_it_is_prepared(dataset: Dataset, run: DistillRun) -> None:
+    """Once it was loaded, nothing is left to be written: `is_prepared` is True."""
+    _load(dataset, "train")
+    prepared = dataset.is_prepared(default_root())
+    assert prepared is True, f"is_prepared must be True once a split was loaded, got {prepared!r}."
+
+
 dataset_checks: list[Check] = [
     dataset_spec_is_sound,
     dataset_fits_its_spec,
     dataset_covers_its_classes,
     dataset_loads_the_same_every_time,
     dataset_names_its_files,
+    dataset_says_whether_it_is_prepared,
 ]

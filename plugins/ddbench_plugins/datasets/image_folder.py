@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddbench.api import Dataset, LabelledImages, Spec, Split
+from ddbench.api import Spec, Split
 from ddbench.errors import ConfigError, DataError
-from ddbench.ops import image_cache
 from ddbench.ops.class_folders import find_classes, names_of_classes
+from ddbench.ops.image_dataset import ImageDataset
 from ddbench.ops.image_files import Found
 from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts
@@ -24,7 +23,7 @@ Unreadable = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True)
-class ImageFolder(Dataset):
+class ImageFolder(ImageDataset):
     """Images in folders by class: `folder/train/<class>/` to train, `folder/test/<class>/` to test.
 
     `folder`: absolute, or below the data root. `classes`: the class folders that count, in label order. `class_ids`: a WordNet id
@@ -71,23 +70,8 @@ class ImageFolder(Dataset):
         shape = (3, self.side, self.side)
         return Spec(self.name, shape, names, self.mean, self.std, class_ids=ids if facts else (), class_indices=indices)
 
-    def load(self, split: Split, root: Path | None) -> LabelledImages:
-        """See Dataset. Builds the cache where there is none."""
-        return image_cache.load(self._images(root), split, root)
-
-    def files(self, root: Path | None) -> tuple[Path, ...]:
-        """See Dataset."""
-        return image_cache.source_files(self._images(root))
-
-    def is_original(self, root: Path | None) -> bool:
-        """Whether no image was skipped: a folder of the user's has no published form, and its hash stands in every record."""
-        return image_cache.num_skipped(self._images(root), root) == 0
-
-    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
-        """See Dataset."""
-        image_cache.prepare(self._images(root), root, progress)
-
-    def _images(self, root: Path | None) -> ImageSet:
+    def image_set(self, root: Path | None) -> ImageSet:
+        """See ImageDataset. A folder of the user's has no published form: its hash stands in every record."""
         where = _place(self.folder, self.name, root)
 
         def find(split: Split) -> Found:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddbench.api import Dataset, LabelledImages, Spec, Split
+from ddbench.api import Spec
 from ddbench.errors import ConfigError, DataError
-from ddbench.ops import image_cache
+from ddbench.ops.image_dataset import ImageDataset
 from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts, imagenet_classes
 from ddbench.ops.imagenet_tree import ImageNetTree
@@ -21,7 +21,7 @@ Unreadable = Literal["refuse", "skip"]
 
 
 @dataclass(frozen=True)
-class ImageNetSubset(Dataset):
+class ImageNetSubset(ImageDataset):
     """Classes of ImageNet: all their training images to train (732 to 1,300 a class), the 50 official validation images to test.
 
     Images: uint8 [N,3,side,side], by class and then by file name; the shorter side resized to `side` with anti-aliasing, then
@@ -59,23 +59,8 @@ class ImageNetSubset(Dataset):
         assert facts is not None
         return Spec(self.subset, (3, self.side, self.side), facts[0], MEAN, STD, class_ids=self.wnids, class_indices=facts[1])
 
-    def load(self, split: Split, root: Path | None) -> LabelledImages:
-        """See Dataset. Builds the cache where there is none."""
-        return image_cache.load(self._images(root), split, root)
-
-    def files(self, root: Path | None) -> tuple[Path, ...]:
-        """See Dataset."""
-        return image_cache.source_files(self._images(root))
-
-    def is_original(self, root: Path | None) -> bool:
-        """Whether no image was skipped; names and numbers are ImageNet's, or `load` refuses. No hash of ImageNet is published."""
-        return image_cache.num_skipped(self._images(root), root) == 0
-
-    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
-        """See Dataset."""
-        image_cache.prepare(self._images(root), root, progress)
-
-    def _images(self, root: Path | None) -> ImageSet:
+    def image_set(self, root: Path | None) -> ImageSet:
+        """See ImageDataset. Names and numbers are ImageNet's, or it is refused; no hash of ImageNet is published."""
         if root is None:
             told = f"dataset '{self.subset}' needs ImageNet under DDBENCH_DATA, and that is not set"
             raise DataError(f"{told}. docs/data.md says how to get it in place.")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddbench.api import Dataset, LabelledImages, Spec, Split
+from ddbench.api import Spec, Split
 from ddbench.errors import DataError
-from ddbench.ops import image_cache
 from ddbench.ops.class_folders import find_classes
+from ddbench.ops.image_dataset import ImageDataset
 from ddbench.ops.image_files import Found
 from ddbench.ops.image_set import ImageSet
 from ddbench.ops.imagenet import MEAN, STD, class_facts
@@ -21,7 +20,7 @@ SPLITS: dict[Split, tuple[str, int]] = {"train": ("train", 500), "test": ("val",
 
 
 @dataclass(frozen=True)
-class TinyImageNet(Dataset):
+class TinyImageNet(ImageDataset):
     """200 classes of 64x64 colour images: 500 a class to train; the 50 a class of the validation split to test.
 
     Files: `tiny-imagenet-200` under the data root: train/<wnid>/images/ and val/images/ with val/val_annotations.txt, or
@@ -46,23 +45,8 @@ class TinyImageNet(Dataset):
         assert facts is not None
         return Spec("tiny-imagenet", (3, SIDE, SIDE), facts[0], MEAN, STD, class_ids=self.wnids, class_indices=facts[1])
 
-    def load(self, split: Split, root: Path | None) -> LabelledImages:
-        """See Dataset. Builds the cache where there is none."""
-        return image_cache.load(self._images(root), split, root)
-
-    def files(self, root: Path | None) -> tuple[Path, ...]:
-        """See Dataset."""
-        return image_cache.source_files(self._images(root))
-
-    def is_original(self, root: Path | None) -> bool:
-        """Whether no image was skipped; numbers are those published, or `load` refuses."""
-        return image_cache.num_skipped(self._images(root), root) == 0
-
-    def prepare(self, root: Path | None, progress: Callable[[str, float], None] | None = None) -> None:
-        """See Dataset."""
-        image_cache.prepare(self._images(root), root, progress)
-
-    def _images(self, root: Path | None) -> ImageSet:
+    def image_set(self, root: Path | None) -> ImageSet:
+        """See ImageDataset. Numbers are those published, or it is refused."""
         where = None if root is None else root / FOLDER
         if where is None or not where.is_dir():
             told = "and DDBENCH_DATA is not set" if where is None else f"in {root}"

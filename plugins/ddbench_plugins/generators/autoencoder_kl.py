@@ -10,10 +10,10 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
-from ddbench.ops.encodings import RealEncodings, check_shape
+from ddbench.ops.encodings import EncodingGenerator, RealEncodings, check_shape
 from ddbench.ops.vision import load_torchvision
 
 NAME = "autoencoder-kl"
@@ -93,13 +93,11 @@ def build_network(config: KLConfig) -> Any:
     return network
 
 
-class KLGenerator(nn.Module, Generator):
+class KLGenerator(nn.Module, EncodingGenerator):
     """F_0 is the latent map, which is the one code as well, flattened; layers are the decoder's blocks in order.
 
     Layer 0 is the convolutions and the block before the first up block, 1 to n are the up blocks, the last one gives pixels.
     """
-
-    num_codes: ClassVar[int] = 1
 
     def __init__(self, network: nn.Module, config: KLConfig, run: Run) -> None:
         """`run` gives real images."""
@@ -107,18 +105,6 @@ class KLGenerator(nn.Module, Generator):
         self.network: Any = network
         self.config, self.run, self.depth = config, run, len(config.block_out_channels) + 2
         self.encodings = RealEncodings(run, self._encode)
-
-    def reads_codes(self, start: int) -> bool:
-        """Never: the latent is all."""
-        return False
-
-    def num_latents(self, label: int) -> int:
-        """As many as the class has training images."""
-        return self.run.class_counts[label]
-
-    def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """[B] -> w [B,1,D]: encodings of real training images of these classes."""
-        return self.encodings.draw(classes, rng)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """The mean of the posterior."""
@@ -130,9 +116,7 @@ class KLGenerator(nn.Module, Generator):
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
         """F_start -> F_stop."""
         if hidden is None:
-            _, height, width = self.run.spec.shape
-            factor = self.config.factor
-            hidden = w.reshape(len(w), self.config.latent_channels, height // factor, width // factor)
+            hidden = self.unflattened(w, self.config.latent_channels, self.config.factor)
         for number in range(start, stop):
             hidden = self._layer(number, hidden)
         return hidden
@@ -220,6 +204,11 @@ class AutoencoderKLDecoder(GeneratorConfig):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """What diffusers writes."""
+        weights = UserFile(f"{self.folder}/{self.file}", "weights of an AutoencoderKL of diffusers", self.sha256)
+        return weights, UserFile(f"{self.folder}/{CONFIG}", "its settings", self.config_sha256)
 
     def check(self, run: Run) -> None:
         """Whether diffusers and the files are there, and hold such a network."""

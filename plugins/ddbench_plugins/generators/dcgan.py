@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import NOTHING, UNKNOWN, Generator, GeneratorConfig, Resource, Run, Saw
+from ddbench.api import NOTHING, UNKNOWN, Generator, GeneratorConfig, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError, did_you_mean
 from ddbench.ops.described import Decoder, Description, read
 
@@ -127,6 +127,14 @@ class Dcgan(GeneratorConfig):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The weights, and a description that does not come with ddbench."""
+        digits = "MNIST-Conditional-WGAN-gp by HayatoHongo on GitHub, as safetensors; MIT"
+        weights = UserFile(self.weights, digits if self.sha256 == DIGITS else "a decoder's weights", self.sha256)
+        if not self.description.endswith(".json"):
+            return (weights,)
+        return weights, UserFile(self.description, "a decoder's layers", self.description_sha256)
 
     def check(self, run: Run) -> None:
         """Whether the files are there and fit each other."""

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw
+from ddbench.api import TRAIN, Generator, GeneratorConfig, Resource, Run, Saw, UserFile
 from ddbench.ops.checkpoints import fit_state
-from ddbench.ops.encodings import RealEncodings, check_shape
+from ddbench.ops.encodings import EncodingGenerator, RealEncodings, check_shape
 
 NAME = "tiny-autoencoder"
 FACTOR = 8  # of a latent's side to the image's
@@ -68,14 +68,13 @@ def encoder_modules() -> nn.Sequential:
     return nn.Sequential(*start, *down(False), *down(False), *down(True), nn.Conv2d(WIDTH, LATENT, 3, padding=1))
 
 
-class Autoencoder(nn.Module, Generator):
+class Autoencoder(nn.Module, EncodingGenerator):
     """F_0 is the latent map [32, H/8, W/8], which is the one code as well, flattened; layers are the decoder's blocks in order.
 
     Layer 0 bounds the latent and widens it, 1 to 3 are blocks at an eighth of the side, 4 to 6 at a quarter, 7 to 9 at half,
     10 at the full side, each first one after doubling it; 11 gives pixels.
     """
 
-    num_codes: ClassVar[int] = 1
     depth = len(STARTS)
 
     def __init__(self, run: Run) -> None:
@@ -84,23 +83,10 @@ class Autoencoder(nn.Module, Generator):
         self.decoder, self.encoder, self.run = decoder_modules(), encoder_modules(), run
         self.encodings = RealEncodings(run, self.encoder)
 
-    def reads_codes(self, start: int) -> bool:
-        """Never: the latent is all."""
-        return False
-
-    def num_latents(self, label: int) -> int:
-        """As many as the class has training images."""
-        return self.run.class_counts[label]
-
-    def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
-        """[B] -> w [B,1,D]: encodings of real training images of these classes."""
-        return self.encodings.draw(classes, rng)
-
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
         """F_start -> F_stop."""
         if hidden is None:
-            _, height, width = self.run.spec.shape
-            hidden = w.reshape(len(w), LATENT, height // FACTOR, width // FACTOR)
+            hidden = self.unflattened(w, LATENT, FACTOR)
         bounds = (*STARTS, len(self.decoder))
         for module in list(self.decoder)[bounds[start] : bounds[stop]]:
             hidden = module(hidden)
@@ -169,6 +155,12 @@ class TinyAutoencoder(GeneratorConfig):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (self._weights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """Both halves."""
+        source = "of taef2, madebyollin/taesd on GitHub, as safetensors; MIT"
+        halves = (("decoder", self.decoder, self.decoder_sha256), ("encoder", self.encoder, self.encoder_sha256))
+        return tuple(UserFile(file, f"{half} {source}", sha256) for half, file, sha256 in halves)
 
     def check(self, run: Run) -> None:
         """Whether the files are there and hold such networks."""

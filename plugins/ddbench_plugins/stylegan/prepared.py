@@ -33,7 +33,6 @@ DTYPES: Mapping[torch.dtype, str] = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-UNFINISHED = ".tmp"
 AGAIN = "Remove it and its .json, and prepare it anew."
 
 
@@ -54,20 +53,11 @@ def convert(official: Official, target: Path) -> Description:
     try:
         with FileLock(lock, timeout=0):
             try:
-                _remove_unfinished(target, tensors)
                 return _convert(official, target, tensors)
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(f"{target} is being prepared by another process: wait for it.") from error
-
-
-def _remove_unfinished(*targets: Path) -> None:
-    """What a process that was killed has left beside them; no other is at it, which holds the lock."""
-    for target in targets:
-        for path in target.parent.iterdir():
-            if path.name.startswith(f".{target.name}.") and path.name.endswith(UNFINISHED):
-                path.unlink(missing_ok=True)
 
 
 def _convert(official: Official, target: Path, tensors: Path) -> Description:
@@ -95,7 +85,7 @@ def _convert(official: Official, target: Path, tensors: Path) -> Description:
 def _beside(target: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """A new file beside the target, that is removed if nobody renames it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         with path.open("wb") as file:
             yield file, path

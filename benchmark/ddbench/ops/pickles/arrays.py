@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ddbench.ops.pickles.records import Maker, Span, Text, Thing
 
 MAX_DIMS = 8
+MAX_WRITTEN = 6  # bytes that the text of a byte has at most: a backslash, u, and four digits
 MAX_ELEMENTS = 64  # of an array among a module's attributes: sizes and cutoffs
 NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
 
@@ -68,7 +69,7 @@ class StoredArray:
     def read(self) -> npt.NDArray[Any]:
         """Its numbers, where they lie in the file, not to be written to. Raises ValueError where they are not there."""
         shape, kind = self.shape, self.kind
-        content = as_bytes(self.state[4])
+        content = as_bytes(self.state[4], math.prod(shape) * kind.itemsize)
         if len(content) != math.prod(shape) * kind.itemsize:
             raise ValueError(f"an array of {list(shape)} that has {len(content)} bytes")
         if not len(content):
@@ -88,11 +89,14 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 40
 
 
-def as_bytes(value: Any) -> Span:
-    """The bytes of an array or a number; protocols that have none, and Python 2, write texts. Raises ValueError."""
+def as_bytes(value: Any, num: int) -> Span:
+    """The bytes of an array or a number that has so many; protocols that have none, and Python 2, write texts. A long text for a
+    few bytes is not looked at: it could be there for many. Raises ValueError."""
     if isinstance(value, str):
         value = Text(value)
     if isinstance(value, Text):
+        if len(value.content) > MAX_WRITTEN * num:
+            raise ValueError(f"an array of {num} bytes that has a text of {len(value.content)}")
         value = value.as_bytes()
     if not isinstance(value, Span):
         raise ValueError("an array without numbers")
@@ -101,11 +105,12 @@ def as_bytes(value: Any) -> Span:
 
 def _scalar(kind: Any = None, content: Any = None) -> Any:
     """A number of numpy, as one of Python's; an inert record for what is none, which other networks in a file may have."""
-    if not (isinstance(kind, NumberType) and kind.is_plain and isinstance(content, str | Text | Span)):
+    try:
+        made = StoredArray()
+        made.receive((1, (), kind, False, content))
+        return made.read().item()
+    except ValueError:
         return Thing(None)
-    size = kind.numpy().itemsize
-    content = as_bytes(content) if not isinstance(content, Text) or len(content.content) <= 2 * size else Span(b"", 0, 0)
-    return np.frombuffer(content.read(size), kind.numpy())[0].item() if len(content) == size else Thing(None)
 
 
 def _from_buffer(content: Any = None, kind: Any = None, shape: Any = None, order: Any = None, *rest: Any) -> StoredArray:

@@ -30,10 +30,13 @@ class StrangeNameError(ValueError):
 class Machine:
     """Follows the instructions of one pickle."""
 
-    def __init__(self, makers: Mapping[str, Maker], persistent: Maker | None = None, strict: bool = False) -> None:
+    def __init__(
+        self, makers: Mapping[str, Maker], persistent: Maker | None = None, strict: bool = False, limit: int | None = None
+    ) -> None:  # fmt: skip
         """`makers` by full name; `persistent` makes an object of a persistent id: without it they are refused. `strict`: other
-        names are refused and make no records."""
+        names are refused and make no records. `limit`: of instructions, where it is less than that for all."""
         self.makers, self.persistent, self.strict = makers, persistent, strict
+        self.limit = MAX_OPCODES if limit is None else limit
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []  # stacks below a mark
         self.memo: dict[int, Any] = {}
@@ -44,7 +47,7 @@ class Machine:
         which StrangeNameError for a name that is refused."""
         place = start
         try:
-            for _ in range(MAX_OPCODES):
+            for _ in range(self.limit):
                 name, argument, place = instruction(buffer, place)
                 if name == "STOP":
                     return self.stack.pop(), place
@@ -56,7 +59,7 @@ class Machine:
             raise
         except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"instructions that make no sense ({type(error).__name__})") from error
-        raise ValueError(f"more than {MAX_OPCODES} instructions")
+        raise ValueError(f"more than {self.limit} instructions")
 
     def _weighed(self, value: Any) -> Any:
         """The value; texts count."""
@@ -116,7 +119,7 @@ class Machine:
         """What our table has for the name; an inert record for all else."""
         maker = self.makers.get(what.full) if isinstance(what, Name) else None
         if maker is not None and isinstance(arguments, tuple):
-            self.given += sum(len(one) for one in arguments if isinstance(one, list | tuple | dict))
+            self.given += len(arguments) + sum(len(one) for one in arguments if isinstance(one, list | tuple | dict))
             if self.given > MAX_OPCODES:  # a maker may copy them
                 raise ValueError(f"more than {MAX_OPCODES} arguments")
             self.stack.append(maker(*arguments))
@@ -214,4 +217,4 @@ def load(buffer: Buffer, what: str, makers: Mapping[str, Maker]) -> Any:
 
 def sentence(error: Exception) -> str:
     """What an error says, as a part of a message."""
-    return " ".join(printable(str(error).replace("\n", " ")).split())
+    return " ".join(printable(str(error).replace("\n", " "), 300).split())

@@ -16,7 +16,9 @@ from ddbench.ops.pickles.arrays import MAX_DIMS, is_count
 from ddbench.ops.pickles.machine import Machine
 from ddbench.ops.pickles.records import Maker, Name, Span, printable
 
+UNREAD = "a tensor of a kind that is not read"
 HEAD_BYTES = 1 << 16  # of a storage inside of a pickle: what stands before its numbers
+HEAD_OPCODES = 500  # of each of the five pickles in it; torch writes some thirty
 STORAGES: Mapping[str, torch.dtype] = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -60,7 +62,7 @@ class EmbeddedStorage:
             raise ValueError("a storage that is not made of bytes")
         head, span, place, parts = self.content.read(HEAD_BYTES), self.content, 0, []
         for _ in range(5):  # a magic number, the version, the system, the storage, and the list of its keys
-            part, place = Machine({}, persistent=lambda told: told).run(head, place)
+            part, place = Machine({}, persistent=lambda told: told, limit=HEAD_OPCODES).run(head, place)
             parts.append(part)
         match parts[3]:
             case ("storage", Name() as kind, str(), str(), int(num), _):
@@ -173,28 +175,33 @@ class OtherTensor:
 
     def read(self) -> Tensor:
         """Raise ValueError that says so."""
-        raise ValueError(f"a {self.kind} tensor")
+        raise ValueError(self.kind)
+
+
+def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, marks: Any = None) -> Any:
+    """How torch writes most tensors. Marks say that the numbers that are meant are others, such as the negative ones."""
+    return OtherTensor(UNREAD) if marks else StoredTensor(storage, offset, size, stride)
 
 
 def _of_a_type(function: Any = None, kind: Any = None, arguments: Any = None, *rest: Any) -> Any:
     """A tensor with attributes of its own, which are dropped."""
     maker = TENSORS.get(function.full) if isinstance(function, Name) and function.full != _OF_A_TYPE else None
     known = isinstance(kind, Name) and kind.full in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter")
-    return maker(*arguments) if maker and known and isinstance(arguments, tuple) else OtherTensor("customised")
+    return maker(*arguments) if maker and known and isinstance(arguments, tuple) else OtherTensor(UNREAD)
 
 
 _OF_A_TYPE = "torch._tensor._rebuild_from_type_v2"
 TENSORS: dict[str, Maker] = {
     "torch.storage._load_from_bytes": lambda content, *rest: EmbeddedStorage(content),
     "torch._utils._rebuild_tensor": lambda storage, offset, size, stride: StoredTensor(storage, offset, size, stride),
-    "torch._utils._rebuild_tensor_v2": lambda storage, offset, size, stride, *rest: StoredTensor(storage, offset, size, stride),
+    "torch._utils._rebuild_tensor_v2": _rebuilt,
     "torch._utils._rebuild_parameter": lambda tensor, *rest: tensor,
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *rest: tensor,
-    "torch._utils._rebuild_sparse_tensor": lambda *rest: OtherTensor("sparse"),
-    "torch._utils._rebuild_sparse_csr_tensor": lambda *rest: OtherTensor("sparse"),
-    "torch._utils._rebuild_nested_tensor": lambda *rest: OtherTensor("nested"),
-    "torch._utils._rebuild_qtensor": lambda *rest: OtherTensor("quantised"),
-    "torch._utils._rebuild_meta_tensor_no_storage": lambda *rest: OtherTensor("meta"),
-    "torch._utils._rebuild_tensor_v3": lambda *rest: OtherTensor("customised"),
+    "torch._utils._rebuild_sparse_tensor": lambda *rest: OtherTensor("a sparse tensor"),
+    "torch._utils._rebuild_sparse_csr_tensor": lambda *rest: OtherTensor("a sparse tensor"),
+    "torch._utils._rebuild_nested_tensor": lambda *rest: OtherTensor("a nested tensor"),
+    "torch._utils._rebuild_qtensor": lambda *rest: OtherTensor("a quantised tensor"),
+    "torch._utils._rebuild_meta_tensor_no_storage": lambda *rest: OtherTensor("a meta tensor"),
+    "torch._utils._rebuild_tensor_v3": lambda *rest: OtherTensor(UNREAD),
     _OF_A_TYPE: _of_a_type,
 }

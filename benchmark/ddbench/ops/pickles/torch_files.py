@@ -19,7 +19,7 @@ from ddbench.errors import DataError
 from ddbench.ops.pickles.archives import LOCAL, entries
 from ddbench.ops.pickles.arrays import ARRAYS, StoredArray
 from ddbench.ops.pickles.machine import Machine, StrangeNameError, sentence
-from ddbench.ops.pickles.records import CONTAINERS, Buffer, Maker, Name, Span, Thing, printable
+from ddbench.ops.pickles.records import CONTAINERS, MAX_NAME, Buffer, Maker, Name, Span, Thing, printable
 from ddbench.ops.pickles.tensors import OTHER_STORAGES, STORAGES, TENSORS, FileStorage, OtherTensor, StoredTensor
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before the zip files
@@ -181,7 +181,9 @@ class _Reader:
             return self.made[id(value)]
         self.made[id(value)] = None
         if isinstance(value, dict):
-            found: Any = {key: self.read(item, f"'{printable(key)}'", depth) for key, item in value.items()}
+            if any(len(key) > MAX_NAME for key in value):
+                raise ValueError(f"{where} holds a name of more than {MAX_NAME} characters")
+            found: Any = {key: self.read(item, f"'{printable(key, 60)}'", depth) for key, item in value.items()}
         else:
             found = type(value)([self.read(item, where, depth) for item in value])
         self.made[id(value)] = found
