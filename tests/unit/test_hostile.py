@@ -211,7 +211,7 @@ def test_a_result_outlives_a_stream_that_lacks_a_character() -> None:
     stream = Plain(io.TextIOWrapper(raw, encoding="ascii"))
     print("61.2 ± 0.8 – done", file=stream)
     stream.flush()
-    assert raw.getvalue() == b"61.2 ? 0.8 ? done\n"
+    assert raw.getvalue() == b"61.2 +- 0.8 - done\n"
 
 
 def test_the_streams_are_a_callers_own_again(capsys: Capture) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from stores import judgement, judging_of, plan_of, seeds, write_store
 
 import ddbench
@@ -72,6 +73,15 @@ def test_mistakes_are_raised(tmp_path: Path, capfd: pytest.CaptureFixture[str], 
         ddbench.recrods  # noqa: B018
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_may_lie_in_two_files(tmp_path: Path) -> None:
+    torch.save(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), tmp_path / "images.pt")
+    torch.save(torch.arange(10), tmp_path / "labels.pt")
+    loaded = ddbench.load_set([tmp_path / "images.pt", str(tmp_path / "labels.pt")], "mnist-5k")
+    assert (loaded.images.shape, loaded.labels.argmax(1).tolist()) == ((10, 1, 28, 28), list(range(10)))
+    with pytest.raises(ConfigError, match="holds one set: leave out --experiment"):
+        ddbench.load_set([tmp_path / "images.pt", tmp_path / "labels.pt"], "mnist-5k", experiment=0)
 
 
 def test_records_are_frames(tmp_path: Path) -> None:

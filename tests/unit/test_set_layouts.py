@@ -74,7 +74,8 @@ PAIR = {
     "a view of channels last": {"images": PIXELS.permute(0, 2, 3, 1), "labels": LABELS},
     "a column of labels": {"images": PIXELS, "labels": LABELS[:, None]},
     "labels of 16 bits": {"images": PIXELS, "labels": LABELS.short()},
-    "one experiment": {"data": [[PIXELS, LABELS]], "accs_all_exps": {"ConvNet": [0.5]}},
+    "one experiment": {"data": [[PIXELS, LABELS]], "accs_all_exps": {"ConvNet": [np.float64(0.5)]}},
+    "numpy arrays": {"images": PIXELS.numpy(), "labels": LABELS.numpy()},
 }
 
 
@@ -131,7 +132,6 @@ def test_a_triple_has_a_learned_rate(tmp_path: Path, rate: Any) -> None:
         read = read_set(saved(tmp_path / "a.pt", value), SPEC)
         assert is_as_saved(read)
         assert read.learned_rate == 0.5
-    sentence(saved(tmp_path / "b.pt", (PIXELS, LABELS, torch.empty((), device="meta"))), "its learned rate must be a number")
 
 
 def test_an_experiment_is_chosen_by_number(tmp_path: Path) -> None:
@@ -178,12 +178,10 @@ def test_arrays_that_lie_or_hold_objects_are_refused_before_room_is_made_for_the
     sentence(tmp_path / "d.npz", "cannot be read as arrays of numbers")
 
 
-def test_arrays_in_a_pt_say_how_to_save_them(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.pt", {"images": PIXELS.numpy(), "labels": LABELS.numpy()})
-    try:
-        assert is_as_saved(read_set(path, SPEC))
-    except DataError as error:
-        assert "save torch.from_numpy(array)" in str(error)  # noqa: PT017 - either is right
+def test_float8_in_safetensors_is_no_number_to_compute_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"images": NORMALISED.to(torch.float8_e4m3fn), "labels": LABELS}, path)
+    sentence(path, r"got torch.float8_e4m3fn: save images.float\(\)", "normalised")
 
 
 def test_the_commands_of_the_docs_are_those_of_the_command_line() -> None:
@@ -280,11 +278,13 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a list of images": ((list(PIXELS), LABELS), r"images is a list: save torch.stack\(images\)"),
     "no image": ((PIXELS[:0], LABELS[:0]), "holds no image at all"),
     "nothing": ((None, LABELS), "images must be a tensor, got NoneType"),
-    "expanded": ((torch.zeros(1).expand(10**6, 3, 4, 5), LABELS), "repeat the same few numbers"),
-    "sparse": ((NORMALISED.to_sparse(), LABELS), "must be a dense tensor, and it is sparse"),
-    "meta": ((NORMALISED.to("meta"), LABELS), "must be a dense tensor, and it is without values, on the device meta"),
-    "sparse labels": ((PIXELS, LABELS.to_sparse()), "labels must be a dense tensor, and it is sparse"),
-    "float8": ((NORMALISED.to(torch.float8_e4m3fn), LABELS), r"got torch.float8_e4m3fn: save images.float\(\)"),
+    "expanded": ((torch.zeros(1).expand(10**6, 3, 4, 5), LABELS), "expanded tensor, .*. Save dense tensors"),
+    "sparse": ((NORMALISED.to_sparse(), LABELS), "holds a sparse tensor. Save dense tensors"),
+    "meta": ((NORMALISED.to("meta"), LABELS), "holds a meta tensor. Save dense tensors"),
+    "sparse labels": ((PIXELS, LABELS.to_sparse()), "holds a sparse tensor. Save dense tensors"),
+    "float8": ((NORMALISED.to(torch.float8_e4m3fn), LABELS), "holds a .*tensor.*[.] Save dense tensors of floats"),
+    "complex": ((NORMALISED.to(torch.complex64), LABELS), "holds complex numbers. Save dense tensors"),
+    "a rate without value": ((PIXELS, LABELS, torch.empty((), device="meta")), "holds a meta tensor. Save dense tensors"),
     "logical labels": ((PIXELS, LABELS > 0), r"got torch.bool: save labels.long\(\)"),
     "no axis": ((torch.tensor(1.0), LABELS), r"images must be \[N, 3, H, W\]"),
     "a label": ((PIXELS, torch.tensor(1)), r"labels must be \[6\] class indices"),
@@ -292,7 +292,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "two of images": ({"images": PIXELS, "syn": PIXELS, "labels": LABELS}, "holds images and syn, which mean the same"),
     "four": ((PIXELS,) * 4, "must hold a dictionary of images and labels, a pair .*, got a tuple of 4"),
     "a number": (3, "got a int"),
-    "odd names": ({"a\nb": 1, "x" * 10**6: 2, (1, 2): 3}, "it holds a str, a tuple, x{40}"),
+    "odd names": ({"a\nb": 1, "x" * 100: 2, (1, 2): 3}, "it holds a str, x{40}.$"),
     "classes of no words": ({"images": PIXELS, "labels": LABELS, "class_names": ["\x1b[2J"] * 3}, "must be a list of words"),
     "a class twice": ({"images": PIXELS, "labels": LABELS, "class_names": ["cat"] * 3}, "name a class twice"),
     "classes that are none": ({"images": PIXELS, "labels": LABELS, "class_names": 3}, "must be a list of words"),
@@ -308,7 +308,7 @@ def test_what_is_no_set_is_one_sentence(tmp_path: Path, case: str) -> None:
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", (torch.nested.nested_tensor([NORMALISED[0], NORMALISED[1]]), LABELS[:2]))
-    sentence(path, "it is nested|cannot be read|pickled code", "normalised")
+    sentence(path, "holds a nested tensor. Save dense tensors", "normalised")
 
 
 META: dict[str, tuple[dict[str, Any], str]] = {

@@ -250,9 +250,7 @@ def test_a_rate_that_is_none_is_one_sentence(tmp_path: Path, rate: Any) -> None:
     refused(rated(tmp_path / "a.pt", rate), "its learned rate must be a number above 0, got ", "pixels")
 
 
-@pytest.mark.parametrize(
-    "rate", [torch.tensor(-0.1), torch.tensor(torch.nan), torch.zeros(2, 2), torch.tensor(1j), torch.empty(0)]
-)
+@pytest.mark.parametrize("rate", [torch.tensor(-0.1), torch.tensor(torch.nan), torch.zeros(2, 2), torch.empty(0)])
 def test_a_tensor_that_is_no_rate_is_one_sentence(tmp_path: Path, rate: Tensor) -> None:
     refused(rated(tmp_path / "a.pt", rate), "its learned rate must be a number above 0, got ", "pixels")
 

@@ -18,6 +18,7 @@ from ddbench.files import digest, read_json, read_tensors, sha256_file
 from ddbench.ops.image_files import class_folders, list_folder
 from ddbench.ops.pickles.torch_files import read_torch
 from ddbench.ops.pictures import UnreadableError, decode, read
+from ddbench.ops.steady import sha256_of, steady
 
 MAX_SET_BYTES = 8 << 30
 SET_FILE = "set.safetensors"  # of a store
@@ -55,14 +56,20 @@ def open_content(path: Path) -> Content:
         raise ConfigError(f"{path} is none of {known}, and no folder of images. Save images and labels as one of these.")
     if path.stat().st_size > MAX_SET_BYTES:
         raise DataError(f"{path} is larger than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
-    value, meta = OPENERS[path.suffix](path)
-    return Content(path, value, sha256_file(path), meta)
+    with steady(path) as file:
+        value, meta = OPENERS[path.suffix](path)
+        return Content(path, value, sha256_of(file), meta)
 
 
-def _pt(path: Path) -> tuple[Any, dict[str, Any]]:
-    """What torch.save wrote: tensors, arrays, numbers, texts, lists and dictionaries of such; nothing of it is executed."""
-    with path.open("rb") as file:
-        return read_torch(file, str(path)), {}
+def open_pt(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, texts, lists and dictionaries of such; arrays of numpy come as tensors. Nothing of
+    it is executed: every .pt of a set is opened here. Raises DataError."""
+    try:
+        with path.open("rb") as file:
+            return read_torch(file, str(path))
+    except DataError as error:
+        odd = "tensor" in str(error) or "numbers" in str(error)  # a sparse one, one without values, complex numbers
+        raise DataError(f"{error} Save dense tensors of floats or integers." if odd else str(error)) from error
 
 
 def _safetensors(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -122,8 +129,8 @@ def _no_arrays(path: Path, error: Exception) -> DataError:
 
 OPENERS: Mapping[str, Callable[[Path], tuple[Any, dict[str, Any]]]] = {
     ".safetensors": _safetensors,
-    ".pt": _pt,
-    ".pth": _pt,
+    ".pt": lambda path: (open_pt(path), {}),
+    ".pth": lambda path: (open_pt(path), {}),
     ".npz": _npz,
     ".npy": _npy,
 }

@@ -22,7 +22,6 @@ LABELS = ("labels", "label", "label_syn", "targets", "arr_1")
 RATES = ("learned_rate", "syn_lr")
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SMALL_BYTES = 64 << 20  # a tensor may repeat itself, as `expand` makes it, up to this size
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _class_names(name: str, beside: dict[Any, Any]) -> tuple[str, ...] | None:
 
 
 def _tensor(name: str, what: str, value: Any) -> Tensor:
-    """A tensor of numbers that lies in memory as it says. Raises DataError, saying how to save one."""
+    """A tensor of numbers. Raises DataError, saying how to save one."""
     if isinstance(value, list | tuple):
         how = "torch.stack(images)" if what == "images" else "torch.tensor(labels)"
         raise DataError(f"{name}: {what} is a list: save {how}, one tensor.")
@@ -202,7 +201,7 @@ def _tensor(name: str, what: str, value: Any) -> Tensor:
 
 
 def _plain(name: str, what: str, value: Any) -> Any:
-    """An array as a tensor, a tensor on the CPU, of numbers, dense, and no larger than it looks; anything else as it is."""
+    """An array as a tensor; a tensor, of numbers that can be computed with; anything else as it is."""
     if isinstance(value, np.ndarray):
         try:
             value = torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)))
@@ -210,16 +209,9 @@ def _plain(name: str, what: str, value: Any) -> Any:
             raise DataError(f"{name}: {what} are {value.dtype}, no numbers that torch knows: save them as float32.") from error
     if not isinstance(value, Tensor):
         return value
-    kinds = {"nested": value.is_nested, "quantized": value.is_quantized, "without values, on the device meta": value.is_meta}
-    odd = next((word for word, holds in kinds.items() if holds), "" if value.layout == torch.strided else "sparse")
-    if odd:
-        raise DataError(f"{name}: {what} must be a dense tensor, and it is {odd}: save the dense numbers themselves.")
     if value.dtype not in (*INTEGERS, *FLOATS):
         how = "labels.long()" if what == "labels" else f"{what}.float()"
         raise DataError(f"{name}: {what} must be floats or integers of up to 64 bits, got {value.dtype}: save {how}.")
-    size = value.numel() * value.element_size()
-    if size > max(SMALL_BYTES, value.untyped_storage().nbytes()):
-        raise DataError(f"{name}: {what} {list(value.shape)} repeat the same few numbers: save {what}.clone(), if that is meant.")
     if value.numel() * 4 > MAX_SET_BYTES:
         raise DataError(f"{name}: {what} {list(value.shape)} take more than {MAX_SET_BYTES} bytes: it is hardly a distilled set.")
-    return value.detach().cpu()
+    return value
