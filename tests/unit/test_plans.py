@@ -109,6 +109,32 @@ def test_what_is_missing_comes_first_and_long_tables_only_where_asked(
     assert out.count("| hpd") + out.count("/ hpd") >= 90
 
 
+TAUGHT = """
+schema = 1
+name = "taught"
+protocol = "smoke-1"
+subsets = ["mnist-5k"]
+losses = [{ name = "bn-statistics", teacher_weights = "mine.pth", teacher_sha256 = "00" }]
+spaces = ["pixel"]
+backbone = { name = "convnet", width = 4, depth = 1, norm = "batch" }
+networks = [{ name = "convnet", width = 4, depth = 1 }]
+baselines = []
+[distill]
+steps = 1
+"""
+
+
+@pytest.mark.slow
+def test_the_missing_file_of_a_loss_is_listed_too(photos: Path, capsys: Capture) -> None:
+    (photos / "taught.toml").write_text(TAUGHT)
+    code, shown = as_json(capsys, "taught.toml")
+    assert code == 1
+    assert [sentence.partition(":")[0] for sentence in shown["missing"]] == ["the weights 'mine.pth' cannot be found"]
+    assert {entry["key"] for entry in (*shown["cells"], *shown["shared"])} == {"unknown"}
+    assert main(["run", "taught.toml"]) == 2
+    assert "the weights 'mine.pth' cannot be found: put this file at" in capsys.readouterr().err
+
+
 def test_running_jobs_are_called_as_boards_call_their_data(photos: Path, tmp_path: Path) -> None:
     """A copy differs from the original."""
     (photos / "data" / "photos" / "train" / WNIDS[0] / "0.jpg").write_bytes(b"no image")

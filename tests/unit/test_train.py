@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ddbench import protocols
 from ddbench.api import Recipe
 from ddbench.compute.train import Average, ema_decay, predict, rate_at, train
-from ddbench.errors import ConfigError, DataError
+from ddbench.errors import ConfigError, UntrainableError
 from ddbench.ops.augment import SiameseAugment
 from ddbench.seeds import global_stream, stream
 from ddbench.testing import toy_data, toy_network, toy_spec
@@ -216,7 +216,7 @@ def test_adamw_is_torchs() -> None:
 
 
 def test_divergence_is_a_sentence() -> None:
-    with pytest.raises(DataError, match=r"training diverged: the loss of the last epoch is nan at rate 0\.1"):
+    with pytest.raises(UntrainableError, match=r"training diverged: the loss of the last epoch is nan at rate 0\.1"):
         train(fresh(), IMAGES * torch.nan, DATA.labels, PLAIN, ("a",), None)
 
 
