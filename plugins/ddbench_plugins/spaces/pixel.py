@@ -12,6 +12,8 @@ from ddbench.api import Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import pushed, starting_codes
 
+MAX_REPEAT = 1000  # stages
+
 
 @dataclass(frozen=True)
 class Pixel(Space):
@@ -36,6 +38,8 @@ class Pixel(Space):
         """Refuse what has no meaning."""
         if min(self.samples, self.repeat) < 1:
             raise ConfigError(f"'samples' and 'repeat' must be at least 1, got {self.samples}, {self.repeat}.")
+        if self.repeat > MAX_REPEAT:
+            raise ConfigError(f"'repeat' must be at most {MAX_REPEAT}, got {self.repeat}.")
 
     @property
     def needs_generator(self) -> bool:
