@@ -19,7 +19,7 @@ from torch import nn
 
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
-from ddbench.cli.evaluate import networks_of
+from ddbench.cli.named import networks_of
 from ddbench.cli.terminal import Plain, plain
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.files import parse_toml, read_json

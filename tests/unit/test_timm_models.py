@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ddbench import testing
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
-from ddbench.cli.evaluate import networks_of
+from ddbench.cli.named import networks_of
 from ddbench.data.subsets import identify
 from ddbench.errors import ConfigError, Faults
 from ddbench.files import canonical

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ddbench.cli.common import asking_plugins
-from ddbench.cli.evaluate import name_and_settings
+from ddbench.cli.named import name_and_settings
 from ddbench.errors import BenchError, ConfigError
 from ddbench.registry import REGISTRIES
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ddbench.cli.named import networks_of
 
 REMEDY_FOLDER = "Make it anew, or name another file."
 
@@ -72,48 +72,6 @@ def _numbers(text: str) -> list[float]:
         return numbers
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' must be numbers separated by commas, one a channel") from None
-
-
-def networks_of(text: str) -> list[PluginRef]:
-    """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-    from ddbench.refs import PluginRef
-
-    entries = re.split(r",(?![^(]*\))", text)
-    refs = [PluginRef.resolve("architectures", *name_and_settings(entry, "--archs")) for entry in entries]
-    if len({ref.label for ref in refs}) < len(refs):
-        raise ConfigError(f"--archs names a network twice: {text}.")
-    return refs
-
-
-def name_and_settings(entry: str, where: str) -> tuple[str, dict[str, Any]]:
-    """`convnet(width=32)` in its parts; `where` begins the message. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-
-    match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
-    if not match:
-        names = "names such as convnet or convnet(width=32), separated by commas"
-        raise ConfigError(f"{where} takes {names}; got '{entry}'.")
-    settings: dict[str, Any] = {}
-    for part in filter(None, (match[2] or "").split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ConfigError(f"{where}: '{part}' in '{entry}' must be name=value.")
-        settings[key.strip()] = _value(value.strip(), where)
-    return match[1], settings
-
-
-def _value(text: str, where: str) -> Any:
-    """A TOML value; a bare word is text. Raises ConfigError."""
-    from ddbench.errors import ConfigError
-    from ddbench.files import parse_toml
-
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}, in '{text[:60]}'.") from error
 
 
 @dataclass(frozen=True)
