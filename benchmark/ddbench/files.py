@@ -73,13 +73,24 @@ def read_json(path: Path, what: str, remedy: str = REMEDY) -> dict[str, Any]:
             raise DataError(f"{what} {path} is no regular file: name another.")
         if about.st_size > MAX_JSON_BYTES:
             raise DataError(f"{what} {path} is larger than {MAX_JSON_BYTES} bytes: it is not one of ddbench's. Move it away.")
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{what} {path} is missing. {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} {path} is damaged or cut short ({error}). {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(f"{what} {path} holds no JSON object. {remedy}")
+    return value
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON without lone surrogates, which no UTF-8 holds: whoever writes them on fails. Raises ValueError and RecursionError."""
+    value = json.loads(content)
+    if (b"\\ud" if isinstance(content, bytes) else "\\ud") in content.lower():  # type: ignore[operator]
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text in it has half of a surrogate pair") from error
     return value
 
 
@@ -138,7 +149,7 @@ def read_tensors(path: Path, what: str, remedy: str = REMEDY) -> tuple[dict[str,
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get("ddbench", "{}"))
+            meta = parse_json((file.metadata() or {}).get("ddbench", "{}"))
     except FileNotFoundError as error:
         raise DataError(f"{what} {path} is missing. {remedy}") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:

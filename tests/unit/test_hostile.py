@@ -87,6 +87,9 @@ def test_a_text_that_no_suite_is(tmp_path: Path, text: str, told: str) -> None:
         ({"networks": '[{ name = "resnet18", width = 1000000000 }]'}, "is too large"),
         ({"networks": '[{ name = "vgg11", width = 1000000000000000000 }]'}, "is too large"),
         ({"networks": '[{ name = "convnet", depth = 1000000 }]'}, "depth must be at most 16"),
+        ({"networks": '[{ name = "vit", width = 8, depth = 1000000000 }]'}, "is too large"),
+        ({"spaces": '[{ name = "pixel", repeat = 1000000000 }]'}, "'repeat' must be at most 1000"),
+        ({"spaces": '[{ name = "layered", first = 1, repeat = 1000000000 }]'}, "'repeat' must be at most 1000"),
         ({"threads": "1000000000"}, "'threads' must lie in 1..1024, got 1000000000."),
         ({"repeats": "1000000000"}, "'repeats' must lie in 1..10000"),
         ({"ipc": "[]"}, "'ipc' is an empty list"),
@@ -242,6 +245,20 @@ def test_a_name_becomes_nothing_else_on_a_page(text: str) -> None:
     for sign in ("](", "]:", "][", "<"):
         assert sign not in safe
     assert safe.count("|") == safe.count("\\|")
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\uDFFF", "\\udc00\\ud800"])
+def test_half_a_surrogate_pair_is_no_json(capsys: Capture, tmp_path: Path, text: str) -> None:
+    """Wherever it stands; a whole pair is a character."""
+    path = tmp_path / "baseline.json"
+    path.write_text(f'{{"schema": 2, "rows": [{{"name": "{text}"}}]}}')
+    with pytest.raises(DataError, match="half of a surrogate pair"):
+        read_json(path, "baseline")
+    Store(tmp_path / "store")
+    assert main(["check", str(tmp_path / "store"), "--baseline", str(path)]) == 2
+    assert "half of a surrogate pair" in capsys.readouterr().err
+    path.write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(path, "x") == {"a": "\N{GRINNING FACE}"}
 
 
 def test_a_page_is_always_utf8() -> None:

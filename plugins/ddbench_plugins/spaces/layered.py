@@ -12,6 +12,8 @@ from ddbench.api import Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import full_precision, gaussian_like, pushed, starting_codes
 
+MAX_REPEAT = 1000  # stages at a layer: each of them is listed
+
 
 @dataclass(frozen=True)
 class Layered(Space):
@@ -48,6 +50,8 @@ class Layered(Space):
         if min(self.step, self.samples, self.repeat) < 1 or self.clip < 0:
             got = f"{self.step}, {self.samples}, {self.repeat}, {self.clip}"
             raise ConfigError(f"'step', 'samples' and 'repeat' must be at least 1 and 'clip' at least 0, got {got}.")
+        if self.repeat > MAX_REPEAT:
+            raise ConfigError(f"'repeat' must be at most {MAX_REPEAT}, got {self.repeat}.")
         if self.first is None and self.last is not None:
             raise ConfigError("'last' has no meaning without 'first'.")
         if self.first is None and self.features == "gaussian":

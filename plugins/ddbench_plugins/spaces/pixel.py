@@ -13,6 +13,8 @@ from ddbench.errors import ConfigError
 from ddbench.ops.codes import pushed, starting_codes
 from ddbench.ops.reals import starting_images
 
+MAX_REPEAT = 1000  # stages
+
 
 @dataclass(frozen=True)
 class Pixel(Space):
@@ -40,6 +42,8 @@ class Pixel(Space):
         if min(self.samples, self.repeat, self.clamp_every) < 1:
             got = f"{self.samples}, {self.repeat}, {self.clamp_every}"
             raise ConfigError(f"'samples', 'repeat' and 'clamp_every' must be at least 1, got {got}.")
+        if self.repeat > MAX_REPEAT:
+            raise ConfigError(f"'repeat' must be at most {MAX_REPEAT}, got {self.repeat}.")
 
     @property
     def needs_generator(self) -> bool:
