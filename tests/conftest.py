@@ -90,16 +90,30 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def thirdparty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `tests/thirdparty` installed as pip installs a stranger's plugins, to be put on PYTHONPATH. The processes
-    of pytest-xdist share one."""
+    """A folder with `tests/thirdparty` installed as pip installs a stranger's plugins, and a broken plugin beside it, to be put
+    on PYTHONPATH. The processes of pytest-xdist share one."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     source, target = Path(__file__).parent / "thirdparty", shared / "thirdparty"
     with FileLock(shared / "thirdparty.lock"):
         if not target.exists():
             install(source, shared / "thirdparty-unfinished")
+            add_broken(shared / "thirdparty-unfinished")
             (shared / "thirdparty-unfinished").rename(target)
     return target
+
+
+BROKEN = '''"""A plugin that is broken on purpose: ddbench has to name it, and to work without it."""
+
+raise RuntimeError("this module breaks when it is imported")
+'''
+
+
+def add_broken(folder: Path) -> None:
+    """One more loss of the installed example, which breaks when it is imported."""
+    (folder / "ddbench_example" / "broken.py").write_text(BROKEN)
+    (lines,) = folder.glob("*.dist-info/entry_points.txt")
+    lines.write_text(f"{lines.read_text().rstrip()}\ntests-broken = ddbench_example.broken:Broken\n")
 
 
 def install(source: Path, target: Path) -> None:

@@ -116,6 +116,27 @@ def _distributions(group: str) -> Iterator[tuple[str, str, configparser.ConfigPa
             seen.add(name)
 
 
+def twice() -> list[str]:
+    """A sentence for each distribution with plugins that lies on the path several times, such as beside a stale egg-info: the
+    first one counts."""
+    places: dict[str, list[tuple[str, str, bool]]] = {}
+    for folder in dict.fromkeys(str(Path(entry).absolute()) for entry in sys.path if isinstance(entry, str)):
+        for distro, found in _read(folder, "ddbench."):
+            name = re.sub(r"[-_.]+", "-", distro.name).lower()
+            places.setdefault(name, []).append((_version(distro), folder, found is not None))
+    told = []
+    for name, each in places.items():
+        if len(each) > 1 and any(offers for *_, offers in each):
+            (version, folder, _), *others = each
+            rest = "; ".join(f"{other} in {where} does not" for other, where, _ in others)
+            told.append(f"{name} is found {_times(len(each))}: {version} in {folder} counts, {rest}. Uninstall what is stale.")
+    return told
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"
+
+
 def _read(folder: str, group: str) -> Iterator[tuple[Any, configparser.ConfigParser | Exception | None]]:
     """The distributions in a folder of the path, and their entry points; `entrypoints` reads eggs and zip files."""
     if Path(folder).is_dir() and not folder.endswith(".egg"):
@@ -161,7 +182,7 @@ def the_only(offers: list[Origin]) -> Origin:
     if len(offers) > 1:
         ordered = sorted(offers, key=lambda origin: origin.distribution)
         owners = [f"{origin.distribution} ({origin.target.partition(':')[0]})" for origin in ordered]
-        times = "twice" if len(offers) == 2 else f"{len(offers)} times"
+        times = _times(len(offers))
         by = f"{', '.join(owners[:-1])} and {owners[-1]}"
         raise PluginError(f"{offers[0].label} is offered {times}: by {by}. Uninstall one or rename it.")
     return offers[0]

@@ -24,9 +24,9 @@ from ddbench.protocols import Numbers
 from ddbench.refs import PluginRef
 from ddbench.trials import Tuning
 
-NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1}
+NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1, "crops": 2}
 """Raised by whoever makes equal settings give other numbers: in `ddbench.compute.engine` and `rank`; in `ddbench.compute.train`
-and what it trains with; in `ddbench.evaluate`."""
+and what it trains with; in `ddbench.evaluate`; in `ddbench.ops.crops`, for the numbers that ask for its crops."""
 
 LABELS = ("hard", "learned", "teacher")
 STEP_RANKERS = ("last", "loss", "feature-distance")
@@ -296,7 +296,7 @@ def _identity(plan: msgspec.Struct, without: tuple[str, ...] = ()) -> dict[str, 
             made[name] = value.what
         else:
             made[name] = _identity(value) if isinstance(value, msgspec.Struct) else msgspec.to_builtins(value)
-    return made
+    return made | ({"crops": NUMERICS["crops"]} if isinstance(plan, Numbers) and plan.augment == "crop-flip" else {})
 
 
 @cache

@@ -54,6 +54,15 @@ class Registry:
         found = [origin for offers in self._scan().offers.values() for origin in offers if origin.target == wanted]
         return min(found, key=lambda origin: (origin.distribution, origin.name), default=None)
 
+    def distributions(self) -> set[str]:
+        """The distributions that offer one."""
+        return {origin.distribution for offers in self._scan().offers.values() for origin in offers}
+
+    def offered_by(self, distribution: str) -> list[str]:
+        """The names that a distribution offers, sorted."""
+        offers = self._scan().offers.items()
+        return sorted(name for name, origins in offers if any(origin.distribution == distribution for origin in origins))
+
     def target(self, name: str) -> Any:
         """The class or the factory that the entry point names. Raises like `make`."""
         return _load(self.origin(name))[0]

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ddbench.errors import ConfigError
-from ddbench.ops.augment import OPS, SiameseAugment, SiameseView
+from ddbench.ops.augment import OPS, SiameseAugment, SiameseView, _theta, plain_grid
 
 FULL = "color_crop_cutout_flip_scale_rotate"
 EACH = pytest.mark.parametrize("op", sorted(OPS))
@@ -350,3 +351,18 @@ def test_device_gives_the_same_and_is_not_waited_for(op, num):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(out.detach().cpu(), view(images), rtol=1e-4, atol=1e-4)  # its sampler rounds coordinates otherwise
+
+
+@pytest.mark.parametrize("op", ["scale", "rotate"])
+def test_on_squares_aligned_corners_change_nothing(op: str) -> None:
+    """So that DSA's code, which does not align them, and MTT's, which does, agree there."""
+    images = torch.rand(6, 3, 16, 16, generator=rng(0), dtype=torch.float64)
+    view = SiameseAugment(op).draw(rng(1), 6)
+    theta = _theta(op, view.uniforms, view.augment).to(images)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    torch.testing.assert_close(view(images), F.grid_sample(images, grid, align_corners=False))
+
+
+def test_the_grid_without_a_product_is_the_same() -> None:
+    theta = torch.randn(4, 2, 3, generator=rng(2), dtype=torch.float64)
+    torch.testing.assert_close(plain_grid(theta, 5, 7), F.affine_grid(theta, [4, 1, 5, 7], align_corners=True))

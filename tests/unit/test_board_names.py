@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from synthetic_records import (
@@ -115,6 +116,15 @@ def test_a_row_of_mixed_circumstances_is_marked(fields: dict[str, Any], told: st
     assert accuracy_table(one_section(records))["method"].tolist() == ["dm / pixel ‡"]
     (line,) = [line for line in page(records).splitlines() if line.startswith("‡")]
     assert line == f"‡ dm / pixel: {told}."
+
+
+def test_an_edited_plugin_of_a_stranger_has_a_row_of_its_own() -> None:
+    """Under an unchanged version: never one row of two codes."""
+    loss = msgspec.structs.replace(ref("losses", "dm"), distribution="beta", distributions=("beta",))
+    plan = replace(method("dm", "pixel"), loss=loss)
+    section = one_section([judged(plan, LEVELS), judged(replace(plan, seed=1), LEVELS, source="b")])
+    ours = [f"source of loss 'dm'={n}0000000, source of space 'pixel'={n}0000000" for n in "ab"]
+    assert [row.name for row in section.rows] == [f"dm / pixel [{told}]" for told in ours]
 
 
 def test_two_sources_in_one_row_are_marked_where_only_judging_differs() -> None:

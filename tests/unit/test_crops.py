@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ddbench.errors import ConfigError
 from ddbench.ops.crops import CropFlip, ShiftFlip
+from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import stream
 
 IMAGES = torch.rand(64, 3, 24, 32, generator=stream("images"), dtype=torch.float64)
@@ -20,11 +21,23 @@ def test_pixels_are_those_of_slicing_and_resizing() -> None:
         top, left, tall, wide, mirrored = (int(value) for value in box)
         part = image[None, :, top : top + tall, left : left + wide]
         part = part.flip(3) if mirrored else part
-        # Only borders differ: sampling sees the pixels beside the box, resizing a slice does not.
-        wanted = F.interpolate(part, (24, 32), mode="bilinear", align_corners=False)[0]
-        edge_y, edge_x = 12 // tall + 1, 16 // wide + 1
-        inside = (slice(None), slice(edge_y, 24 - edge_y), slice(edge_x, 32 - edge_x))
-        torch.testing.assert_close(one[inside], wanted[inside])
+        torch.testing.assert_close(one, F.interpolate(part, (24, 32), mode="bilinear", align_corners=False)[0])
+
+
+@pytest.mark.parametrize("side", [8, 32, 64])
+def test_pixels_are_torchvisions(side: int) -> None:
+    """Of RandomResizedCrop, which crops and then resizes, at the border of the box too; also where many images share a draw."""
+    resized_crop = load_torchvision().transforms.functional.resized_crop
+    images = torch.rand(40, 3, side, side, generator=stream("squares"))
+    view = CropFlip(flip=0.0).draw(stream("a"), 40)
+    boxes = view.boxes(side, side).T.int().tolist()
+    made = view(images)
+    for image, one, box in zip(images, made, boxes, strict=True):
+        torch.testing.assert_close(one, resized_crop(image, *box[:4], [side, side], antialias=False), rtol=0, atol=2e-5)
+    shared = CropFlip(flip=0.0).draw(stream("b"))
+    ((top, left, tall, wide, _),) = shared.boxes(side, side).T.int().tolist()
+    wanted = resized_crop(images, top, left, tall, wide, [side, side], antialias=False)
+    torch.testing.assert_close(shared(images), wanted, rtol=0, atol=2e-5)
 
 
 def test_boxes_lie_inside_and_cover_the_range() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import install
+from ddbench.cli import main
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
-from ddbench.testing import loss_checks, toy_plan, toy_run
+from ddbench.leaderboard.baseline import read_baseline
+from ddbench.registry import REGISTRIES
+from ddbench.testing import CHECKS, loss_checks, toy_plan, toy_run
 from ddbench_plugins.spaces.pixel import Pixel
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +76,105 @@ def test_a_shown_loss_trains_at_the_rate_that_it_names(tmp_path: Path, ipc: int)
     assert distance() < 0.1 * before
 
 
+KINDS = tuple(REGISTRIES)
+SKIPPED = {"spaces": 2, "datasets": 1}  # one stage and no penalty; no files
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of every plugin that docs/plugins.md prints, installed, with the `pyproject.toml` that stands there."""
+    folder = tmp_path_factory.mktemp("shown")
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    (project,) = re.findall(r"```toml\n# pyproject.toml\n(.*?)```", text, re.DOTALL)
+    (folder / "my_plugins").mkdir()
+    (folder / "my_plugins" / "__init__.py").touch()
+    for kind in KINDS:
+        (source,) = re.findall(rf"```python\n(# {kind}\n.*?)```", text, re.DOTALL)
+        (folder / "my_plugins" / f"{kind}.py").write_text(f"{source}\n\ndef entry() -> type(plugin):\n    return plugin\n")
+    for line in ('[project.entry-points."ddbench.losses"]\n', 'mean-image = "my_plugins.losses:MeanImage"\n'):
+        assert line in project
+        project = project.replace(line, "")
+    groups = (f'[project.entry-points."ddbench.{kind}"]\nmine-{kind} = "my_plugins.{kind}:entry"\n' for kind in KINDS)
+    (folder / "pyproject.toml").write_text(project + "\n" + "\n".join(groups))
+    install(folder, folder / "installed")
+    return folder / "installed"
+
+
 @pytest.mark.slow
-def test_a_check_that_does_not_apply_is_a_skip_for_whoever_copies_the_lines(tmp_path: Path) -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    (lines,) = re.findall(r"```python\n(import pytest\nfrom ddbench import registry, testing.*?)```", text, re.DOTALL)
-    lines = lines.replace("testing.loss_checks", "testing.space_checks").replace("losses.make", "spaces.make")
-    (tmp_path / "test_mine.py").write_text(lines.replace("mean-image", "pixel"))
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/plugins.md"])
+def test_three_lines_check_a_plugin_of_every_kind(shown: Path, tmp_path: Path, document: str) -> None:
+    """As they are printed, but for the kind and the name."""
+    (lines,) = re.findall(r"```python\n(from ddbench.testing import contract\n.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) == 3
+    for kind in KINDS:
+        (tmp_path / f"test_{kind}.py").write_text(lines.replace('"losses", "mean-image"', f'"{kind}", "mine-{kind}"'))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
+    path = os.pathsep.join([str(shown), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert re.search(r"\d+ passed, 2 skipped", done.stdout), done.stdout
+    met = sum(map(len, CHECKS.values())) - sum(SKIPPED.values())
+    assert f"{met} passed, {sum(SKIPPED.values())} skipped" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_a_distribution_is_checked_by_its_name(
+    shown: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(shown)
+    assert main(["plugins", "check", "My_Plugins"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    num, skipped = sum(map(len, CHECKS.values())), sum(SKIPPED.values())
+    assert last == f"{len(KINDS)} plugins, {num} checks: {num - skipped} met, {skipped} skipped, 0 failed."
+
+
+def test_a_plugin_is_checked_with_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "check", "convnet(width=4, depth=1)", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {line["verdict"] for line in told["checks"]} == {"met"}
+    assert [line["check"] for line in told["checks"]] == [check.__name__ for check in CHECKS["architectures"]]
+
+
+def test_a_plugin_that_breaks_its_contract_or_cannot_be_made(
+    thirdparty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(thirdparty)
+    info = tmp_path / "odd-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[ddbench.baselines]\nodd = odd:Odd\n")
+    (tmp_path / "odd.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["plugins", "check", "odd"]) == 1
+    told = capsys.readouterr().out
+    assert "failed: ZeroDivisionError: division by zero." in told
+    assert re.search(r"1 plugin, \d checks: .* [1-9] failed\.", told)
+    assert main(["plugins", "check", "tests-broken"]) == 2
+    assert "this module breaks when it is imported." in capsys.readouterr().out
+    assert main(["plugins", "check", "nothing-of-that-name"]) == 2
+    assert "there is no plugin 'nothing-of-that-name', nor a distribution of that name." in capsys.readouterr().err
+    assert main(["plugins", "check"]) == 2
+    assert "takes nothing, or check NAME" in capsys.readouterr().err
+
+
+ODD = """
+from dataclasses import dataclass
+from ddbench.api import TRAIN, Baseline
+
+@dataclass(frozen=True)
+class Odd(Baseline):
+    saw = TRAIN
+    def build(self, run):
+        1 / 0
+"""
+
+
+def test_the_package_to_copy_is_whole() -> None:
+    """Its workflow runs what its README says, and its suite and baseline are of its own loss."""
+    home = ROOT / "tests" / "thirdparty"
+    workflow, readme = ((home / name).read_text() for name in (".github/workflows/plugin.yml", "README.md"))
+    name = tomllib.loads((home / "pyproject.toml").read_text())["project"]["name"]
+    for command in ("pytest", f"ddbench plugins check {name}", "ddbench run suite.toml --store runs/example"):
+        assert f"- run: {command}\n" in workflow
+        assert command in readme
+    assert "- run: ddbench check runs/example --baseline baseline.json\n" in workflow
+    rows = read_baseline(home / "baseline.json")
+    assert {row.name.partition(",")[0] for row in rows} == {"random", "tests-mean-image / pixel"}

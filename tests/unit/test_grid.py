@@ -485,7 +485,7 @@ def test_what_a_protocol_says_of_sets_is_in_their_plans(tmp_path: Path) -> None:
     held_out = {cell.set.method: (cell.set.held_out, cell.set.threads) for cell in load(tmp_path, changed("threads", "2")).cells}
     assert held_out["random"] == held_out["dm / pixel"] == (0.1, 2)
     assert held_out["full-data"] == (0.0, 1)  # it selects nothing, and nothing is summed
-    colour = changed("subsets", '["cifar10"]', changed("protocol", '"glad-1-svhn-mean"'))
+    colour = changed("subsets", '["imagenet-a"]', changed("protocol", '"glad-1-svhn-mean"'))
     means = {cell.set.method: cell.set.synthetic_mean for cell in load(tmp_path, colour).cells}
     assert means["dm / glad(layer=2) / cvae"] == (0.4377, 0.4438, 0.4728)
     assert means["dm / pixel"] == means["random"] == ()
@@ -493,6 +493,8 @@ def test_what_a_protocol_says_of_sets_is_in_their_plans(tmp_path: Path) -> None:
         "protocol 'glad-1-svhn-mean' on 'mnist-5k': constants of 3 channels cannot normalise 'mnist-5k', whose images have 1."
     ]
     load(tmp_path, changed("protocol", '"glad-1-svhn-mean"', changed("spaces", '["pixel"]')))  # generates nothing
+    (told,) = faults(tmp_path, changed("subsets", '["cifar10"]', changed("protocol", '"glad-1-unnormalised"')))
+    assert told.startswith("protocol 'glad-1-unnormalised' repeats what published code does to classes of ImageNet, which 'cifar10'")
 
 
 def test_rankers_by_validation_train_as_the_protocol_has_it_and_without_its_teacher(tmp_path: Path) -> None:

@@ -111,6 +111,15 @@ def test_an_override_that_sets_nothing(tmp_path: Path, more: str) -> None:
     assert "override 1 sets nothing" in told
 
 
+@pytest.mark.parametrize("broken", [{"subsets": '["cifar11"]'}, {"networks": '["convnett"]'}, {"protocol": '"glad1"'}])
+def test_faults_of_losses_and_spaces_are_told_with_those_of_the_rest(tmp_path: Path, broken: dict[str, str]) -> None:
+    losses = '["dmm", { name = "dm", batch_rael = 1 }, 7]'
+    told = refused(tmp_path, text_of(**broken, losses=losses, spaces='["pixxel", { name = "glad" }]'))
+    for part in (*broken.values(), "unknown loss 'dmm'", "no setting 'batch_rael'", "got 7", "unknown space 'pixxel'"):
+        assert part.strip('[]"') in told
+    assert told.count("unknown loss 'dmm'") == 1
+
+
 def test_cells_of_baselines_count(tmp_path: Path) -> None:
     many = {"seeds": str(list(range(4000))), "ipc": str(list(range(1, 4001)))}
     told = refused(tmp_path, text_of(**many, losses="[]", spaces="[]", baselines='["random"]'))

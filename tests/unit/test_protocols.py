@@ -49,8 +49,8 @@ MAKING = Making(held_out=0.1, iterates=0, synthetic_mean=(), synthetic_std=())
 SETS = {
     "glad-1-best-of-test": replace(MAKING, iterates=10),
     "quick-1-best-of-test": replace(MAKING, iterates=5),
-    "glad-1-svhn-mean": replace(MAKING, synthetic_mean=(0.4377, 0.4438, 0.4728)),
-    "glad-1-unnormalised": replace(MAKING, synthetic_mean=(0.0,), synthetic_std=(1.0,)),
+    "glad-1-svhn-mean": replace(MAKING, synthetic_mean=(0.4377, 0.4438, 0.4728), imagenet_only=True),
+    "glad-1-unnormalised": replace(MAKING, synthetic_mean=(0.0,), synthetic_std=(1.0,), imagenet_only=True),
 }
 
 
@@ -133,7 +133,8 @@ def test_upstream_habits_are_not_ranked_and_nothing_else_is_unranked():
             "id", "description", "ranked", "set",
         }  # fmt: skip
         changed = {key for key, value in msgspec.to_builtins(habit.set).items() if value != msgspec.to_builtins(base.set)[key]}
-        assert changed in ({"iterates"}, {"synthetic_mean"}, {"synthetic_mean", "synthetic_std"})
+        constants = {"synthetic_mean", "imagenet_only"}
+        assert changed in ({"iterates"}, constants, constants | {"synthetic_std"})
 
 
 # ---------------------------------------------------------------- protocols of other distributions

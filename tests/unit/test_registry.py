@@ -21,7 +21,8 @@ import torch
 
 import ddbench.api
 from ddbench import registry
-from ddbench.cli import plugins
+from ddbench.cli import main, plugins
+from ddbench.entry_points import twice
 from ddbench.errors import ConfigError, Faults, PluginError
 from ddbench.refs import PluginRef
 from ddbench.registry import REGISTRIES, REQUIRED, Origin, PluginRow, Registry
@@ -241,6 +242,19 @@ def test_a_newer_version_without_plugins_hides_an_older_one(install: Install, tm
     (tmp_path / "first" / "gamma-1.0.dist-info").mkdir()
     install("gamma-0.9", "[ddbench.losses]\nold = gamma:Old", folder="third")
     assert losses().names() == []
+
+
+def test_a_distribution_found_twice_is_told(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as beside a stale egg-info; one that offers nothing is nobody's concern."""
+    install("beta-0.0.1", "[console_scripts]\nbeta = beta:main", folder="first")
+    install("beta-0.1", "[ddbench.losses]\ndm = beta:Old", folder="second")
+    install("plain-1.0", "[console_scripts]\nx = x:y", folder="first")
+    install("plain-2.0", "[console_scripts]\nx = x:y", folder="second")
+    places = f"0.0.1 in {tmp_path / 'first'} counts, 0.1 in {tmp_path / 'second'} does not"
+    told = f"beta is found twice: {places}. Uninstall what is stale."
+    assert twice() == [told]
+    assert main(["plugins", "--kind", "losses"]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_leftovers_of_pip_and_other_groups_are_passed_over(install: Install) -> None:

@@ -65,7 +65,7 @@ def ask(
     numbers = chosen.judging
     repeats = chosen.repeats if repeats is None else repeats
     if not 1 <= repeats <= MAX_REPEATS:
-        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {repeats}.")
+        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {_short(repeats)}.")
     if rate is not None and not (numbers.learned_rate and 0 < rate < float("inf")):
         known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{chosen.id}'.")
@@ -80,11 +80,11 @@ def ask(
     teacher = PluginRef.resolve("architectures", numbers.teacher.network, {}) if numbers.teacher else None
     spec: Spec = dataset.make().spec()
     chosen.check_constants(spec)  # a file's images count as generated
-    for network in (*networks, *([teacher] if teacher else [])):
-        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what does not fit, within bounds
     given = fitted(found, spec, values, mean, std, kind)
     if given.whitening and (teacher or chosen.set.synthetic_mean or chosen.set.synthetic_std):
         raise ConfigError(f"whitened images cannot be judged by '{chosen.id}', which works on normalised ones.")
+    for network in (*networks, *([teacher] if teacher else [])):
+        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what is too large, or does not fit
     for network in networks:
         rehearse(network, spec, len(given.images), numbers.batch)
     if teacher:
@@ -108,28 +108,38 @@ def compared_with_real(asked: Asked, root: Path | None) -> Asked:
 
 def networks_of(text: str) -> tuple[PluginRef, ...]:
     """`convnet,alexnet(width=32)`, as tables write networks, to architectures. Raises ConfigError."""
-    refs = []
-    for entry in re.split(r",(?![^(]*\))", text):
-        match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
-        if not match:
-            raise ConfigError(f"--archs takes names such as convnet or convnet(width=32), separated by commas; got '{entry}'.")
-        settings: dict[str, Any] = {}
-        for part in filter(None, (match[2] or "").split(",")):
-            key, equals, value = part.partition("=")
-            if not equals:
-                raise ConfigError(f"--archs: '{part}' in '{entry}' must be name=value.")
-            settings[key.strip()] = _value(value.strip())
-        refs.append(PluginRef.resolve("architectures", match[1], settings))
+    entries = re.split(r",(?![^(]*\))", text)
+    refs = [PluginRef.resolve("architectures", *name_and_settings(entry, "--archs")) for entry in entries]
     if len({ref.label for ref in refs}) < len(refs):
         raise ConfigError(f"--archs names a network twice: {text}.")
     return tuple(refs)
 
 
-def _value(text: str) -> Any:
+def name_and_settings(entry: str, where: str) -> tuple[str, dict[str, Any]]:
+    """`convnet(width=32)` in its parts; `where` begins the message. Raises ConfigError."""
+    match = re.fullmatch(r"\s*([^(),\s]+)(?:\((.*)\))?\s*", entry)
+    if not match:
+        names = "names such as convnet or convnet(width=32), separated by commas"
+        raise ConfigError(f"{where} takes {names}; got '{entry}'.")
+    settings: dict[str, Any] = {}
+    for part in filter(None, (match[2] or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"{where}: '{part}' in '{entry}' must be name=value.")
+        settings[key.strip()] = _value(value.strip(), where)
+    return match[1], settings
+
+
+def _value(text: str, where: str) -> Any:
     """A TOML value; a bare word is text. Raises ConfigError."""
     try:
         return parse_toml(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
     except ValueError as error:
-        raise ConfigError(f"--archs: {error}, in '{text[:60]}'.") from error
+        raise ConfigError(f"{where}: {error}, in '{text[:60]}'.") from error
+
+
+def _short(number: int) -> str:
+    """A number that fits into a sentence."""
+    return str(number) if abs(number) < 10**15 else "a number of more than 15 digits"

@@ -24,6 +24,7 @@ class SoftTeacher(Resource):
     network: PluginRef
     recipe: Recipe
     costly: ClassVar[bool] = True
+    numerics: ClassVar[int] = 2  # crops see nothing beside their box
 
     def describe(self) -> str:
         """One line."""

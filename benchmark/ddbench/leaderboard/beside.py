@@ -111,7 +111,7 @@ def _evaluation(row: Row, section: Section, records: Sequence[JudgementRecord]) 
         for name, values in (("mean", plan.imported.mean), ("std", plan.imported.std)):
             told += [f"--{name}={','.join(map(str, values))}"] if values else []
         return command("evaluate", "FILE", *told, *how)
-    return command("evaluate", f"STORE/sets/{short(row.results[0].key)}/set.safetensors", "--store", "STORE", *how)
+    return command("evaluate", f"STORE/sets/{short(row.results[0].key)}", "--store", "STORE", *how)
 
 
 def copy_image(store: Store, result: Result, out: Path) -> bool:

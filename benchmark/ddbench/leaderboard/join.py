@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, takewhile
 
+from ddbench.entry_points import NOUNS
 from ddbench.files import digest
 from ddbench.plan import Judging, SetPlan, short
-from ddbench.refs import PluginRef
+from ddbench.refs import PluginRef, foreign
 from ddbench.results.contents import Contents
 from ddbench.schema import Data, JudgementRecord, Place, SetRecord, TuningRecord
 from ddbench.trials import UNTUNED
@@ -21,6 +22,9 @@ Accuracies = Mapping[str, tuple[float, ...]]
 """By network label, one a repeat."""
 Versions = tuple[tuple[str, str], ...]
 """(name, version)."""
+
+
+METHOD = tuple(f"{NOUNS[kind]} '" for kind in ("losses", "spaces", "generators", "baselines"))  # how names of sources begin
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,15 @@ class Result:
     def seed(self) -> int:
         """Of distillation."""
         return self.plan.seed
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Of the plugins that are the method, the SHA-256 of the source that made the set, where one of them is a stranger's:
+        edited, it is another method. Of ours, `numerics` says when that is so, and tests see to it."""
+        plan = self.plan
+        if not foreign(*(ref for ref in (plan.loss, plan.space, plan.generator, plan.baseline) if ref)):
+            return {}
+        return {name: source for name, source in self.record.place.sources.items() if name.startswith(METHOD)}
 
     @property
     def is_ranked(self) -> bool:

@@ -44,6 +44,7 @@ def _differing(facts: Sequence[dict[str, str]]) -> list[str]:
 def _facts(result: Result) -> dict[str, str]:
     """(name, text) of every setting and version."""
     made = dict(_flatten(result.plan)) | result.software
+    made |= {f"source of {name}": source[:8] for name, source in result.sources.items()}
     made |= {f"judging.{name}": text for name, text in _flatten(result.judging)}
     looks = [*map(str, result.iterates), *(f"{seconds:g} s" for seconds in result.by_seconds)]
     return made | ({"iterates": "/".join(looks)} if looks else {})

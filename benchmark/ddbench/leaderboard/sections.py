@@ -174,7 +174,7 @@ def _judging(result: Result) -> dict[str, Any]:
 def _row(result: Result) -> str:
     """Equal for the seeds of a row."""
     looks = [*result.iterates, *result.by_seconds]
-    return digest([result.plan.stem, result.judging.stem, result.other_draw, result.software, looks])
+    return digest([result.plan.stem, result.judging.stem, result.other_draw, result.software, result.sources, looks])
 
 
 def _protocols(kind: Kind, groups: Groups) -> set[str]:

@@ -18,8 +18,8 @@ which is how torch's grid_sample does it.
 
 Source: Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021; operations and
 strengths as in the public code of DSA, MTT and GLaD, mode "S" (one operation a call). Departures: parameters come from
-the caller's generator, where that code seeds the global one with the wall clock; grids align corners as in MTT and
-GLaD, not as in DSA.
+the caller's generator, where that code seeds the global one with the wall clock. DSA's code does not align corners,
+MTT's and GLaD's do: on square images that gives the same numbers, on others another shear of a rotation.
 """
 
 from __future__ import annotations
@@ -234,9 +234,20 @@ def _resampled(op: str, images: Tensor, uniforms: Tensor, by: SiameseAugment) ->
 
 def _resample(images: Tensor, theta: Tensor) -> Tensor:
     """Output pixel at (x, y) in [-1, 1]^2 is the input at M (x, y): theta [1 or B, 2, 3], of the images' type and device."""
-    grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=True)  # [1 or B, H, W, 2]
+    if images.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        grid = plain_grid(theta, *images.shape[2:])
+    else:
+        grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=True)  # [1 or B, H, W, 2]
     grid = grid.expand(len(images), -1, -1, -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def plain_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """`affine_grid` with aligned corners, [n, H, W, 2], without the matrix product, which TF32 may round to 11 bits: at 128 px
+    that would be a thirtieth of a pixel at the borders."""
+    y, x = (torch.linspace(-1, 1, side, device=theta.device, dtype=theta.dtype) for side in (height, width))
+    across, down, middle = theta[:, None, None].unbind(4)  # [n, 1, 1, 2] each
+    return across * x[None, None, :, None] + down * y[None, :, None, None] + middle
 
 
 OPS: dict[str, tuple[int, Callable[[Tensor, Tensor, SiameseAugment], Tensor]]] = {

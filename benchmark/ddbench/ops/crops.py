@@ -21,8 +21,9 @@ class CropFlip:
     """A box of `scale` times the image's area and of aspect `ratio`, resized to the image's size, and mirrored half of the time.
 
     Draws follow torchvision's RandomResizedCrop: area uniform, logarithm of the aspect uniform, sides rounded, up to ten
-    attempts, then the largest centred box within the bounds of `ratio`. Departures: bilinear without antialiasing, which
-    changes nothing, as no side of a box is larger than the image's; one draw can serve a whole batch.
+    attempts, then the largest centred box within the bounds of `ratio`. Pixels are those of cropping first and resizing then:
+    none beside the box is seen. Departures: bilinear without antialiasing, which changes nothing, as no side of a box is
+    larger than the image's; one draw can serve a whole batch.
     Raises: ConfigError for a scale outside 0 < low <= high <= 1.
     """
 
@@ -82,9 +83,20 @@ class CropFlipView:
         theta = self.theta
         if theta is None:
             theta = send(self.matrix(images.shape[2], images.shape[3]), images.device)
-        theta = theta.to(images.dtype)
-        grid = F.affine_grid(theta, [len(theta), *images.shape[1:]], align_corners=False).expand(len(images), -1, -1, -1)
+        rows, columns = _places(theta[:, 1, 1:], images.shape[2]), _places(theta[:, 0, ::2], images.shape[3])
+        shape = (len(theta), *images.shape[2:])
+        grid = torch.stack([columns[:, None].expand(shape), rows[:, :, None].expand(shape)], 3).to(images.dtype)
+        grid = grid.expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _places(line: Tensor, side: int) -> Tensor:
+    """Where the pixels of a side come from, in [-1, 1], none outside of the centres of the box's first and last pixel: [n, side].
+    `line` [n, 2]: the box's half length, below 0 where it is mirrored, and its middle. No matrix product: TF32 might round it."""
+    half, middle = line[:, :1], line[:, 1:]
+    centres = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=line.device, dtype=line.dtype)
+    reach = half.abs() - 1 / side
+    return torch.clamp(half * centres, -reach, reach) + middle
 
 
 def ahead(views: Sequence[CropFlipView], height: int, width: int, device: torch.device) -> list[CropFlipView]:

@@ -104,6 +104,7 @@ class Making(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     iterates: int  # how many iterates of the distillation are kept and judged too, evenly spaced over its steps
     synthetic_mean: tuple[float, ...]  # what generated images are normalised by, real ones never; empty: the data set's own
     synthetic_std: tuple[float, ...]
+    imagenet_only: bool = False  # whether these constants repeat what published code does to ImageNet's classes and to no others
 
 
 class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,11 +128,15 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return replace(self.judging, **changes)
 
     def check_constants(self, spec: Spec) -> None:
-        """Raise ConfigError, naming the protocol, where its constants for generated images do not fit a data set."""
+        """Raise ConfigError, naming the protocol, where its constants for generated images do not fit a data set, or repeat what
+        nobody does to it."""
         try:
             synthetic_spec(spec, self.set.synthetic_mean, self.set.synthetic_std)
         except ConfigError as error:
             raise ConfigError(f"protocol '{self.id}' on '{spec.name}': {error}") from error
+        if self.set.imagenet_only and not spec.class_ids:
+            what = f"protocol '{self.id}' repeats what published code does to classes of ImageNet, which '{spec.name}' has not"
+            raise ConfigError(f"{what}: that code normalises other images rightly. Name the protocol that it builds on.")
 
     def to_json(self) -> dict[str, Any]:
         """All values."""

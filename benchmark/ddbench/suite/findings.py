@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.refs import PluginRef
+from ddbench.registry import REGISTRIES
+from ddbench.settings import REQUIRED
 from ddbench.suite import presets
 
 
@@ -62,6 +65,16 @@ class Findings:
         if key not in self._plugins:
             self._plugins[key] = self._guarded(lambda: PluginRef.resolve(kind, table["name"], settings))
         return self._plugins[key]
+
+    def check_names(self, kind: str, entries: Sequence[Any]) -> None:
+        """Look at entries that no cell is read of, so that their faults are told with the others: at names always, at settings
+        where all that are required stand in the entry, for a place could give the others."""
+        for entry in entries:
+            table = {"name": entry} if isinstance(entry, str) else entry
+            name = table.get("name") if isinstance(table, dict) else None
+            known = self._guarded(partial(REGISTRIES[kind].known, name)) if isinstance(name, str) else {}
+            if known is not None and all(setting.default is not REQUIRED or key in table for key, setting in known.items()):
+                self.plugin(kind, entry)
 
     def answer(self, question: str, ref: PluginRef, ask: Callable[[Any], Any], *about: Any) -> Any:
         """What a plugin answers; None, and remembered, where it raises. `question` and `about` tell questions apart: the same one

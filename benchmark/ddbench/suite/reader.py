@@ -182,14 +182,19 @@ class SuiteReader:
             self.fault("'networks' must name at least one network, and none twice.")
         if not 1 <= self.threads <= MAX_THREADS:
             self.fault(f"'threads' must lie in 1..{MAX_THREADS}, got {self.threads}.")
+            self.threads = 1  # read on
         baselines = self._plugins("baselines", self._value("baselines", list, list(BASELINES)))
         subsets = self._subsets()
         for (ref, _), network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
             check_network(self.findings, ref, network)
-        if backbone is None or len(networks) < len(wanted) or (asked and teacher is None):
+        losses, spaces = self._value("losses", list, []), self._value("spaces", list, [])
+        whole = backbone is not None and len(networks) == len(wanted) and not (asked and teacher is None)
+        if not whole or not subsets:  # no cell will be read, and with it no loss and no space
+            self.findings.check_names("losses", losses)
+            self.findings.check_names("spaces", spaces)
+        if not whole or backbone is None:
             return  # every cell is its own
         axes = Axes(seeds, ipcs, networks, subsets, baselines, teacher)
-        losses, spaces = self._value("losses", list, []), self._value("spaces", list, [])
         num = (len(losses) * len(spaces) + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
         if num > MAX_CELLS:
             self.fault(f"the grid has {num} cells; at most {MAX_CELLS} are run from one suite.")

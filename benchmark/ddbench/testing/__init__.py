@@ -2,7 +2,12 @@
 
 In a test of your own package, without data, network or accelerator:
 
-    run_checks("losses", MyLoss(), toy_run())
+    from ddbench.testing import contract
+
+    @contract("losses", "my-loss")
+    def test_contract(check): check()
+
+`ddbench plugins check my-loss` runs the same checks and shows a table; run_checks("losses", MyLoss(), toy_run()) is a plain call.
 
 A check is a function `check(plugin, run)`. It returns where the plugin keeps that part of the contract, raises
 AssertionError with a sentence where it does not, and `Skipped` where that part does not apply, such as the second
@@ -21,6 +26,7 @@ from ddbench.testing.architectures import architecture_checks
 from ddbench.testing.assets import asset_checks
 from ddbench.testing.baselines import baseline_checks
 from ddbench.testing.checks import Check, Skipped
+from ddbench.testing.contract import CHECKS, Outcome, contract, outcomes, suitable_run
 from ddbench.testing.datasets import dataset_checks
 from ddbench.testing.executors import executor_checks
 from ddbench.testing.generators import generator_checks
@@ -50,16 +56,19 @@ __all__ = [
     "Check",
     "ContractReport",
     "Given",
+    "Outcome",
     "Skipped",
     "ToyGenerator",
     "architecture_checks",
     "asset_checks",
     "baseline_checks",
+    "contract",
     "dataset_checks",
     "executor_checks",
     "generator_checks",
     "in_double",
     "loss_checks",
+    "outcomes",
     "prepared",
     "preset_checks",
     "protocol_checks",
@@ -67,6 +76,7 @@ __all__ = [
     "run_checks",
     "space_checks",
     "stages",
+    "suitable_run",
     "toy_data",
     "toy_network",
     "toy_plan",
@@ -81,22 +91,6 @@ class ContractReport:
 
     met: tuple[str, ...]
     skipped: dict[str, str]  # name to reason
-
-
-CHECKS: dict[str, list[Check]] = {
-    "losses": loss_checks,
-    "spaces": space_checks,
-    "generators": generator_checks,
-    "architectures": architecture_checks,
-    "proxies": proxy_checks,
-    "datasets": dataset_checks,
-    "baselines": baseline_checks,
-    "presets": preset_checks,
-    "protocols": protocol_checks,
-    "executors": executor_checks,
-    "assets": asset_checks,
-}
-"""The checks of every kind."""
 
 
 def run_checks(kind: str, plugin: Any, run: DistillRun) -> ContractReport:

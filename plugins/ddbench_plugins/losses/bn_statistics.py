@@ -35,6 +35,7 @@ class Squeezed(Resource):
     augment: Augmentation
     uses_backbone: ClassVar[bool] = True
     costly: ClassVar[bool] = True
+    numerics: ClassVar[int] = 2  # crops see nothing beside their box
 
     def describe(self) -> str:
         """One line."""
@@ -121,6 +122,7 @@ class BatchNormStatistics(Loss):
     teacher_weights: str = ""  # a file; the seven settings above then do not count
     teacher_sha256: str = ""
     teacher_classes: tuple[int, ...] = ()
+    numerics: ClassVar[int] = 2  # crops see nothing beside their box
     relabels: ClassVar[Literal["never", "last", "always"]] = "last"
     rates: ClassVar[Mapping[str, float]] = {"pixels": 0.25, "f": 0.25, "w": 0.001, "labels": 0.1}
 
