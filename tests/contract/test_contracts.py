@@ -873,6 +873,10 @@ BROKEN_DATASETS: dict[str, list[tuple[str, Dataset, str]]] = {
         ("missing", broken_dataset(files=lambda self, root: (Path("not-there.bin"),)), "no file: not-there.bin"),
         ("twice", broken_dataset(files=lambda self, root: (Path(__file__),) * 2), "names a file twice"),
     ],
+    "dataset_says_whether_it_is_prepared": [
+        ("never", broken_dataset(is_prepared=lambda self, root: False), "must be True once a split was loaded, got False"),
+        ("no bool", broken_dataset(is_prepared=lambda self, root: 1), "must be True once a split was loaded, got 1"),
+    ],
 }
 
 BROKEN_PRESETS: dict[str, list[tuple[str, Presets, str]]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import statistics
 from collections.abc import Callable
@@ -317,8 +316,7 @@ def test_a_set_of_the_store_that_is_judged_otherwise_is_imported(own, judged, mo
 
     def short(id: str) -> protocols.Protocol:
         protocol = load(id)
-        anywhere = replace_plan(protocol.set, imagenet_only=False)
-        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1), set=anywhere)
+        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1))
 
     monkeypatch.setattr(protocols, "load", short)
     plain = judged(path, "--protocol", "glad-1")
@@ -404,7 +402,7 @@ def test_what_the_terminal_cannot_show_is_replaced(ours, judged, monkeypatch):
     assert main(["evaluate", str(ours), *words]) == 0
     out.seek(0)
     (row,) = told["networks"]
-    assert re.search(rf"{100 * row['accuracy']:.1f} (\+-|\?) {100 * row['std']:.1f} \|", out.read())
+    assert f"{100 * row['accuracy']:.1f} +- {100 * row['std']:.1f} |" in out.read()
 
 
 def test_a_network_that_cannot_take_a_step_is_named_before_any_is_taken(ours, judged, trained, capsys, monkeypatch, tmp_path):
@@ -436,7 +434,7 @@ def test_a_warning_names_the_file(judged, capsys, tmp_path):
         (["--archs", "vit-noln(form=high)"], "vit"),
         (["--protocol", "glad1"], "unknown protocol 'glad1'"),
         (["--repeats", "0"], "--repeats must lie in 1..10000, got 0."),
-        (["--repeats", str(10**20)], "--repeats must lie in 1..10000, got a number of more than 15 digits."),
+        (["--repeats", str(10**20)], "--repeats must lie in 1..10000, got 100000000000000000000."),
         (["--workers", "0"], "--workers must lie in 1..1024, got 0."),
         (["--data", "cifar10"], "was made for the classes"),
         (["--protocol", "glad-1", "--rate", "0.1"], "is for the protocols that use it (lineage-1)"),

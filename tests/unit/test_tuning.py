@@ -30,6 +30,7 @@ from ddbench.cli import main
 from ddbench.compute.resources import needs_of
 from ddbench.compute.run import open_run
 from ddbench.data.subsets import identify, load_scoring, load_training
+from ddbench.durations import duration
 from ddbench.errors import DataError
 from ddbench.grid import do, runner
 from ddbench.grid.planning import planning_run
@@ -467,7 +468,7 @@ def test_a_plan_tells_what_is_there(
     _, told, _ = call(capsys, "plan", suite, "--store", copy.root)
     assert (told["tuning"]["missing"], told["tuning"]["seconds"] > 0) == (3, True)
     assert main(["plan", str(suite), "--store", str(copy.root)]) == 1
-    about = f"3 missing, about {told['tuning']['seconds']:,.0f} s on one worker. Make them with: ddbench tune"
+    about = f"3 missing, about {duration(told['tuning']['seconds'])} on one worker. Make them with: ddbench tune"
     assert about in capsys.readouterr().out
 
 

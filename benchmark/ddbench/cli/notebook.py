@@ -103,22 +103,21 @@ def evaluate_set(set: str | Path | Sequence[str | Path], **options: object) -> E
 
 
 def load_set(
-    path: str | Path | Sequence[str | Path], data: str | None = None, images: str | None = None, labels: str | None = None,
+    set: str | Path | Sequence[str | Path], data: str | None = None, images: str | None = None, labels: str | None = None,
     experiment: int | None = None,
 ) -> ImportedSet:  # fmt: skip
-    """The tensors of a distilled set: `images` [N,C,H,W], normalised as the real ones, and `labels` [N,K]; one path, or those of
-    images, labels and learned rate. Of others' files, `data`, `images` and `labels` say what is in them, and `experiment` which
-    of several sets it is, as for `ddbench evaluate`. Raises BenchError."""
+    """The tensors of a distilled set, in a file or in several: `images` [N,C,H,W], normalised as the real ones, and `labels`
+    [N,K]; of others' files, `data`, `images`, `labels` and `experiment` say what is in them, as for `ddbench evaluate`. Raises
+    BenchError."""
     from ddbench.evaluate.set_layouts import open_set
     from ddbench.evaluate.sets import fitted
     from ddbench.refs import PluginRef
 
-    found = open_set([Path(one) for one in ([path] if isinstance(path, str | Path) else path)], experiment)
+    found = open_set([Path(path) for path in ([set] if isinstance(set, str | Path) else set)], experiment)
     name = data or found.meta.get("dataset")
     if name is None:
         raise ConfigError(f"{found.name} does not name its data set: give data=NAME, one of `ddbench plugins --kind datasets`.")
-    spec = PluginRef.resolve("datasets", name, {}).make().spec()
-    return fitted(found, spec, values=images, kind=labels)  # type: ignore[arg-type]
+    return fitted(found, PluginRef.resolve("datasets", name, {}).make().spec(), values=images, kind=labels)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

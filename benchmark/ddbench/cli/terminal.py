@@ -1,7 +1,7 @@
 """What the command line prints, made safe: nothing that a name or a message holds steers the terminal or ends the program.
 
 Names come from suites, plugins, files and records of others. A control character among them is printed as its escape, and a
-character that the stream's encoding lacks as one that looks alike, or as a question mark.
+character that the stream's encoding lacks as a question mark, or, where tables use it, as others: ± as +- in ASCII.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ALIKE = {"±": "+-", "–": "-", "†": "*", "‡": "**", "§": "***"}  # what tables use
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for the tab and the end of a line, marks that turn the direction of writing, and lone surrogates."""
+
+_PLAINER = str.maketrans({"±": "+-", "–": "-", "†": "*", "‡": "**", "§": "***"})
 
 
 def plain(text: str) -> str:
@@ -35,8 +36,7 @@ class Plain:
         try:
             self.stream.write(safe)
         except UnicodeEncodeError as error:
-            alike = "".join(ALIKE.get(letter, letter) for letter in safe)
-            self.stream.write(alike.encode(error.encoding, "replace").decode(error.encoding))
+            self.stream.write(safe.translate(_PLAINER).encode(error.encoding, "replace").decode(error.encoding))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

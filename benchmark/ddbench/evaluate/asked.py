@@ -65,7 +65,7 @@ def ask(
     numbers = chosen.judging
     repeats = chosen.repeats if repeats is None else repeats
     if not 1 <= repeats <= MAX_REPEATS:
-        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {_short(repeats)}.")
+        raise ConfigError(f"--repeats must lie in 1..{MAX_REPEATS}, got {repeats}.")
     if rate is not None and not (numbers.learned_rate and 0 < rate < float("inf")):
         known = ", ".join(id for id in protocols.names() if protocols.load(id).judging.learned_rate)
         raise ConfigError(f"--rate must be above 0 and is for the protocols that use it ({known}); this is '{chosen.id}'.")
@@ -80,6 +80,8 @@ def ask(
     teacher = PluginRef.resolve("architectures", numbers.teacher.network, {}) if numbers.teacher else None
     spec: Spec = dataset.make().spec()
     chosen.check_constants(spec)  # a file's images count as generated
+    for network in (*networks, *([teacher] if teacher else [])):
+        network.ask(partial(try_building, spec=spec, label=network.label))  # refuses what does not fit, within bounds
     given = fitted(found, spec, values, mean, std, kind)
     if given.whitening and (teacher or chosen.set.synthetic_mean or chosen.set.synthetic_std):
         raise ConfigError(f"whitened images cannot be judged by '{chosen.id}', which works on normalised ones.")
@@ -138,8 +140,3 @@ def _value(text: str, where: str) -> Any:
         return text
     except ValueError as error:
         raise ConfigError(f"{where}: {error}, in '{text[:60]}'.") from error
-
-
-def _short(number: int) -> str:
-    """A number that fits into a sentence."""
-    return str(number) if abs(number) < 10**15 else "a number of more than 15 digits"

@@ -61,12 +61,12 @@ def open_content(path: Path) -> Content:
         return Content(path, value, sha256_of(file), meta)
 
 
-def _pt(path: Path) -> tuple[Any, dict[str, Any]]:
-    """What torch.save wrote: tensors, arrays, numbers, texts, lists and dictionaries of such; nothing of it is executed. Raises
-    DataError."""
+def open_pt(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, texts, lists and dictionaries of such; arrays of numpy come as tensors. Nothing of
+    it is executed: every .pt of a set is opened here. Raises DataError."""
     try:
         with path.open("rb") as file:
-            return read_torch(file, str(path)), {}
+            return read_torch(file, str(path))
     except DataError as error:
         odd = "tensor" in str(error) or "numbers" in str(error)  # a sparse one, one without values, complex numbers
         raise DataError(f"{error} Save dense tensors of floats or integers." if odd else str(error)) from error
@@ -129,8 +129,8 @@ def _no_arrays(path: Path, error: Exception) -> DataError:
 
 OPENERS: Mapping[str, Callable[[Path], tuple[Any, dict[str, Any]]]] = {
     ".safetensors": _safetensors,
-    ".pt": _pt,
-    ".pth": _pt,
+    ".pt": lambda path: (open_pt(path), {}),
+    ".pth": lambda path: (open_pt(path), {}),
     ".npz": _npz,
     ".npy": _npy,
 }
