@@ -316,7 +316,9 @@ def test_a_set_of_the_store_that_is_judged_otherwise_is_imported(own, judged, mo
 
     def short(id: str) -> protocols.Protocol:
         protocol = load(id)
-        return replace_plan(protocol, repeats=1, judging=replace_plan(protocol.judging, epochs=2, warmup_epochs=1))
+        judging = replace_plan(protocol.judging, epochs=2, warmup_epochs=1)
+        making = replace_plan(protocol.set, imagenet_only=False)
+        return replace_plan(protocol, repeats=1, judging=judging, set=making)
 
     monkeypatch.setattr(protocols, "load", short)
     plain = judged(path, "--protocol", "glad-1")
