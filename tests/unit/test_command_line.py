@@ -407,7 +407,7 @@ def test_a_shared_thing_that_fails_is_named_by_what_it_is(monkeypatch: pytest.Mo
     store = SimpleNamespace(root=tmp_path, read_job=lambda name: "a file")
     place = SimpleNamespace(
         store=store, title_of=lambda file: "resource 01234567", marks=tuple, is_stained=False, device=torch.device("cpu"),
-        fail=lambda name, title, sentence, details: told.append(sentence),
+        fail=lambda name, title, sentence, *more: told.append(sentence),
     )  # fmt: skip
     assert worker._do("resource-0123456789abcdef", place, cast(Any, None)) == "failed"
     assert told == ["classifier convnet on x, 10 epochs: no room."]

@@ -180,10 +180,10 @@ CASES = {
     "nothing": (changed("losses", "[]", changed("baselines", "[]")), "the grid is empty: name at least one loss and space, or one baseline."),
     "too many": (
         changed("seeds", "[" + ", ".join(map(str, range(13_000))) + "]"),
-        "the grid has 104000 cells; at most 100000 are run from one suite.",
+        "the grid has 156000 cells; at most 100000 are run from one suite.",
     ),
     "name with folders": (changed("name", '"../x"'), "'name' must be made of letters, digits, '.', '-' and '_' and not begin with '.'"),
-    "threads 0": (changed("threads", "0"), "'threads' must be at least 1, got 0."),
+    "threads 0": (changed("threads", "0"), "'threads' must lie in 1..1024, got 0."),
     "small images": (
         changed("backbone", '{ name = "convnet", depth = 6 }'),
         "architecture 'convnet(depth=6)' needs images of at least 64 px; those of 'mnist-5k' are 28 x 28.",

@@ -251,12 +251,14 @@ def test_what_failed_by_its_numbers_is_kept_and_tried_again_only_where_asked(emp
         return publish(empty, job)
 
     first, _ = go(empty, Made(diverges), *map(cell, PLANS[:2]))
-    assert first.failed == dict.fromkeys(because_of_it, "the loss was NaN.")
+    record = empty.failures(name)[0]
+    assert first.failed == dict.fromkeys(because_of_it, f"the loss was NaN. Its record: {record}")
     executor = Made(lambda job: publish(empty, job))
     kept, told = go(empty, executor, *map(cell, PLANS[:2]))
     assert executor.submitted == kept.computed == []
     assert set(kept.failed) == because_of_it
-    assert set(kept.failed.values()) == {"the loss was NaN. It failed so before, and is tried again only with --redo."}
+    told = "the loss was NaN. It failed so before, and is tried again only with --redo."
+    assert set(kept.failed.values()) == {f"{told} Its record: {record}"}
     assert told.ends == [(failed, "failed")]
     assert len(empty.failures(name)) == 1
     again, _ = go(empty, executor, *map(cell, PLANS[:2]), again=True)
@@ -437,7 +439,7 @@ def test_workers_are_as_many_as_asked_or_as_cores_allow() -> None:
     assert devices_of("cpu", 3, 1) == ["cpu"] * 3
     assert set(devices_of("cpu", None, 1)) == {"cpu"}
     assert devices_of("cpu", None, 10_000) == ["cpu"]
-    with pytest.raises(ConfigError, match=r"^--workers must be at least 1, got 0\.$"):
+    with pytest.raises(ConfigError, match=r"^--workers must lie in 1\.\.1024, got 0\.$"):
         devices_of("cpu", 0, 1)
     with pytest.raises(ConfigError, match="unknown device 'gpu'"):
         devices_of("gpu", 1, 1)
