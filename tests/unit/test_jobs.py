@@ -254,12 +254,12 @@ def test_what_failed_by_its_numbers_is_kept_and_tried_again_only_where_asked(emp
     record = empty.failures(name)[0]
     assert first.failed == dict.fromkeys(because_of_it, f"the loss was NaN. Its record: {record}")
     executor = Made(lambda job: publish(empty, job))
-    kept, told = go(empty, executor, *map(cell, PLANS[:2]))
+    kept, heard = go(empty, executor, *map(cell, PLANS[:2]))
     assert executor.submitted == kept.computed == []
     assert set(kept.failed) == because_of_it
     told = "the loss was NaN. It failed so before, and is tried again only with --redo."
     assert set(kept.failed.values()) == {f"{told} Its record: {record}"}
-    assert told.ends == [(failed, "failed")]
+    assert heard.ends == [(failed, "failed")]
     assert len(empty.failures(name)) == 1
     again, _ = go(empty, executor, *map(cell, PLANS[:2]), again=True)
     assert (set(again.computed), again.failed) == (because_of_it, {})
