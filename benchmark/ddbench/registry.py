@@ -173,9 +173,7 @@ presets, protocols, executors = Registry("presets"), Registry("protocols"), Regi
 assets = Registry("assets")
 REGISTRIES: Mapping[str, Registry] = {
     each.kind: each
-    for each in (
-        losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors, assets
-    )
+    for each in (losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors, assets)
 }
 
 

@@ -902,7 +902,6 @@ BROKEN_PRESETS: dict[str, list[tuple[str, Presets, str]]] = {
 }
 
 
-
 @dataclass(frozen=True)
 class FirstReal(Baseline):
     """The first real images of every class; `change` does something to the set before it is given away."""
@@ -1001,6 +1000,7 @@ BROKEN_EXECUTORS: dict[str, list[tuple[str, ExecutorConfig, str]]] = {
     "executor_takes_no_jobs_too": [("handle", Idle("handle"), "must give no handles")],
     "executor_knows_no_strange_handle": [("waits", Idle("waits"), "must be lost")],
 }
+
 
 @dataclass(frozen=True)
 class Secretive(Elsewhere):

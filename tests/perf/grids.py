@@ -1,6 +1,6 @@
 """The grids of the report's part `tables`, small enough for some minutes of a card, and what their store says of them.
 
-    python tests/perf/grids.py STORE        accuracies and seconds of a store, as JSON
+python tests/perf/grids.py STORE        accuracies and seconds of a store, as JSON
 """
 
 from __future__ import annotations

@@ -234,9 +234,7 @@ def test_second_derivative_is_right(name: str) -> None:
     assert second.isfinite().all()
     assert (second.flatten(1).norm(dim=1) > 1e-9).all()
     direction, eps = second.detach() / second.norm(), 1e-6
-    slope = (gradient_norm(network, images + eps * direction) - gradient_norm(network, images - eps * direction)) / (
-        2 * eps
-    )
+    slope = (gradient_norm(network, images + eps * direction) - gradient_norm(network, images - eps * direction)) / (2 * eps)
     torch.testing.assert_close(slope, second.norm(), rtol=1e-4, atol=0)
 
 
@@ -258,9 +256,7 @@ def test_min_size_follows_the_settings() -> None:
 
 @pytest.mark.parametrize(("arch", "name", "patch"), [(vit(), "vit", 4), (vit_noln(), "vit-noln", 16)])
 def test_vit_refuses_images_that_are_no_whole_patches(arch: Arch, name: str, patch: int) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"'{name}' cuts images into patches of {patch} x {patch} px .* has 30 x 32\."
-    ):
+    with pytest.raises(ConfigError, match=rf"'{name}' cuts images into patches of {patch} x {patch} px .* has 30 x 32\."):
         arch.build(spec((30, 32)))
 
 
@@ -318,9 +314,7 @@ def test_half_the_width_halves_every_layer(make: Callable[..., Arch], width: int
         (vit_noln, {"depth": 0}, "'vit-noln' needs depth of at least 1, got 0"),
     ],
 )
-def test_bad_settings_are_refused_before_building(
-    make: Callable[..., Arch], settings: dict[str, Any], message: str
-) -> None:
+def test_bad_settings_are_refused_before_building(make: Callable[..., Arch], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**settings)
 
@@ -441,9 +435,7 @@ def test_vit_reads_every_patch_where_it_is() -> None:
     image = torch.arange(96.0).reshape(1, 1, 8, 12)
     network(image)
     patches = [
-        image[0, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten()
-        for row in (0, 1)
-        for column in (0, 1, 2)
+        image[0, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].flatten() for row in (0, 1) for column in (0, 1, 2)
     ]
     assert torch.equal(seen[0][0], torch.stack(patches))
 
@@ -452,9 +444,7 @@ def test_attention_is_the_formula() -> None:
     toy = spec(8)
     attention = build(vit(width=16, depth=1), toy).features.blocks[0].attention.eval()
     tokens = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
-    query, key, value = (
-        part.unflatten(2, (8, 2)).transpose(1, 2) for part in attention.to_qkv(tokens).split(16, dim=2)
-    )
+    query, key, value = (part.unflatten(2, (8, 2)).transpose(1, 2) for part in attention.to_qkv(tokens).split(16, dim=2))
     mixed = nn.functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(attention(tokens), attention.project(mixed.transpose(1, 2).flatten(2)))
 

@@ -204,8 +204,17 @@ def test_text_cannot_break_a_table() -> None:
         ),
     ],
     ids=[
-        "alone", "ipc", "subset", "file", "shipped", "the right one of two", "variants", "quotes", "full data have no ipc",
-        "reduced", "reduced and shipped",
+        "alone",
+        "ipc",
+        "subset",
+        "file",
+        "shipped",
+        "the right one of two",
+        "variants",
+        "quotes",
+        "full data have no ipc",
+        "reduced",
+        "reduced and shipped",
     ],
 )
 def test_commands(others: list[SetPlan], around: dict[str, object], command: str) -> None:
@@ -232,7 +241,7 @@ def test_every_suite_that_asked_for_a_part_has_its_command() -> None:
     made = results([Judged(one.set, (*one.judgements, *more))])
     (section,) = sections(made)
     assert commands(section.rows[0], section, Surroundings(places=places_of(made))) == [
-        f"ddbench evaluate STORE/sets/{short(one.plan.key)}/set.safetensors --store STORE --protocol toy-1 "
+        f"ddbench evaluate STORE/sets/{short(one.plan.key)} --store STORE --protocol toy-1 "
         f"--archs {TEACHER.label} --repeats 1 --threads 1",
         "ddbench run more --only loss=dm,space=pixel",
         "ddbench run toy-grid --only loss=dm,space=pixel",

@@ -144,4 +144,3 @@ def test_images_smaller_than_the_filters_are_refused(run: DistillRun) -> None:
     spec = replace(run.spec, shape=(3, 2, 2))
     with pytest.raises(ConfigError, match="at least 3 px"):
         Factorised().num_images(replace(run, data=replace(run.data, spec=spec)))
-

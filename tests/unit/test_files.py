@@ -37,9 +37,7 @@ def test_nan_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     path = tmp_path / "a"
     write_bytes(path, b"old")
 

@@ -392,9 +392,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_baseline(path) == entries(made)
     value = json.loads(path.read_bytes())
     assert value["schema"] == 2
-    row = next(
-        row for row in value["rows"] if row["name"] == "dm / pixel, toy, ipc 1, toy-1" and row["network"] == "vit"
-    )
+    row = next(row for row in value["rows"] if row["name"] == "dm / pixel, toy, ipc 1, toy-1" and row["network"] == "vit")
     values = [each.accuracies["vit"] for each in made if short(each.key) in row["keys"]]
     assert sorted(row["accuracies"]) == sorted(map(list, values))
     assert (row["seeds"], row["num_test"]) == ([0, 1], NUM_TEST)

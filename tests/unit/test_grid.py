@@ -247,7 +247,9 @@ def test_a_fault_is_one_clear_sentence(tmp_path: Path, text: str, told: str) -> 
 
 
 def test_two_ways_of_writing_one_set_are_one(tmp_path: Path) -> None:
-    text = changed("losses", '["dsa"]', changed("spaces", '[{ name = "glad", layer = 4 }, { name = "layered", first = 4, last = 4 }]'))
+    text = changed(
+        "losses", '["dsa"]', changed("spaces", '[{ name = "glad", layer = 4 }, { name = "layered", first = 4, last = 4 }]')
+    )
     where = "mnist-5k, ipc 1, seed 0"
     said = faults(tmp_path, text)
     assert len(said) == 4  # ipc and seeds
@@ -290,7 +292,9 @@ def sentence(name: str) -> str:
 
 
 def test_what_is_no_suite(tmp_path: Path) -> None:
-    assert sentence("quikstart").startswith("unknown suite 'quikstart'. Did you mean 'quickstart'? It is neither a file nor one of: ")
+    assert sentence("quikstart").startswith(
+        "unknown suite 'quikstart'. Did you mean 'quickstart'? It is neither a file nor one of: "
+    )
     path = tmp_path / "a.toml"
     path.write_text("a = = 1")
     assert sentence(str(path)).startswith(f"suite '{path}' is not valid TOML: ")
@@ -315,7 +319,9 @@ def test_shipped_suites_are_whole(name: str) -> None:
 
 
 def test_later_overrides_win_and_settings_merge(tmp_path: Path) -> None:
-    text = GOOD + """
+    text = (
+        GOOD
+        + """
 [distill.loss]
 batch_real = 3
 [[override]]
@@ -328,6 +334,7 @@ set = { steps = 20, loss = { augment = "none" }, rates = { pixels = 3 } }
 where = { seed = 1, space = "pixel" }
 set = { momentum = 0.2, loss = { batch_real = 4 } }
 """
+    )
     sets = [cell.set for cell in load(tmp_path, text).cells]
     plans = {(p.loss.name, p.space.name, p.ipc, p.seed): p for p in sets if p.loss and p.space}
 
@@ -353,7 +360,10 @@ def test_only_selects(tmp_path: Path) -> None:
     assert {cell.set.method for cell in select(cells, "baseline=full-data")} == {"full-data"}
     assert len(select(cells, "ipc=10")) == 10
     for only, told in (
-        ("los=dm", "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?"),
+        (
+            "los=dm",
+            "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?",
+        ),
         ("loss", "--only: 'loss' lacks a value. Write it as in loss=VALUE."),
         (
             "loss=dmm,ipc=10",
@@ -386,9 +396,7 @@ def test_a_broken_plugin_takes_its_own_cells_only(
 
 
 @pytest.mark.parametrize("key", ["backbone", "proxy", "generator", "networks"])
-def test_a_broken_plugin_that_every_cell_needs_takes_them_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_broken_plugin_that_every_cell_needs_takes_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """No cell may be run with less than it asks for."""
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
@@ -494,7 +502,9 @@ def test_what_a_protocol_says_of_sets_is_in_their_plans(tmp_path: Path) -> None:
     ]
     load(tmp_path, changed("protocol", '"glad-1-svhn-mean"', changed("spaces", '["pixel"]')))  # generates nothing
     (told,) = faults(tmp_path, changed("subsets", '["cifar10"]', changed("protocol", '"glad-1-unnormalised"')))
-    assert told.startswith("protocol 'glad-1-unnormalised' repeats what published code does to classes of ImageNet, which 'cifar10'")
+    assert told.startswith(
+        "protocol 'glad-1-unnormalised' repeats what published code does to classes of ImageNet, which 'cifar10'"
+    )
 
 
 def test_rankers_by_validation_train_as_the_protocol_has_it_and_without_its_teacher(tmp_path: Path) -> None:
@@ -521,7 +531,11 @@ def test_iterates_are_spread_over_the_steps_of_all_stages(tmp_path: Path) -> Non
 
 
 def test_a_suite_asks_for_iterates_by_steps_and_by_seconds(tmp_path: Path) -> None:
-    asked = changed("iterates", "{ steps = [20, 5, 5], seconds = [60, 0.5] }", changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]'))
+    asked = changed(
+        "iterates",
+        "{ steps = [20, 5, 5], seconds = [60, 0.5] }",
+        changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]'),
+    )
     found = {cell.set.method: (cell.iterates, cell.iterate_seconds) for cell in load(tmp_path, asked).cells}
     assert found["dm / pixel"] == ((5,), (0.5, 60.0))  # of 7 steps; those of the longest distillation are enough
     assert found["dm / hpd(last=6) / cvae"] == ((5, 20), (0.5, 60.0))
@@ -530,7 +544,9 @@ def test_a_suite_asks_for_iterates_by_steps_and_by_seconds(tmp_path: Path) -> No
     assert {cell.set.method: cell.iterates for cell in both}["dm / pixel"] == (0, 1, 2, 4, 5)
     cell = next(cell for cell in load(tmp_path, asked).cells if cell.set.loss)
     wanted = [(None, None), (5, None), (None, 0.5), (None, 60.0)]
-    assert [(each.iterate, each.iterate_seconds) for each in cell.all_judgings()] == [pair for pair in wanted for _ in cell.judgings]
+    assert [(each.iterate, each.iterate_seconds) for each in cell.all_judgings()] == [
+        pair for pair in wanted for _ in cell.judgings
+    ]
     assert len({judging.key for judging in cell.all_judgings()}) == 4 * len(cell.judgings)
     plain = load(tmp_path, changed("spaces", '["pixel", { name = "hpd", first = 2, last = 6 }]')).cells
     assert [each.set.key for each in plain] == [each.set.key for each in load(tmp_path, asked).cells]
@@ -570,7 +586,11 @@ def test_a_space_that_cannot_count_its_stages_beforehand_has_no_iterates(tmp_pat
 
 
 def test_a_damaged_protocol_is_told(tmp_path: Path, install: Install) -> None:
-    install("protocol_of_tests", "from ddbench.api import ProtocolText\ndef mine():\n    return ProtocolText('a = = 1')\n", protocols={"mine": "mine"})
+    install(
+        "protocol_of_tests",
+        "from ddbench.api import ProtocolText\ndef mine():\n    return ProtocolText('a = = 1')\n",
+        protocols={"mine": "mine"},
+    )
     (said,) = faults(tmp_path, changed("protocol", '"mine"'))
     assert said.startswith("protocol 'mine' (protocol_of_tests:mine, from protocol-of-tests) is damaged: it is not valid TOML (")
 
@@ -672,7 +692,12 @@ class None_(Odd):
 @pytest.mark.parametrize(
     ("key", "value", "told", "left"),
     [
-        ("subsets", '["mnist-5k", "shaky"]', "dataset 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no spec today.", 21),
+        (
+            "subsets",
+            '["mnist-5k", "shaky"]',
+            "dataset 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no spec today.",
+            21,
+        ),
         ("generator", '"shaky"', "generator 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no depth today.", 13),
         ("spaces", '["pixel", "shaky"]', "space 'shaky' (from shaky-plugins 1.0) is broken: RuntimeError: no check today.", 13),
         ("losses", '["dm", "shaky"]', "loss 'shaky' (from shaky-plugins 1.0) is broken: ValueError: could not convert", 13),
@@ -758,7 +783,7 @@ def test_a_broken_space_may_be_what_a_rate_is_for(tmp_path: Path) -> None:
     assert {plan.method for plan in (cell.set for cell in suite.cells) if not plan.baseline} == {"dm / pixel"}
 
 
-@pytest.mark.parametrize("text", ["threads = 0", 'description = 3', 'data_root = "~nobody-of-that-name/x"'])
+@pytest.mark.parametrize("text", ["threads = 0", "description = 3", 'data_root = "~nobody-of-that-name/x"'])
 def test_faults_outside_the_cells_are_found_too(tmp_path: Path, text: str) -> None:
     key = text.partition(" ")[0]
     base = "\n".join(line for line in GOOD.splitlines() if not line.startswith(key))

@@ -325,9 +325,7 @@ LEAVES = st.one_of(
     st.sampled_from(["dm", "convnet", "pixel", "mnist-5k", "random", "glad", "cvae", "steps", "name", "where", "set", "width"]),
 )  # fmt: skip
 NAMES = st.sampled_from(["name", "width", "depth", "where", "set", "loss", "steps", "rates", "pixels"])
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=6
-)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=6)
 
 
 def toml(value: Any) -> str:

@@ -154,9 +154,7 @@ def expected(split: str) -> tuple[np.ndarray, list[int]]:
     if split == "train":
         files = [content for wnid in NETTE for _, content in sorted(TRAIN[wnid].items())]
         return np.stack([decode(content, 32) for content in files]), [label for label in range(10) for _ in range(NUM)]
-    pairs = sorted(
-        (NETTE.index(wnid), name) for name, wnid in zip(VALIDATION, SHOWN, strict=True) if wnid != OTHER
-    )
+    pairs = sorted((NETTE.index(wnid), name) for name, wnid in zip(VALIDATION, SHOWN, strict=True) if wnid != OTHER)
     return np.stack([decode(VALIDATION[name], 32) for _, name in pairs]), [label for label, _ in pairs]
 
 

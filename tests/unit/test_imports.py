@@ -316,9 +316,7 @@ def test_the_walk_finds_hidden_images(run: DistillRun) -> None:
     test = both_forms(sealed.images, run)
     seen = replace(leaky, resources={None: {"x": run.spec.normalise(sealed.images[:1])}})  # type: ignore[dict-item]
     assert [path for path, tensor in reachable(seen) if rows_of(tensor, run.spec.shape) & test] == ["run.resources[None]['x']"]
-    assert [path for path, tensor in reachable(leaky) if rows_of(tensor, run.spec.shape) & test] == [
-        "run.resources[None]['x']"
-    ]
+    assert [path for path, tensor in reachable(leaky) if rows_of(tensor, run.spec.shape) & test] == ["run.resources[None]['x']"]
     hidden = sealed.images
 
     def closure() -> Tensor:

@@ -99,7 +99,7 @@ def space_of(plan: SetPlan) -> PluginRef:
     return plan.space
 
 
-INNER = "{ name = \"layered\", first = 2 }"
+INNER = '{ name = "layered", first = 2 }'
 
 
 def test_a_nested_space_goes_through_plan_label_and_identity(tmp_path: Path) -> None:

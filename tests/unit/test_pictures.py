@@ -94,6 +94,7 @@ def test_a_rotation_by_exif_is_not_done() -> None:
 
 def png_head(width: int, height: int) -> bytes:
     """A PNG that says it is so large, and holds nothing."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 

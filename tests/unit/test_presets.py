@@ -174,7 +174,9 @@ def test_what_the_suite_says_beats_the_preset_and_later_beats_earlier(install: I
     assert values(inline) == (11, 0.25, {"pixels": 2.0}, "hard", 9)
     distill = inline + '[distill]\nsteps = 13\nlabels = "learned"\nrates = { labels = 4 }\nloss = { batch_real = 10 }\n'
     assert values(distill) == (13, 0.25, {"pixels": 2.0, "labels": 4.0}, "learned", 10)
-    override = distill + '[[override]]\nwhere = { ipc = 1 }\nset = { steps = 14, rates = { pixels = 5 }, loss = { batch_real = 11 } }\n'
+    override = (
+        distill + "[[override]]\nwhere = { ipc = 1 }\nset = { steps = 14, rates = { pixels = 5 }, loss = { batch_real = 11 } }\n"
+    )
     assert values(override) == (14, 0.25, {"pixels": 5.0, "labels": 4.0}, "learned", 11)
     assert settings(only(load(tmp_path, override)).loss)["augment"] == "none"
 
@@ -252,7 +254,10 @@ def test_a_fault_is_one_clear_sentence(install: Install, tmp_path: Path, text: s
 
 def test_other_faults_are_told_with_it(install: Install, tmp_path: Path) -> None:
     said = faults(tmp_path, SUITE.replace("ipc = [1]", "ipc = [2]").replace('["pixel"]', '[{ name = "pixel", clmap = true }]'))
-    assert [fault.split(".")[0] for fault in said] == [f"preset 'tiny' has nothing for {PLACE} 2", "space 'pixel' has no setting 'clmap'"]
+    assert [fault.split(".")[0] for fault in said] == [
+        f"preset 'tiny' has nothing for {PLACE} 2",
+        "space 'pixel' has no setting 'clmap'",
+    ]
 
 
 def test_families_stand_side_by_side(install: Install, tmp_path: Path) -> None:
@@ -447,7 +452,9 @@ def test_every_entry_of_ours_can_be_used(
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.family}-{entry.number}")
 def test_every_entry_of_ours_says_where_it_is_from(entry: Preset) -> None:
     assert entry.where.keys() >= {"loss", "space", "subset", "ipc"}
-    assert any(word in entry.source for word in (" at ", "issue", "Table"))  # a repository and its commit, a thread, a paper's table
+    assert any(
+        word in entry.source for word in (" at ", "issue", "Table")
+    )  # a repository and its commit, a thread, a paper's table
     assert entry.protocol in ("", *protocols.names())
     assert all(len(why) > 20 for why in entry.unknown.values())
     batch = entry.set.get("loss", {}).get("batch_syn", 1)
@@ -481,7 +488,10 @@ def test_values_that_are_easily_mistaken() -> None:
     glad = [entry for entry in ENTRIES if entry.family in ("glad", "hpd") and "cifar10" in entry.where["subset"]]
     assert glad
     assert all("steps" in entry.unknown and "rates" not in entry.set for entry in glad)
-    layers = {loss: entry_for("glad", loss=loss, space="glad", subset="imagewoof", side=128).set["space"]["layer"] for loss in ("tesla", "dsa", "dm")}
+    layers = {
+        loss: entry_for("glad", loss=loss, space="glad", subset="imagewoof", side=128).set["space"]["layer"]
+        for loss in ("tesla", "dsa", "dm")
+    }
     assert layers == {"tesla": 12, "dsa": 16, "dm": 20}
     walks = [entry for entry in ENTRIES if "hpd" in entry.where["space"]]
     assert all(("space.first" in entry.unknown) != (entry.where.get("side") == ("128",)) for entry in walks)
@@ -550,7 +560,7 @@ def test_glad_s_layer_marks_the_record_and_a_suite_s_own_does_not(install: Insta
     assert marks == (f"space.layer is from preset 'glad': {entry.marks['space.layer']}",)
     assert presets.under(entry, place, listed | {"space": {"name": "glad", "layer": 4}}, values)[1] == ()
     assert presets.under(entry, place, listed, values | {"space": {"layer": 4}})[1] == ()
-    install(TINY.replace("source = \"somebody\"", 'source = "somebody"\nmarks = { "loss.batch_real" = "beware" }'))
+    install(TINY.replace('source = "somebody"', 'source = "somebody"\nmarks = { "loss.batch_real" = "beware" }'))
     (cell,) = load(tmp_path, SUITE).cells
     assert cell.marks == ("loss.batch_real is from preset 'tiny': beware",)
 

@@ -221,7 +221,7 @@ def test_a_base_that_leads_in_a_circle_is_refused(install, tmp_path):
     )
     registry.protocols.refresh()
     module = tmp_path / "protocol_of_tests.py"
-    module.write_text(module.read_text() + "def other():\n    return ProtocolText('base = \"mine-1\"\\nid = \"mine-2\"')\n")
+    module.write_text(module.read_text() + 'def other():\n    return ProtocolText(\'base = "mine-1"\\nid = "mine-2"\')\n')
     (tmp_path / "protocol_of_tests.toml").write_text(MINE.replace('"lineage-1"', '"mine-2"'))
     with pytest.raises(PluginError, match=r"its base 'mine-[12]' is no other protocol"):
         protocols.load("mine-1")

@@ -191,9 +191,7 @@ def test_listing_names_imports_no_plugin_and_no_torch() -> None:
 
 
 def _python(code: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=600
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -223,9 +221,7 @@ def test_two_owners_of_a_name_are_refused_only_when_it_is_used(install: Install,
 def test_three_owners_are_all_named(install: Install) -> None:
     for owner in ("gamma", "beta", "alpha"):
         install(f"{owner}-1", f"[ddbench.losses]\nx = {owner}.x:X")
-    assert "offered 3 times: by alpha (alpha.x), beta (beta.x) and gamma (gamma.x)." in message(
-        PluginError, losses().origin, "x"
-    )
+    assert "offered 3 times: by alpha (alpha.x), beta (beta.x) and gamma (gamma.x)." in message(PluginError, losses().origin, "x")
 
 
 def test_a_distribution_found_twice_counts_once_and_the_first_wins(install: Install) -> None:
@@ -328,9 +324,7 @@ def test_a_malformed_line_is_reported_and_breaks_nothing_else(
         (b"[ddbench.losses]\nx = gamma:X\xff", "UnicodeDecodeError"),
     ],
 )
-def test_a_damaged_file_is_reported_and_hides_no_neighbour(
-    install: Install, dm: Registry, content: bytes, fault: str
-) -> None:
+def test_a_damaged_file_is_reported_and_hides_no_neighbour(install: Install, dm: Registry, content: bytes, fault: str) -> None:
     install("alpha-1.0", content)
     install("zeta-1.0", "[ddbench.losses]\nz = beta:DistributionMatching")
     dm.refresh()
@@ -359,9 +353,7 @@ def test_entry_points_that_cannot_be_opened_are_reported(install: Install, dm: R
 def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
     lines = "\n".join(f"{name} = beta:X" for name in ("mtt", "dm", "tesla", "dc"))
     install("beta-2.0", f"[ddbench.losses]\n{lines}")
-    assert message(ConfigError, losses().make, "dmm") == (
-        "unknown loss 'dmm'. Did you mean 'dm'? Installed: dc, dm, mtt, tesla."
-    )
+    assert message(ConfigError, losses().make, "dmm") == ("unknown loss 'dmm'. Did you mean 'dm'? Installed: dc, dm, mtt, tesla.")
     assert message(ConfigError, losses().origin, "quite-other").startswith("unknown loss 'quite-other'. Installed: dc")
     assert {kind: message(ConfigError, Registry(kind).make, "x").split("'")[0] for kind in REGISTRIES} == {
         "losses": "unknown loss ",

@@ -38,6 +38,7 @@ def features() -> Tensor:
 def test_herding_takes_the_image_that_brings_the_mean_nearest(run: DistillRun, features: Tensor) -> None:
     chosen = list(Herding().choose(features, 0, run))
     for number in range(3):
+
         def gap(place: int, before: list[int] = chosen[:number]) -> float:
             return float((features.mean(0) - features[[*before, place]].mean(0)).norm())
 

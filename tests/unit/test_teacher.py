@@ -226,9 +226,7 @@ def test_an_evaluator_follows_at_the_temperature_of_its_protocol(few: TrainingDa
 
 
 @pytest.fixture
-def verb(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., dict[str, Any]]:
+def verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`ddbench evaluate --protocol sre2l-1`, cut down: one epoch, and convnets of width 4. Plans travel to the workers."""
     protocol, resolve = small(), PluginRef.resolve
 

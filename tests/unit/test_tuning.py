@@ -341,9 +341,7 @@ def test_a_run_takes_what_was_chosen_and_the_board_says_what_that_took(
 
 
 @pytest.mark.slow
-def test_rows_that_were_not_tuned_alike_are_not_ranked(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_that_were_not_tuned_alike_are_not_ranked(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, store = tuned / "tiny.toml", tmp_path / "store"
     run = ["run", suite, "--store", store, "--device", "cpu"]
     code, _, error = call(capsys, *run)

@@ -77,9 +77,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
-def _groups(
-    loaded: Loaded, store: Store | None, contents: Contents, device: torch.device, workers: int
-) -> list[dict[str, Any]]:
+def _groups(loaded: Loaded, store: Store | None, contents: Contents, device: torch.device, workers: int) -> list[dict[str, Any]]:
     """A line for each kind of resource: how many, how many are missing, about how many minutes and MiB these take, and how that
     is known, or why it is not."""
     from ddbench.grid.calibration import Calibration

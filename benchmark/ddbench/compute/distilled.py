@@ -59,9 +59,7 @@ class DistilledSet:
         return self.images.numel() * self.images.element_size()
 
 
-def set_files(
-    plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[str, Tensor] | None = None
-) -> dict[str, bytes]:
+def set_files(plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[str, Tensor] | None = None) -> dict[str, bytes]:
     """set.safetensors, the set with all that is needed to use it, and images.png, its picture.
 
     `spec` is the data set's own. `whitening` holds zca_mean [D] and zca_matrix [D,D], where they and no normalisation have made

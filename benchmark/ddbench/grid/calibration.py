@@ -63,6 +63,7 @@ class Calibration:
         self.device, self.left = device, MOST_SECONDS if most_seconds is None else most_seconds
         self.known: dict[str, float | None] = {}
         self.peaks: dict[int, float] = {}
+        self.flops = dict[str, int]()  # of a step, by network and images
 
     def seconds_to_build(self, need: Need, plan: SetPlan, counts: Sequence[int]) -> float | None:
         """Of a resource that is trained on so many images by class; None where it trains nothing, or nobody has time to see."""
@@ -122,8 +123,10 @@ class Calibration:
 
     def _affordable(self, network: PluginRef, spec: Spec, threads: int) -> int:
         """How many images can be measured in the time that one measurement has."""
-        flops = flops_of_step(network, spec) * EPOCHS
-        return int(MOST_EACH * self.peak(threads) * LEAST_SHARE / max(flops, 1))
+        key = digest([network.what, spec.shape, spec.num_classes])
+        if key not in self.flops:
+            self.flops[key] = flops_of_step(network, spec)
+        return int(MOST_EACH * self.peak(threads) * LEAST_SHARE / max(self.flops[key] * EPOCHS, 1))
 
     def _once(self, key: str, measure: Any, threads: int) -> float | None:
         if key not in self.known:

@@ -86,9 +86,7 @@ def make_set(file: JobFile, here: Workplace, report: Report) -> End:
     return "done"
 
 
-def _make(
-    file: JobFile, run: DistillRun, work: Path, here: Workplace, watch: Stopwatch, report: Report
-) -> DistilledSet:
+def _make(file: JobFile, run: DistillRun, work: Path, here: Workplace, watch: Stopwatch, report: Report) -> DistilledSet:
     plan = file.plan
     if plan.baseline:
         report("build", 0.0)

@@ -71,9 +71,7 @@ def _once(cells: Iterable[Cell]) -> Iterable[Cell]:
         known = found.setdefault(cell.set.key, cell)
         steps, seconds = {*known.iterates, *cell.iterates}, {*known.iterate_seconds, *cell.iterate_seconds}
         marks = tuple(dict.fromkeys((*known.marks, *cell.marks)))
-        found[cell.set.key] = replace(
-            known, iterates=tuple(sorted(steps)), iterate_seconds=tuple(sorted(seconds)), marks=marks
-        )
+        found[cell.set.key] = replace(known, iterates=tuple(sorted(steps)), iterate_seconds=tuple(sorted(seconds)), marks=marks)
     return found.values()
 
 
@@ -172,9 +170,7 @@ class Lister:
             if name not in self.resources:
                 need, judging = self.planned.needs[key], self.planned.judgings.get(key)
                 owner = plan_of_need(self.planned.owners[key], need)
-                file = JobFile(
-                    kind="resource", name=name, suite=self.suite, plan=owner, judging=judging, resource=key
-                )
+                file = JobFile(kind="resource", name=name, suite=self.suite, plan=owner, judging=judging, resource=key)
                 refs = owner.refs if judging is None else judging.refs
                 title = need.title(self.planned.subset(owner.dataset))
                 self.resources[name] = Work(Job("resource", name, title, (), foreign(*refs)), file)

@@ -293,9 +293,7 @@ def run_jobs(todo: Todo, planned: Planned, store: Store, contents: Contents, opt
     return outcome
 
 
-def site_of(
-    store: Store, devices: Sequence[str], threads: int, data_root: Path | None, checkpoint_seconds: float = 20.0
-) -> Site:
+def site_of(store: Store, devices: Sequence[str], threads: int, data_root: Path | None, checkpoint_seconds: float = 20.0) -> Site:
     """Where a run on this machine takes place; paths are made absolute, whatever folder a plugin changes to."""
     root = Path(os.path.abspath(data_root)) if data_root else None  # noqa: PTH100 - resolve() would follow links
     return Site(store.root, tuple(devices), threads, root, checkpoint_seconds)

@@ -57,9 +57,7 @@ def _of_one(blocks: Sequence[JudgementMeasured]) -> dict[str, float]:
     """Of all repeats of a network on one set, which several jobs may have trained: rates are means, weighted by time."""
     train = sum(block.seconds_train for block in blocks)
     shares = [block.seconds_train / train if train else 1 / len(blocks) for block in blocks]
-    rates = {
-        name: sum(share * getattr(block, name) for share, block in zip(shares, blocks, strict=True)) for name in RATES
-    }
+    rates = {name: sum(share * getattr(block, name) for share, block in zip(shares, blocks, strict=True)) for name in RATES}
     sums = {"seconds_train": train, "seconds_test": sum(block.seconds_test for block in blocks)}
     return sums | rates | {"peak_memory_bytes": float(max(block.peak_memory_bytes for block in blocks))}
 

@@ -133,7 +133,6 @@ class Result:
         """Those that asked first, for one of the judgements each; empty where `ddbench evaluate` did."""
         return tuple(sorted({record.suite for record in self.judged}))
 
-
     def candidates(self) -> Result | None:
         """The same with those networks alone that have judged the set and every iterate, and the repeats that all of these have:
         the best of fewer would look like less. None without any."""
@@ -241,9 +240,7 @@ def _result(
     )
 
 
-def _accuracies(
-    networks: Mapping[str, Iterable[JudgementRecord]], title: str, notes: list[str]
-) -> dict[str, tuple[float, ...]]:
+def _accuracies(networks: Mapping[str, Iterable[JudgementRecord]], title: str, notes: list[str]) -> dict[str, tuple[float, ...]]:
     """By network, the repeats of all blocks in their order, from 0 up to the first that is missing."""
     made = {}
     for label, records in sorted(networks.items()):

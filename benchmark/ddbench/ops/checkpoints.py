@@ -59,9 +59,7 @@ def check_plain(tensor: Tensor, what: str) -> None:
     raise DataError(f"{what} is {kind}: store plain dense tensors of real numbers.")
 
 
-def parameters_under(
-    prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, what: str, remedy: str
-) -> dict[str, Tensor]:
+def parameters_under(prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, what: str, remedy: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, by the parameters' names behind it. `what` begins each message, `remedy` ends
     it. Raises ConfigError where these are not just the parameters of such a network."""
     wanted = {prefix + name: parameter for name, parameter in network.named_parameters()}

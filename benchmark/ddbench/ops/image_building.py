@@ -126,7 +126,7 @@ def _decode(
     if unread and not images.skip_unreadable:
         told = some([f"{name} ({why})" for name, why in unread])
         count = f"{len(unread)} of {total} images of dataset '{images.name}' cannot be read"
-        raise DataError(f"{count}: {told}. Fetch them again, or leave them out with the setting unreadable = \"skip\".")
+        raise DataError(f'{count}: {told}. Fetch them again, or leave them out with the setting unreadable = "skip".')
     for split in SPLITS:
         part, lost = parts[split], {row for row, _ in faults[parts[split]["images"]]}
         kept = [row for row in range(part["num"]) if row not in lost]

@@ -23,9 +23,7 @@ def stratified_split(labels: Tensor, part: float | int, rng: torch.Generator) ->
     held_out = part if isinstance(part, int) else max(round(part * smallest), int(part > 0))
     if held_out and held_out >= smallest:
         rarest = int(classes[counts.argmin()]) if len(counts) else "any"
-        raise ConfigError(
-            f"cannot hold out {held_out} images a class: class {rarest} has {smallest} and must keep some."
-        )
+        raise ConfigError(f"cannot hold out {held_out} images a class: class {rarest} has {smallest} and must keep some.")
     order = torch.randperm(len(inverse), generator=rng)
     order = order[inverse[order].argsort(stable=True)]  # by class, at random within each
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[inverse[order]]  # within its class

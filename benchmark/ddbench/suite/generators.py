@@ -27,7 +27,7 @@ class Generators:
         """The suite's generator, where it can make such images and the owner, a space or a baseline, live in it."""
         if "generator" not in self.raw:
             told = f"{NOUNS[owner.kind]} '{owner.name}' needs a generator"
-            self.findings.fault(f"{told}: add generator = \"cvae\", or another, to the suite.")
+            self.findings.fault(f'{told}: add generator = "cvae", or another, to the suite.')
             return None
         generator = self.findings.plugin("generators", self.raw["generator"], settings)
         if generator and generator not in self._pins:

@@ -259,9 +259,7 @@ class SuiteReader:
             if made:
                 judgings = self._judged(axes, dataset, identity, seed)
                 seconds, tuning = distilled.common.asked.seconds, distilled.tuning(made.plan)
-                yield Cell(
-                    made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks, tuning=tuning
-                )
+                yield Cell(made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks, tuning=tuning)
         distilled.check_rated()
         distilled.check_reached()
         distilled.check_tuned()

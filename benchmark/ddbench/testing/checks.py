@@ -1,7 +1,5 @@
 """What the checks of every kind share."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -113,5 +113,3 @@ def contract(kind: str, plugin: Any, run: DistillRun | None = None, **settings: 
 
     cases = [pytest.param(partial(checked, check), id=check.__name__) for check in CHECKS[kind]]
     return pytest.mark.parametrize("check", cases)
-
-

@@ -32,8 +32,16 @@ MARK = "_ddbench_device"
 CPU = torch.device("cpu")
 WAITS = frozenset(
     [
-        "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim", "unique_consecutive",
-        "bincount", "_linalg_check_errors",
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "equal",
+        "is_nonzero",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "bincount",
+        "_linalg_check_errors",
     ]
 )  # operations whose result, or its size, the host has to know
 RESHAPING = frozenset(["squeeze_", "unsqueeze_", "transpose_", "t_", "as_strided_", "detach_"])  # that change no value

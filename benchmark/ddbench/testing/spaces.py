@@ -72,9 +72,7 @@ def space_names_its_tensors(space: Space, run: DistillRun) -> None:
     for state in stages(space, run):
         assert state.params, f"stage {state.stage} has no parameters: nothing could be optimised."
         extra = sorted(state.params.keys() - set(space.tensors))
-        assert not extra, (
-            f"stage {state.stage} has parameters that the space's `tensors` does not name: {', '.join(extra)}."
-        )
+        assert not extra, f"stage {state.stage} has parameters that the space's `tensors` does not name: {', '.join(extra)}."
         for name, tensor in state.params.items():
             assert tensor.is_floating_point(), (
                 f"parameter '{name}' of stage {state.stage} must be floating-point, got {tensor.dtype}."

@@ -1,7 +1,5 @@
 """A toy run to check plugins on: made-up images, a smooth network, a generator in memory."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

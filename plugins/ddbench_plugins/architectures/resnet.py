@@ -65,9 +65,7 @@ class BasicBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), instance_norm(channels)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), instance_norm(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B,C,H,W] -> [B, channels, H/stride, W/stride]."""

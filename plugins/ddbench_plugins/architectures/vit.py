@@ -58,9 +58,7 @@ def _arch(name: str, width: int, depth: int | None, layer_norm: bool, form: Form
     return Arch(build, lr=0.001, min_size=min_size)
 
 
-def _build(
-    spec: Spec, name: str, width: int, depth: int | None, layer_norm: bool, form: Form, min_size: int
-) -> nn.Module:
+def _build(spec: Spec, name: str, width: int, depth: int | None, layer_norm: bool, form: Form, min_size: int) -> nn.Module:
     check_side(name, spec, min_size)
     low = form_of(form, spec) == "low"
     patch = LOW_PATCH if low else HIGH_PATCH
@@ -107,9 +105,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.attention = Attention(width)
         self.mlp_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), Dropout(DROPOUT), nn.Linear(width, width), Dropout(DROPOUT)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), Dropout(DROPOUT), nn.Linear(width, width), Dropout(DROPOUT))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B,T,D] -> [B,T,D]."""
