@@ -187,6 +187,7 @@ def may_skip(kind: str, plugin: Any, user_data: Path | None) -> set[str]:
     return set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_no_check_skips_without_a_reason(user_data: Path | None, kind: str, name: str) -> None:
     found = {check.__name__: verdict(kind, name, check.__name__) for check in CHECKS[kind]}

@@ -100,7 +100,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "installed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/plugins.md"])
 def test_three_lines_check_a_plugin_of_every_kind(shown: Path, tmp_path: Path, document: str) -> None:
     """As they are printed, but for the kind and the name."""

@@ -36,7 +36,7 @@ def run_tests(strangers: Path, *words: str, **settings: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_plugins_and_a_users_settings_change_no_verdict(strangers: Path) -> None:
     """The tests that name plugins and quote lists of them."""
     run_tests(strangers, "-k", "registry or unknown or lists", "tests/unit/test_registry.py", "tests/unit/test_presets.py")

@@ -164,6 +164,7 @@ def test_run_refuses_to_train_experts_unasked(tmp_path, suite, capsys):
     assert main(["run", str(suite), "--store", str(store), "--device", "cpu", "--only", "baseline=random"]) == 0  # needs none
 
 
+@pytest.mark.long
 def test_run_prepares_where_it_is_told_to_and_then_needs_no_telling(tmp_path, suite):
     command = ["run", str(suite), "--store", str(tmp_path / "new"), "--device", "cpu", "--only", "loss=mtt,seed=0"]
     assert main([*command, "--prepare"]) == 0

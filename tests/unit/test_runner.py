@@ -290,6 +290,7 @@ def share(home: Home, suites: tuple[Path, ...], clean: Clean, store: Path, runne
     assert not list((store / "failed").glob("*/*.json"))
 
 
+@pytest.mark.long
 def test_two_runners_share_one_store_in_another_order(home: Home, suites: tuple[Path, Path], clean: Clean) -> None:
     share(home, suites, clean, home.root / "two", runners=2, workers=1)
 
@@ -299,6 +300,7 @@ def test_four_runners_share_one_store(home: Home, suites: tuple[Path, Path], cle
     share(home, suites, clean, home.root / "four", runners=4, workers=2)
 
 
+@pytest.mark.long
 def test_shards_of_a_grid_make_the_whole(home: Home, suites: tuple[Path, Path], clean: Clean, capfd: Capture) -> None:
     one, two = home.root / "shard-1", home.root / "shard-2"
     pair, names = home.suite("pair", ['"dm"'], baselines=("random",)), []
@@ -340,6 +342,7 @@ def test_a_network_and_a_baseline_cost_themselves(
     assert "Judgements: 10 in all, 7 there, 3 missing." in out
 
 
+@pytest.mark.long
 def test_iterates_asked_for_later_come_from_the_same_distillation(
     home: Home, suites: tuple[Path, Path], clean: Clean, tmp_path: Path, capfd: Capture
 ) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TYPED = ROOT / "tests" / "typed"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mypy_takes_right_plugins_and_finds_what_is_wrong_with_others(tmp_path: Path) -> None:
     """Strictly, from a folder without any configuration; torch's own `backward` has no types, so such calls are allowed."""
     pytest.importorskip("mypy", reason="mypy is not installed: pip install mypy")
