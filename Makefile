@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint perf perf-evaluators perf-losses perf-generator perf-store perf-images gpu-report test-kills clean
+.PHONY: install quickstart test test-fast test-long test-all lint coverage wheel perf perf-evaluators perf-losses perf-generator perf-store perf-images gpu-report test-kills clean
 
 install: $(READY)
 	@echo "ddbench is installed. Begin with: $(BIN)/ddbench run quickstart (or '. $(BIN)/activate' once, then: ddbench run quickstart)"
@@ -43,6 +43,18 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Which lines the tests run; a report, and no threshold. Processes that tests start are not counted.
+coverage: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pytest-cov
+	$(PYTEST) -m 'not long' --cov=ddbench --cov=ddbench_plugins --cov-report=term --cov-report=html:runs/coverage
+
+# The wheel, in a virtual environment of its own, runs the quickstart outside of the source tree.
+wheel: $(READY)
+	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist/try && $(PYTHON) -m venv dist/try/venv
+	dist/try/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd dist/try && venv/bin/ddbench run quickstart --store quickstart
+
 perf: $(READY)
 	$(BIN)/python -m pytest tests/perf --benchmark-only --ignore tests/perf/test_evaluator_ways.py --ignore tests/perf/test_loss_steps.py --ignore tests/perf/test_generator_steps.py
 
@@ -78,4 +90,4 @@ test-kills: $(READY)
 	$(BIN)/python -m pytest -s -m long -k hundred_kills tests/unit/test_runner.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist
