@@ -494,8 +494,12 @@ BASELINE = str(COMMITTED.parent / "baseline.json")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    ["plan tiny.toml", "plan tiny.toml --json", f"leaderboard {COMMITTED} --out page --json", f"store verify {COMMITTED}",
-     f"check {COMMITTED} --baseline {BASELINE}", "plugins", "run --help", ""],
+    [
+        "plan tiny.toml --json", f"leaderboard {COMMITTED} --out page --json",
+        *(pytest.param(words, marks=pytest.mark.long)
+          for words in ("plan tiny.toml", f"store verify {COMMITTED}", f"check {COMMITTED} --baseline {BASELINE}", "plugins",
+                        "run --help", "")),
+    ],
     ids=lambda words: " ".join(word for word in words.split() if "/" not in word),
 )  # fmt: skip
 @pytest.mark.parametrize("both", [pytest.param(True, marks=pytest.mark.long), False])

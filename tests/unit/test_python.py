@@ -31,7 +31,7 @@ steps = 2
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_works_as_it_is_printed(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
     (tmp_path / "my-suite.toml").write_text(SUITE)

@@ -29,7 +29,7 @@ def planned(capsys: Capture, *argv: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(capsys.readouterr().out)
 
 
-QUICK = ("quickstart", "controls", "glad-table3", "hpd-table1", "imagenette64-autoencoder-dm")
+QUICK = ("quickstart", "hpd-table1", "imagenette64-autoencoder-dm")
 
 
 @pytest.mark.slow
