@@ -45,14 +45,14 @@ lint: $(READY)
 
 # Which lines the tests run; a report, and no threshold. Processes that tests start are not counted.
 coverage: $(READY)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pytest-cov
+	$(BIN)/python -m pip install --constraint constraints.txt pytest-cov
 	$(PYTEST) -m 'not long' --cov=ddbench --cov=ddbench_plugins --cov-report=term --cov-report=html:runs/coverage
 
 # The wheel, in a virtual environment of its own, runs the quickstart outside of the source tree.
 wheel: $(READY)
-	rm -rf dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist && $(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 	rm -rf dist/try && $(PYTHON) -m venv dist/try/venv
-	dist/try/venv/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	dist/try/venv/bin/python -m pip install --constraint constraints.txt dist/*.whl
 	cd dist/try && venv/bin/ddbench run quickstart --store quickstart
 
 perf: $(READY)
