@@ -64,12 +64,8 @@ def open_content(path: Path) -> Content:
 def open_pt(path: Path) -> Any:
     """What torch.save wrote: tensors, numbers, texts, lists and dictionaries of such; arrays of numpy come as tensors. Nothing of
     it is executed: every .pt of a set is opened here. Raises DataError."""
-    try:
-        with path.open("rb") as file:
-            return read_torch(file, str(path))
-    except DataError as error:
-        odd = "tensor" in str(error) or "numbers" in str(error)  # a sparse one, one without values, complex numbers
-        raise DataError(f"{error} Save dense tensors of floats or integers." if odd else str(error)) from error
+    with path.open("rb") as file:
+        return read_torch(file, str(path))
 
 
 def _safetensors(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -245,6 +245,8 @@ class SuiteReader:
         shared |= {"backbone": backbone if uses_backbone else None, "threads": self.threads}
         shared |= {"held_out": self.protocol.set.held_out, "tf32": self.protocol.judging.tf32}
         if needs_generator:
+            making = self.protocol.set  # whose constants for generated images count here too
+            shared |= {"synthetic_mean": making.synthetic_mean, "synthetic_std": making.synthetic_std}
             shared["generator"] = generators.of(baseline, dataset, {})
             if shared["generator"] is None:
                 return

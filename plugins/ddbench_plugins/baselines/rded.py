@@ -23,7 +23,8 @@ class Rded(Baseline):
 
     Source: Sun et al., On the Diversity and Realism of Distilled Dataset (RDED), CVPR 2024; 300 images and 5 crops, `factor` 1
     for CIFAR-10 and 2 at 128 px and above. Departures: the teacher is the backbone, trained on these very images; labels are
-    hard, where the paper's networks learn from the teacher's: take a protocol with a teacher for that.
+    hard, where the paper's networks learn from the teacher's: take a protocol with a teacher for that; crops have 8 to 100 % of
+    an image's area, torchvision's default, and what the paper's code takes is not known here.
     Raises: ConfigError for a factor that leaves no tile, or where a class has fewer images than the tiles need.
     """
 

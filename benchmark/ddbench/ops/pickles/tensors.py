@@ -31,6 +31,10 @@ OTHER_STORAGES: Mapping[str, tuple[str, int]] = {  # that are told from damage a
 }  # fmt: skip
 
 
+class OddTensorError(ValueError):
+    """A tensor that is sound, and of a kind that is not read."""
+
+
 @dataclass(eq=False, slots=True)
 class FileStorage:
     """Bytes in a file of torch.save, and what its pickle says of them."""
@@ -83,7 +87,7 @@ def _dtype(kind: Name) -> torch.dtype:
     short = _short(kind)
     if short not in STORAGES:
         unknown = f"numbers of a kind that is not read ({printable(kind.full)})"
-        raise ValueError(OTHER_STORAGES[short][0] if short in OTHER_STORAGES else unknown)
+        raise OddTensorError(OTHER_STORAGES[short][0] if short in OTHER_STORAGES else unknown)
     return STORAGES[short]
 
 
@@ -149,7 +153,7 @@ class StoredTensor:
             raise ValueError("a tensor whose strides are none")
         dtype, span = self._opened()
         if math.prod(shape) and _overlaps(shape, stride):
-            raise ValueError("an expanded tensor, whose numbers overlap")
+            raise OddTensorError("an expanded tensor, whose numbers overlap")
         count, last = math.prod(shape), self.offset + sum((one - 1) * step for one, step in zip(shape, stride, strict=True))
         num = len(span) // dtype.itemsize
         if count > num or (count and last >= num):
@@ -174,8 +178,8 @@ class OtherTensor:
     kind: str
 
     def read(self) -> Tensor:
-        """Raise ValueError that says so."""
-        raise ValueError(self.kind)
+        """Raise OddTensorError."""
+        raise OddTensorError(self.kind)
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None, marks: Any = None) -> Any:

@@ -20,7 +20,7 @@ from ddbench.ops.pickles.archives import LOCAL, entries
 from ddbench.ops.pickles.arrays import ARRAYS, StoredArray
 from ddbench.ops.pickles.machine import Machine, StrangeNameError, sentence
 from ddbench.ops.pickles.records import CONTAINERS, MAX_NAME, Buffer, Maker, Name, Span, Thing, printable
-from ddbench.ops.pickles.tensors import OTHER_STORAGES, STORAGES, TENSORS, FileStorage, OtherTensor, StoredTensor
+from ddbench.ops.pickles.tensors import OTHER_STORAGES, STORAGES, TENSORS, FileStorage, OddTensorError, OtherTensor, StoredTensor
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001  # of the format before the zip files
 TAR = b"ustar"
@@ -69,6 +69,8 @@ def read_torch(file: IO[bytes], what: str, choose: Callable[[Any], Any] = lambda
     except StrangeNameError as error:
         told = f"holds more than tensors (it asks for {error}), and pickled code is never run"
         raise DataError(f"{what} {told}: save the tensors alone.") from error
+    except OddTensorError as error:
+        raise DataError(f"{what} cannot be read: {sentence(error)}. Save dense tensors of floats or integers.") from error
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{what} cannot be read: {sentence(error)}.") from error
 
@@ -171,7 +173,8 @@ class _Reader:
             if isinstance(value, StoredArray):
                 return self._array(value)
         except ValueError as error:
-            raise ValueError(f"{where} holds {error}") from error
+            kind = OddTensorError if isinstance(error, OddTensorError) else ValueError
+            raise kind(f"{where} holds {error}") from error
         return value.read(self._spent(len(value))) if isinstance(value, Span) else value
 
     def _container(self, value: Any, where: str, depth: int) -> Any:
