@@ -472,3 +472,10 @@ def test_a_rehearsal_draws_nothing_from_global_generators() -> None:
     before = torch.get_rng_state()
     rehearse(Given.of("architectures", TOY_ARCH), SPEC, 1, 256)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_words_in_a_path_are_no_fault_of_a_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "tensors and numbers.pt"
+    path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"cannot be read: it is no file that torch\.save wrote\.$"):
+        open_set(path)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddbench.api import Batch, Run
+from ddbench.api import TRAIN, Baseline, Batch, Resource, Run, Saw
 from ddbench.errors import ConfigError
 
 
@@ -17,6 +20,27 @@ def check_enough(run: Run) -> None:
     least = min(run.class_counts)
     if run.ipc > least:
         raise ConfigError(f"ipc {run.ipc} is more than the {least} images that a class trains on: lower it.")
+
+
+@dataclass(frozen=True)
+class Selection(Baseline):
+    """IPC real images of every class, chosen by what is trained once and shared. Abstract: trained, build."""
+
+    uses_backbone: ClassVar[bool] = True
+    saw: ClassVar[Saw] = TRAIN
+
+    @property
+    @abstractmethod
+    def trained(self) -> Resource:
+        """What it chooses by."""
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """That."""
+        return (self.trained,)
+
+    def check(self, run: Run) -> None:
+        """Whether every class has enough images."""
+        check_enough(run)
 
 
 def selected(run: Run, choose: Callable[[int], Tensor | Sequence[int]]) -> Batch:

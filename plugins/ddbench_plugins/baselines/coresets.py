@@ -10,40 +10,30 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ddbench.api import TRAIN, Baseline, Batch, Resource, Run, Saw
-from ddbench.ops.selecting import check_enough, selected
+from ddbench.api import Batch, Run
+from ddbench.ops.selecting import Selection, selected
 from ddbench.ops.trained import TrainedBackbone, features_of_classes
 
 
 @dataclass(frozen=True)
-class Coreset(Baseline):
+class Coreset(Selection):
     """A rule that chooses IPC images of a class by their features. Abstract: choose."""
 
     epochs: int = 20  # of the network
     lr: float = 0.01
-    uses_backbone: ClassVar[bool] = True
-    saw: ClassVar[Saw] = TRAIN
 
     @property
-    def _network(self) -> TrainedBackbone:
+    def trained(self) -> TrainedBackbone:
+        """The network."""
         return TrainedBackbone(self.epochs, self.lr)
-
-    def needs(self, run: Run) -> tuple[Resource, ...]:
-        """The trained backbone."""
-        return (self._network,)
-
-    def check(self, run: Run) -> None:
-        """Whether every class has enough images."""
-        check_enough(run)
 
     def build(self, run: Run) -> Batch:
         """The images that the rule chooses."""
-        features = features_of_classes(run, self._network)
+        features = features_of_classes(run, self.trained)
         return selected(run, lambda label: self.choose(features[label], label, run))
 
     @abstractmethod

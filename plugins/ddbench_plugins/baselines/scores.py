@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Baseline, Batch, Recipe, Resource, Run, Saw
-from ddbench.ops.selecting import check_enough, selected
+from ddbench.api import Batch, Recipe, Resource, Run
+from ddbench.ops.selecting import Selection, selected
 from ddbench.ops.trained import of_classes
 
 
@@ -97,7 +97,7 @@ def hardest(scores: Tensor, run: Run) -> Batch:
 
 
 @dataclass(frozen=True)
-class Forgetting(Baseline):
+class Forgetting(Selection):
     """forgetting: the images of a class that a network forgot most often while it trained; those never learned come first.
 
     Source: Toneva et al., An Empirical Study of Example Forgetting during Deep Neural Network Learning, ICLR 2019. Departures:
@@ -107,28 +107,19 @@ class Forgetting(Baseline):
 
     epochs: int = 20
     lr: float = 0.01
-    uses_backbone: ClassVar[bool] = True
-    saw: ClassVar[Saw] = TRAIN
 
     @property
-    def _events(self) -> ForgettingEvents:
-        return ForgettingEvents(self.epochs, self.lr)
-
-    def needs(self, run: Run) -> tuple[Resource, ...]:
+    def trained(self) -> ForgettingEvents:
         """The counts."""
-        return (self._events,)
-
-    def check(self, run: Run) -> None:
-        """Whether every class has enough images."""
-        check_enough(run)
+        return ForgettingEvents(self.epochs, self.lr)
 
     def build(self, run: Run) -> Batch:
         """The most forgotten."""
-        return hardest(run.resource(self._events)["events"], run)
+        return hardest(run.resource(self.trained)["events"], run)
 
 
 @dataclass(frozen=True)
-class El2n(Baseline):
+class El2n(Selection):
     """el2n: the images of a class on which networks err most, early in training.
 
     Source: Paul, Ganguli and Dziugaite, Deep Learning on a Data Diet, NeurIPS 2021. Departures: none but the numbers of networks
@@ -139,21 +130,12 @@ class El2n(Baseline):
     networks: int = 5
     epochs: int = 10
     lr: float = 0.01
-    uses_backbone: ClassVar[bool] = True
-    saw: ClassVar[Saw] = TRAIN
 
     @property
-    def _norms(self) -> ErrorNorms:
-        return ErrorNorms(self.networks, self.epochs, self.lr)
-
-    def needs(self, run: Run) -> tuple[Resource, ...]:
+    def trained(self) -> ErrorNorms:
         """The norms."""
-        return (self._norms,)
-
-    def check(self, run: Run) -> None:
-        """Whether every class has enough images."""
-        check_enough(run)
+        return ErrorNorms(self.networks, self.epochs, self.lr)
 
     def build(self, run: Run) -> Batch:
         """The hardest."""
-        return hardest(run.resource(self._norms)["norms"], run)
+        return hardest(run.resource(self.trained)["norms"], run)
