@@ -57,7 +57,7 @@ def around(mean: float, std: float | None) -> tuple[float, ...]:
 def entry(means: list[float], stds: list[float | None] | None = None, name: str = "row", **fields: Any) -> BaselineRow:
     seeds = tuple(range(len(means)))
     values: dict[str, Any] = dict.fromkeys(("protocol", "protocol_hash", "table_hash", "data", "data_hash"), "d")
-    values |= {"group": name, "name": name, "network": "net", "num_test": NUM_TEST, "seeds": seeds}
+    values |= {"group": name, "name": name, "network": "net", "num_test": NUM_TEST, "distilled": True, "seeds": seeds}
     pairs = zip(means, stds or [0.01] * len(seeds), strict=True)
     values |= {"accuracies": tuple(around(*pair) for pair in pairs), "keys": tuple(map(str, seeds))}
     return BaselineRow(**(values | fields))
@@ -85,7 +85,7 @@ def test_ten_points_are_noticed_with_two_seeds_and_two_repeats(number: int) -> N
     report = check(toy_records(0), toy_records(number, shift=-0.10))
     assert len(report.fallen) == DISTILLED
     assert all("random" not in each.now.name and "full-data" not in each.now.name for each in report.fallen)
-    assert all(0.02 < each.detectable < 0.09 for each in report.comparisons)
+    assert all(0.02 < each.detectable < 0.09 for each in report.comparisons if each.now.distilled)
 
 
 def test_one_row_that_fell_is_the_one_that_is_named() -> None:
@@ -202,10 +202,10 @@ def test_the_test_set_stands_in_where_there_is_one_network() -> None:
     assert each.to_json()["df"] is None
 
 
-def test_networks_and_data_do_not_pool() -> None:
+def test_networks_data_and_baselines_do_not_pool() -> None:
     calm = [entry([0.50, 0.501], name=str(i)) for i in range(3)]
-    for field in ("network", "data_hash", "table_hash"):
-        noisy = [entry([0.3, 0.7], name=str(i), **{field: "other"}) for i in range(3)]
+    for other in ({"network": "other"}, {"data_hash": "other"}, {"table_hash": "other"}, {"distilled": False}):
+        noisy = [entry([0.3, 0.7], name=str(i), **other) for i in range(3)]
         drops = [each.detectable for each in compare_entries(calm + noisy, calm + noisy)]
         assert max(drops[:3]) < 0.1 < 1 < min(drops[3:])
 
@@ -391,7 +391,7 @@ def test_a_baseline_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert write_baseline(path, made) == DISTILLED + 4
     assert read_baseline(path) == entries(made)
     value = json.loads(path.read_bytes())
-    assert value["schema"] == 2
+    assert value["schema"] == 3
     row = next(row for row in value["rows"] if row["name"] == "dm / pixel, toy, ipc 1, toy-1" and row["network"] == "vit")
     values = [each.accuracies["vit"] for each in made if short(each.key) in row["keys"]]
     assert sorted(row["accuracies"]) == sorted(map(list, values))
@@ -428,7 +428,8 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
         lambda text: "[" * 100_000,
         edit(lambda value: value.pop("schema")),
         edit(lambda value: value.update(schema=1)),
-        edit(lambda value: value.update(schema=3)),
+        edit(lambda value: value.update(schema=2)),
+        edit(lambda value: value.update(schema=4)),
         edit(lambda value: value.update(schema=True)),
         edit(lambda value: value.update(rows=[])),
         edit(lambda value: value.update(rows={})),
@@ -466,7 +467,7 @@ def test_a_damaged_baseline_is_one_sentence(
 def test_a_baseline_of_before_says_how_to_write_it_anew(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps({"schema": 1, "rows": []}))
-    told = f"has schema 1, this ddbench reads 2. Write it anew with: ddbench check STORE --write-baseline {path}"
+    told = f"has schema 1, this ddbench reads 3. Write it anew with: ddbench check STORE --write-baseline {path}"
     with pytest.raises(DataError, match=re.escape(told)):
         read_baseline(path)
 

@@ -251,7 +251,7 @@ def test_a_name_becomes_nothing_else_on_a_page(text: str) -> None:
 def test_half_a_surrogate_pair_is_no_json(capsys: Capture, tmp_path: Path, text: str) -> None:
     """Wherever it stands; a whole pair is a character."""
     path = tmp_path / "baseline.json"
-    path.write_text(f'{{"schema": 2, "rows": [{{"name": "{text}"}}]}}')
+    path.write_text(f'{{"schema": 3, "rows": [{{"name": "{text}"}}]}}')
     with pytest.raises(DataError, match="half of a surrogate pair"):
         read_json(path, "baseline")
     Store(tmp_path / "store")

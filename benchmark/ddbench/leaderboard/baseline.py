@@ -19,7 +19,7 @@ from ddbench.leaderboard.statistics import std
 from ddbench.plan import SetPlan, short
 from ddbench.schema import Count, Share, Some
 
-BASELINE_SCHEMA = 2
+BASELINE_SCHEMA = 3
 _APART = ("threads", "train_hash", "engine")  # fields of a plan that its group leaves out
 Lists = Annotated[tuple[Annotated[tuple[Share, ...], msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)]
 
@@ -36,6 +36,7 @@ class BaselineRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     data_hash: str  # of both splits
     network: str
     num_test: Some
+    distilled: bool  # by a loss; else a baseline's set
     seeds: tuple[Count, ...]
     accuracies: Lists  # of each seed, one a repeat
     keys: tuple[str, ...]  # short ones, of each seed's set
@@ -46,9 +47,10 @@ class BaselineRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.group, self.protocol_hash, self.data_hash, self.network
 
     @property
-    def pool(self) -> tuple[str, ...]:
-        """Entries of equal pool share one variance."""
-        return self.table_hash, self.data_hash, self.network
+    def pool(self) -> tuple[object, ...]:
+        """Entries of equal pool share one variance. Baselines have their own: a few real images differ from seed to seed far
+        more than sets that were distilled from all of them do."""
+        return self.table_hash, self.data_hash, self.network, self.distilled
 
     @property
     def num_repeats(self) -> int:
@@ -135,6 +137,7 @@ def _entry(row: Row, section: Section, network: str) -> BaselineRow:
         data_hash=digest([first.record.data.hash, first.test.hash]),
         network=network,
         num_test=first.num_test,
+        distilled=row.plan.loss is not None,
         seeds=tuple(result.seed for result in results),
         accuracies=tuple(result.accuracies[network] for result in results),
         keys=tuple(short(result.key) for result in results),

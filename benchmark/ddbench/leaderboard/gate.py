@@ -7,8 +7,9 @@ accuracy of the R networks that judged one distilled set. Then
     change                   = mean over seeds of (seed mean now - seed mean in the baseline)
     smallest detectable drop = t(1 - alpha', df) * sqrt(2 v / S)                 fallen: change < -drop
 
-- v is the variance of a seed mean, one number for all rows of a network (on the same data, by the same protocol),
-  because the two or three seeds of one row know almost nothing: v = sum (S - 1) s^2 / df, df = sum (S - 1).
+- v is the variance of a seed mean, one number for all distilled rows of a network (on the same data, by the same
+  protocol), and one for all its baselines, whose few real images vary more: the seeds of one row alone know little.
+  v = sum (S - 1) s^2 / df, df = sum (S - 1).
 - v is never below p (1 - p) / (n R), the binomial variance of n test images at the baseline's accuracy p: rows that
   happen to agree to the last image are no proof that there is no noise.
 - v is estimated twice, from the baseline alone and from baseline and store together, which has twice the df; the
@@ -132,7 +133,7 @@ def _why_missing(before: BaselineRow, store: Sequence[BaselineRow]) -> str:
 
 def judge(pairs: Sequence[tuple[BaselineRow, BaselineRow]], alpha: float) -> tuple[Comparison, ...]:
     """Compare entries of the baseline with those of the store, seed for seed the same."""
-    pools: dict[tuple[str, ...], list[tuple[BaselineRow, BaselineRow]]] = {}
+    pools: dict[tuple[object, ...], list[tuple[BaselineRow, BaselineRow]]] = {}
     for pair in pairs:
         pools.setdefault(pair[0].pool, []).append(pair)
     estimates = {}
