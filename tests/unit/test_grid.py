@@ -21,6 +21,7 @@ from ddbench.errors import BenchError, ConfigError, DataError, Faults
 from ddbench.plan import Cell, Judging
 from ddbench.refs import PluginRef
 from ddbench.suite import load as grid
+from ddbench.suite.bases import MAX_SUITE_BYTES
 from ddbench.suite.reader import Suite
 from ddbench.suite.selection import select
 
@@ -255,7 +256,7 @@ def test_two_ways_of_writing_one_set_are_one(tmp_path: Path) -> None:
     assert len(said) == 4  # ipc and seeds
     assert said[0] == (
         f"the grid holds the cell 'dsa / glad(layer=4) / cvae, {where}' 2 times, also as "
-        f"'dsa / layered(first=4, last=4) / cvae, {where}': name each loss, space, subset and baseline once."
+        f"'dsa / layered(first=4, last=4) / cvae, {where}': name each loss, space, subset, baseline and variant once."
     )
     (twice,) = faults(tmp_path, changed("networks", '["convnet", { name = "convnet", width = 128 }]'))
     assert twice == "'networks' must name at least one network, and none twice."
@@ -300,8 +301,8 @@ def test_what_is_no_suite(tmp_path: Path) -> None:
     assert sentence(str(path)).startswith(f"suite '{path}' is not valid TOML: ")
     path.write_bytes(b"\xff\xfe\x00")
     assert sentence(str(path)).startswith(f"suite '{path}' cannot be read as text: ")
-    path.write_bytes(b"#" * (grid.MAX_SUITE_BYTES + 1))
-    assert sentence(str(path)) == f"suite '{path}' is larger than {grid.MAX_SUITE_BYTES} bytes: it is hardly a suite."
+    path.write_bytes(b"#" * (MAX_SUITE_BYTES + 1))
+    assert sentence(str(path)) == f"suite '{path}' is larger than {MAX_SUITE_BYTES} bytes: it is hardly a suite."
     assert sentence(str(tmp_path)).startswith(f"unknown suite '{tmp_path}'.")
 
 

@@ -20,6 +20,7 @@ from ddbench.results.contents import read_contents
 from ddbench.results.store import Store
 from ddbench.suite import load as grid
 from ddbench.suite import presets
+from ddbench.suite.bases import whole
 
 Capture = pytest.CaptureFixture[str]
 
@@ -45,7 +46,7 @@ def test_every_suite_is_planned_without_data_and_weights(
     assert len(shown["cells"]) == len(suite.cells)
     assert code == (1 if shown["missing"] else 0)
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in shown["missing"])
-    raw = tomllib.loads(grid.read(name))
+    raw, _ = whole(name)
     generator = raw.get("generator", "")
     lacks_weights = isinstance(generator, dict) and "weights" in generator
     assert any("stylegan-xl/" in sentence for sentence in shown["missing"]) == lacks_weights
@@ -99,15 +100,16 @@ def test_a_board_tells_a_reduced_suite_from_one_of_that_name(tmp_path: Path) -> 
     store.add_suite("hpd-table7-reduced", grid.read("hpd-table7"))
     store.add_suite("mine-reduced", 'name = "mine-reduced"')
     store.add_suite("quickstart", grid.read("quickstart"))
+    store.add_suite("hpd-table13", whole("hpd-table13")[1])  # stands on two others
     texts, shipped, reduced = copy_suites(store, tmp_path / "board")
-    assert set(texts) == {"hpd-table7-reduced", "mine-reduced", "quickstart"}
-    assert shipped == {*texts["hpd-table7-reduced"], *texts["quickstart"]}
+    assert set(texts) == {"hpd-table7-reduced", "mine-reduced", "quickstart", "hpd-table13"}
+    assert shipped == {*texts["hpd-table7-reduced"], *texts["quickstart"], *texts["hpd-table13"]}
     assert reduced == {"hpd-table7-reduced": "hpd-table7"}
 
 
 def small(name: str, folder: Path, **changes: Any) -> Path:
     """A shipped suite, reduced where it can be, with a few steps and the judging of smoke-1, as a file."""
-    raw = tomllib.loads(grid.read(name))
+    raw, _ = whole(name)
     raw = grid.reduced(raw, name) if "reduced" in raw else raw
     distill = {**raw["distill"], "rank_epochs": 1, "proxy_epochs": 1, **changes.pop("distill", {})}
     raw |= {"protocol": "smoke-1", "seeds": [0], "baselines": [], "distill": distill, **changes}

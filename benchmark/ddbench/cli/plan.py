@@ -10,6 +10,7 @@ from ddbench.cli.common import Loaded, add_suite_arguments, faults_of, keyed, lo
 from ddbench.cli.plan_text import LONG, UNKNOWN, Shown, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ddbench.grid.outlook import Line
@@ -52,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     if store:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
-    rows = [_row(cell, loaded, store, contents) for cell in planned.cells]
+    told = _variants(planned.cells)
+    rows = [_row(cell, loaded, store, contents, told.get(cell.set.key, "")) for cell in planned.cells]
     shared, tuning = _shared(loaded, store), _tuning(args, loaded, store, contents)
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
@@ -75,12 +77,23 @@ def _is_nothing(root: Path) -> bool:
     return not root.exists() or (root.is_dir() and not any(root.iterdir()))
 
 
-def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) -> dict[str, Any]:
+def _variants(cells: Sequence[Cell]) -> dict[str, str]:
+    """By key of a set, what tells it from others that its name does not."""
+    from ddbench.leaderboard.naming import variants
+
+    alike: dict[str, dict[str, SetPlan]] = {}
+    for cell in cells:
+        alike.setdefault(cell.set.name, {})[cell.set.key] = cell.set
+    groups = [plans for plans in alike.values() if len(plans) > 1]
+    return {key: text for plans in groups for key, text in zip(plans, variants([*plans.values()]), strict=True)}
+
+
+def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents, variant: str) -> dict[str, Any]:
     """A cell: its set, and how many of its judgements are there."""
     plan, suite = cell.set, loaded.suite
     there = sum(set(range(cell.repeats)) <= contents.repeats(plan.key, judging.key) for judging in cell.all_judgings())
     return {
-        "method": plan.method,
+        "method": f"{plan.method}{variant}",
         "subset": loaded.planned.subset(plan.dataset),
         "ipc": "all" if plan.everything else plan.ipc,
         "seed": plan.seed,

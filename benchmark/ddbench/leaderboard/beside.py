@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
+from ddbench import suites
 from ddbench.errors import command
-from ddbench.files import sha256_file, write_if_changed
+from ddbench.files import write_if_changed
 from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.sections import LOOKS, Section
 from ddbench.plan import short
 from ddbench.results.store import Store
 from ddbench.schema import FailureRecord, JudgementRecord
+from ddbench.suite import bases
 from ddbench.suite.coordinates import coordinates, exact, plugin_at
 from ddbench.suite.load import REDUCED, named
 from ddbench.suite.reader import NAME
@@ -131,7 +132,7 @@ def copy_plan(store: Store, result: Result, out: Path) -> None:
 def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozenset[str], dict[str, str]]:
     """Copy the suites' texts beside the page; tell which come with ddbench, unchanged, and which suites are reduced forms."""
     texts: dict[str, list[str]] = {}
-    shipped, reduced = set(), dict[str, str]()
+    shipped, reduced, come_with_us = set(), dict[str, str](), set(suites.shipped())
     for path in sorted((store.root / "suites").glob("*.toml")):
         name = path.stem.rpartition("-")[0]
         if not NAME.fullmatch(name):  # no suite of ours has it, and it would be a link on the page
@@ -141,7 +142,7 @@ def copy_suites(store: Store, out: Path) -> tuple[dict[str, list[str]], frozense
             reduced[name] = whole
         write_if_changed(out / "suites" / path.name, path.read_bytes())
         texts.setdefault(name, []).append(f"suites/{path.name}")
-        ours = Path(str(files("ddbench.suites"))) / f"{reduced.get(name, name)}.toml"
-        if ours.is_file() and sha256_file(ours) == sha256_file(path):
+        ours = reduced.get(name, name)
+        if ours in come_with_us and bases.whole(ours)[1].encode() == path.read_bytes():
             shipped.add(f"suites/{path.name}")
     return texts, frozenset(shipped), reduced

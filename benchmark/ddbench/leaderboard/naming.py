@@ -20,12 +20,22 @@ def suffixes(results: Sequence[Result]) -> list[str]:
     """For each result, of a row of its own, ` [steps=20]`: what is not the same in all; its key too where these look alike."""
     if len(results) == 1:
         return [""]
-    facts = [_facts(result) for result in results]
-    names = _differing(facts)
-    texts = [", ".join(f"{name}={each.get(name, 'unset')}" for name in names) for each in facts]
+    texts = _told_apart([_facts(result) for result in results])
     if len(set(texts)) < len(texts):
         texts = [f"{text}; {short(result.key)}".removeprefix("; ") for text, result in zip(texts, results, strict=True)]
     return [f" [{text}]" for text in texts]
+
+
+def variants(plans: Sequence[SetPlan]) -> list[str]:
+    """For each plan of one name, ` [steps=20]`: what tells it from the others."""
+    texts = _told_apart([dict(_flatten(plan)) for plan in plans])
+    return [f" [{text}]" if text else "" for text in texts]
+
+
+def _told_apart(facts: Sequence[dict[str, str]]) -> list[str]:
+    """What is not the same in all, for each."""
+    names = _differing(facts)
+    return [", ".join(f"{name}={each.get(name, 'unset')}" for name in names) for each in facts]
 
 
 def _differing(facts: Sequence[dict[str, str]]) -> list[str]:
@@ -38,7 +48,8 @@ def _differing(facts: Sequence[dict[str, str]]) -> list[str]:
         same = above == "judging" and all(each.get(name) == each.get(below) for each in facts)
         return same or (above != "judging" and bool(below) and above in names)
 
-    return sorted(name for name in names if not is_told(name))
+    told = {name for name in names if not is_told(name)}
+    return sorted(told - {"resources"} or told)  # what is shared follows from what a plan says
 
 
 def _facts(result: Result) -> dict[str, str]:

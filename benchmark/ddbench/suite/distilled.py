@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as replace_place
 from math import inf
@@ -60,10 +60,11 @@ class Distilled:
         self._unknown = False  # whether the tensors of a place are
         self._most_steps = 0  # of a distillation whose steps were asked for
 
-    def plan(
+    def plans(
         self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, seed: int
-    ) -> Placed | None:
-        """The plan of a place, with what belongs to it; None where something is wrong.
+    ) -> Iterator[Placed]:
+        """The plans of a place, one for each of its variants, with what belongs to them; those where something is wrong are left
+        out.
 
         `numbers`: of the loss and the space in the suite's lists.
         """
@@ -73,14 +74,15 @@ class Distilled:
             "subset": dataset.written, "ipc": str(ipc), "seed": str(seed),
         }  # fmt: skip
         fitting = self.places.fitting(place)
-        key = (numbers, dataset, ipc, fitting)
-        if key not in self._plans:
-            values = self.places.values(place, fitting, loss, space, dataset)
-            plan = self._plan(values[0], loss, space, dataset, train_hash, ipc) if values else None
-            self._unknown |= values is None
-            self._plans[key] = Placed(plan, self._iterates(plan), values[1]) if plan and values else None
-        made = self._plans[key]
-        return made and replace_place(made, plan=replace(made.plan, seed=seed))
+        for variant in self.places.variants_of(place):
+            key = (numbers, dataset, ipc, fitting, variant)
+            if key not in self._plans:
+                values = self.places.values(place, fitting, loss, space, dataset, variant)
+                plan = self._plan(values[0], loss, space, dataset, train_hash, ipc) if values else None
+                self._unknown |= values is None
+                self._plans[key] = Placed(plan, self._iterates(plan), values[1]) if plan and values else None
+            if made := self._plans[key]:
+                yield replace_place(made, plan=replace(made.plan, seed=seed))
 
     def _plan(
         self, values: dict[str, Any], loss_entry: Any, space_entry: Any, dataset: PluginRef, train_hash: str, ipc: int

@@ -5,45 +5,25 @@ A suite may have a table [reduced], whose keys replace those of the suite: the s
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ddbench.errors import ConfigError, did_you_mean
+from ddbench.errors import ConfigError
 from ddbench.files import parse_toml
+from ddbench.suite.bases import read as read
+from ddbench.suite.bases import whole
 from ddbench.suite.reader import Identify, Suite, SuiteReader
 from ddbench.suite.tuning import GRIDS
 from ddbench.suites import shipped as shipped
 
-MAX_SUITE_BYTES = 1 << 20
 REDUCED = "reduced"
-
-
-def read(name: str) -> str:
-    """The TOML text of a shipped suite, or of a file. Raises ConfigError if there is none."""
-    if name in shipped():
-        return (files("ddbench.suites") / f"{name}.toml").read_text(encoding="utf-8")
-    path = Path(name)
-    if not path.is_file():
-        known = ", ".join(shipped())
-        raise ConfigError(f"unknown suite '{name}'.{did_you_mean(name, shipped())} It is neither a file nor one of: {known}.")
-    if path.stat().st_size > MAX_SUITE_BYTES:
-        raise ConfigError(f"suite '{name}' is larger than {MAX_SUITE_BYTES} bytes: it is hardly a suite.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"suite '{name}' cannot be read as text: {error}.") from error
 
 
 def load(name: str, identify: Identify, data_root: Path | None, lenient: bool = False, trials: int | None = None) -> Suite:
     """Resolve a suite into cells. Raises Faults with a sentence for every fault of the file, found before any step; `lenient`:
     missing files of data sets and generators are none; `trials` stands above those of its table [tune]."""
     path, _, form = name.rpartition(":") if name.endswith(f":{REDUCED}") else (name, "", "")
-    text = read(path)
-    try:
-        raw = parse_toml(text)
-    except ValueError as error:
-        raise ConfigError(f"suite '{name}' is not valid TOML: {error}.") from error
+    raw, text = whole(path)
     if form:
         raw = reduced(raw, path)
     if trials is not None:

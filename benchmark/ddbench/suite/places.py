@@ -1,4 +1,5 @@
-"""What a suite says about a place of its grid: the table [distill], then every [[override]] that fits, above a preset."""
+"""What a suite says about a place of its grid: the table [distill], then every [[override]] that fits, above a preset; and the
+variants of it, each of which is a cell of its own."""
 
 from __future__ import annotations
 
@@ -27,6 +28,9 @@ class Places:
         self.overrides = findings.typed(raw.get("override", []), list, "'override'", [])
         read = [self._override(entry, f"override {number}") for number, entry in enumerate(self.overrides, start=1)]
         self._where, self._set = [where for where, _ in read], [values for _, values in read]
+        self.variants = findings.typed(raw.get("variant", []), list, "'variant'", [])
+        self._variants = [self._override(entry, f"variant {number}") for number, entry in enumerate(self.variants, start=1)]
+        self.tried: set[int] = set()  # variants that fit a place
 
     def _override(self, entry: Any, name: str) -> tuple[dict[str, str], dict[str, Any]]:
         """Where it fits, and what it sets."""
@@ -62,20 +66,26 @@ class Places:
 
     def fitting(self, place: Mapping[str, Any]) -> tuple[int, ...]:
         """The overrides that fit a place, from 0."""
-        found = tuple(
-            number for number, where in enumerate(self._where) if all(place.get(key) == value for key, value in where.items())
-        )
+        found = tuple(number for number, where in enumerate(self._where) if _fits(where, place))
         self.used.update(found)
         return found
 
+    def variants_of(self, place: Mapping[str, Any]) -> tuple[int | None, ...]:
+        """The variants of a place, from 0; None for the one that a place is where no variant fits."""
+        found = tuple(number for number, (where, _) in enumerate(self._variants) if _fits(where, place))
+        self.tried.update(found)
+        return found or (None,)
+
     def values(
-        self, place: Mapping[str, Any], fitting: Sequence[int], loss: Any, space: Any, dataset: PluginRef
+        self, place: Mapping[str, Any], fitting: Sequence[int], loss: Any, space: Any, dataset: PluginRef, variant: int | None
     ) -> tuple[dict[str, Any], tuple[str, ...]] | None:
-        """What a place has: its preset, then [distill], then its overrides, later ones on top; and the preset's marks of what it
-        has from there. None: the preset is broken."""
+        """What a place has: its preset, then [distill], then its overrides, later ones on top, then its variant; and the preset's
+        marks of what it has from there. None: the preset is broken."""
         values = {key: dict(value) if isinstance(value, dict) else value for key, value in self.base.items()}
         for number in fitting:
             presets.merge(values, self._set[number], "")  # told already
+        if variant is not None:
+            presets.merge(values, self._variants[variant][1], "")
         if not self.families:
             return values, ()
         side = self.findings.answer("side", dataset, lambda plugin: str(plugin.spec().shape[-1]))
@@ -93,8 +103,14 @@ class Places:
         return values, ()
 
     def check_used(self) -> None:
-        """Every override must fit a place; where a fault or a broken plugin took cells away, nobody knows."""
-        for number, entry in enumerate(self.overrides):
-            if number not in self.used and self.findings.complete:
-                where = entry.get("where")
-                self.findings.fault(f"override {number + 1} (where = {where}) matches no cell: mend its 'where' or remove it.")
+        """Every override and variant must fit a place; where a fault or a broken plugin took cells away, nobody knows."""
+        complete = self.findings.complete
+        for kind, entries, used in (("override", self.overrides, self.used), ("variant", self.variants, self.tried)):
+            for number, entry in enumerate(entries if complete else ()):
+                if number not in used:
+                    where = entry.get("where")
+                    self.findings.fault(f"{kind} {number + 1} (where = {where}) matches no cell: mend its 'where' or remove it.")
+
+
+def _fits(where: Mapping[str, str], place: Mapping[str, Any]) -> bool:
+    return all(place.get(key) == value for key, value in where.items())

@@ -32,9 +32,8 @@ BASELINES = ("random", "full-data")  # unless told otherwise
 
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
-    "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "iterates",
-    "reduced",
-    "tune",
+    "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "variant",
+    "iterates", "reduced", "tune",
 )  # fmt: skip
 
 
@@ -195,7 +194,8 @@ class SuiteReader:
         if not whole or backbone is None:
             return  # every cell is its own
         axes = Axes(seeds, ipcs, networks, subsets, baselines, teacher)
-        num = (len(losses) * len(spaces) + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
+        num_variants = max(1, len(self.places.variants))
+        num = (len(losses) * len(spaces) * num_variants + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
         if num > MAX_CELLS:
             self.fault(f"the grid has {num} cells; at most {MAX_CELLS} are run from one suite.")
             return
@@ -257,8 +257,7 @@ class SuiteReader:
         """The product of the lists, in their order."""
         grid = product(enumerate(losses), enumerate(spaces), axes.subsets, axes.ipcs, axes.seeds)
         for (number, loss), (other, space), (dataset, identity), ipc, seed in grid:
-            made = distilled.plan((number, other), loss, space, dataset, identity.train_hash, ipc, seed)
-            if made:
+            for made in distilled.plans((number, other), loss, space, dataset, identity.train_hash, ipc, seed):
                 judgings = self._judged(axes, dataset, identity, seed)
                 seconds, tuning = distilled.common.asked.seconds, distilled.tuning(made.plan)
                 yield Cell(made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks, tuning=tuning)
@@ -294,4 +293,4 @@ class SuiteReader:
             if len(names) > 1:
                 others = "".join(f", also as '{name}'" for name in dict.fromkeys(names) if name != names[0])
                 times = f"the grid holds the cell '{names[0]}' {len(names)} times{others}"
-                self.fault(f"{times}: name each loss, space, subset and baseline once.")
+                self.fault(f"{times}: name each loss, space, subset, baseline and variant once.")
