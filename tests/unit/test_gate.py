@@ -57,7 +57,7 @@ def around(mean: float, std: float | None) -> tuple[float, ...]:
 def entry(means: list[float], stds: list[float | None] | None = None, name: str = "row", **fields: Any) -> BaselineRow:
     seeds = tuple(range(len(means)))
     values: dict[str, Any] = dict.fromkeys(("protocol", "protocol_hash", "table_hash", "data", "data_hash"), "d")
-    values |= {"group": name, "name": name, "network": "net", "num_test": NUM_TEST, "distilled": True, "seeds": seeds}
+    values |= {"group": name, "name": name, "network": "net", "num_test": NUM_TEST, "selected": False, "seeds": seeds}
     pairs = zip(means, stds or [0.01] * len(seeds), strict=True)
     values |= {"accuracies": tuple(around(*pair) for pair in pairs), "keys": tuple(map(str, seeds))}
     return BaselineRow(**(values | fields))
@@ -85,7 +85,20 @@ def test_ten_points_are_noticed_with_two_seeds_and_two_repeats(number: int) -> N
     report = check(toy_records(0), toy_records(number, shift=-0.10))
     assert len(report.fallen) == DISTILLED
     assert all("random" not in each.now.name and "full-data" not in each.now.name for each in report.fallen)
-    assert all(0.02 < each.detectable < 0.09 for each in report.comparisons if each.now.distilled)
+    assert all(0.02 < each.detectable < 0.09 for each in report.comparisons if not each.now.selected)
+
+
+def test_a_row_that_cannot_fall_visibly_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two seeds of real images that differ by ten points say nothing."""
+    write_store(tmp_path / "store", toy_records())
+    write_baseline(tmp_path / "baseline.json", results(toy_records()))
+    assert main(["check", str(tmp_path / "store"), "--baseline", str(tmp_path / "baseline.json")]) == 0
+    out = capsys.readouterr().out
+    blind = [line for line in out.splitlines() if line.startswith("random")]
+    assert blind
+    assert any(" none " in line for line in blind)
+    assert "none: not even a fall to nothing would show, for the seeds are too few" in out
+    assert " none " not in next(line for line in out.splitlines() if line.startswith("dm / pixel"))
 
 
 def test_one_row_that_fell_is_the_one_that_is_named() -> None:
@@ -204,7 +217,7 @@ def test_the_test_set_stands_in_where_there_is_one_network() -> None:
 
 def test_networks_data_and_baselines_do_not_pool() -> None:
     calm = [entry([0.50, 0.501], name=str(i)) for i in range(3)]
-    for other in ({"network": "other"}, {"data_hash": "other"}, {"table_hash": "other"}, {"distilled": False}):
+    for other in ({"network": "other"}, {"data_hash": "other"}, {"table_hash": "other"}, {"selected": True}):
         noisy = [entry([0.3, 0.7], name=str(i), **other) for i in range(3)]
         drops = [each.detectable for each in compare_entries(calm + noisy, calm + noisy)]
         assert max(drops[:3]) < 0.1 < 1 < min(drops[3:])

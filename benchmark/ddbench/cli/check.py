@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ddbench.leaderboard.join import Result
     from ddbench.results.store import Store
 
+BLIND = "none"  # a row of which no drop can be told from noise
 HEADERS = ("row", "network", "baseline", "now", "change", "smallest detectable drop", "noise from", "verdict")
 ALIGN = ("left", "left", "right", "right", "right", "right", "left", "left")
 
@@ -108,6 +109,8 @@ def _text(report: Report, alpha: float) -> str:
         f"alpha = {100 * alpha:g} % for all m = {num} together;\n"
         "v = variance of a seed's mean, pooled over the rows of a network, at least the binomial one of the test set."
     )
+    if any(each.detectable >= each.before.mean for each in report.comparisons):
+        parts.append(f"{BLIND}: not even a fall to nothing would show, for the seeds are too few for how much they differ.")
     if report.num_new:
         parts.append(f"{report.num_new} rows of the store are not in the baseline and were not compared.")
     if report.num_unranked:
@@ -124,5 +127,5 @@ def _left_out(num: int) -> str:
 
 def _line(each: Comparison) -> tuple[str, ...]:
     before, now, change, drop = (100 * x for x in (each.before.mean, each.now.mean, each.change, each.detectable))
-    numbers = (f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", f"{drop:.1f}")
+    numbers = (f"{before:.1f}", f"{now:.1f}", f"{change:+.1f}", f"{drop:.1f}" if drop < before else BLIND)
     return each.now.name, each.now.network, *numbers, each.basis, "FELL" if each.fell else "ok"

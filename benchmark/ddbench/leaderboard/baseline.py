@@ -36,7 +36,7 @@ class BaselineRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     data_hash: str  # of both splits
     network: str
     num_test: Some
-    distilled: bool  # by a loss; else a baseline's set
+    selected: bool  # a baseline of a few images a class
     seeds: tuple[Count, ...]
     accuracies: Lists  # of each seed, one a repeat
     keys: tuple[str, ...]  # short ones, of each seed's set
@@ -48,9 +48,9 @@ class BaselineRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def pool(self) -> tuple[object, ...]:
-        """Entries of equal pool share one variance. Baselines have their own: a few real images differ from seed to seed far
+        """Entries of equal pool share one variance. Baselines of a few images have their own: these differ from seed to seed far
         more than sets that were distilled from all of them do."""
-        return self.table_hash, self.data_hash, self.network, self.distilled
+        return self.table_hash, self.data_hash, self.network, self.selected
 
     @property
     def num_repeats(self) -> int:
@@ -137,7 +137,7 @@ def _entry(row: Row, section: Section, network: str) -> BaselineRow:
         data_hash=digest([first.record.data.hash, first.test.hash]),
         network=network,
         num_test=first.num_test,
-        distilled=row.plan.loss is not None,
+        selected=bool(row.plan.baseline) and not row.plan.everything,
         seeds=tuple(result.seed for result in results),
         accuracies=tuple(result.accuracies[network] for result in results),
         keys=tuple(short(result.key) for result in results),

@@ -7,8 +7,8 @@ accuracy of the R networks that judged one distilled set. Then
     change                   = mean over seeds of (seed mean now - seed mean in the baseline)
     smallest detectable drop = t(1 - alpha', df) * sqrt(2 v / S)                 fallen: change < -drop
 
-- v is the variance of a seed mean, one number for all distilled rows of a network (on the same data, by the same
-  protocol), and one for all its baselines, whose few real images vary more: the seeds of one row alone know little.
+- v is the variance of a seed mean, one number for all rows of a network (on the same data, by the same protocol), for the
+  seeds of one row alone know little; but another for baselines of a few images a class, which vary more than all else.
   v = sum (S - 1) s^2 / df, df = sum (S - 1).
 - v is never below p (1 - p) / (n R), the binomial variance of n test images at the baseline's accuracy p: rows that
   happen to agree to the last image are no proof that there is no noise.
