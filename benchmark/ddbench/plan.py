@@ -70,6 +70,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     generator: PluginRef | None = None
     steps: int = 1000  # of every stage
     extra_steps: int = 0  # so many of the first stages have one more: what is left over where `total_steps` are shared out
+    stage_steps: tuple[int, ...] = ()  # of each stage, where they differ otherwise; the two above do not count then
     rates: dict[str, float] = {}  # by tensor name
     momentum: float = 0.5  # of sgd
     optimizer: str = "sgd"  # or adam, with betas 0.5 and 0.9, as SRe2L has it
@@ -172,7 +173,20 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def stage_start(self, stage: int) -> int:
         """The step that a stage begins with, counted over all stages, from 0; of `num_stages` the number of all steps."""
+        if self.stage_steps:
+            return sum(self.stage_steps[:stage])
         return stage * self.steps + min(stage, self.extra_steps)
+
+    @property
+    def steps_a_stage(self) -> float:
+        """On average, but for what is left over."""
+        return sum(self.stage_steps) / len(self.stage_steps) if self.stage_steps else self.steps
+
+    def fit_of_stages(self, num_stages: int) -> str:
+        """A sentence where `stage_steps` do not fit so many stages; else empty."""
+        if not self.stage_steps or len(self.stage_steps) == num_stages:
+            return ""
+        return f"'stage_steps' gives the steps of {len(self.stage_steps)} stages, and there are {num_stages}: give as many."
 
     def with_total_steps(self, total: int, num_stages: int) -> SetPlan:
         """The same plan with so many steps in all, shared out evenly; what is left over goes to the first stages, one each.
@@ -195,6 +209,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             idle |= dict.fromkeys(("rank_every",))
         if self.optimizer != "sgd":
             idle |= dict.fromkeys(("momentum",))
+        if self.stage_steps:
+            idle |= dict.fromkeys(("steps", "extra_steps"))
         if self.generator is None:
             idle |= dict.fromkeys(("synthetic_mean", "synthetic_std"))
         return replace(self, **{name: _defaults(SetPlan)[name] for name in idle})
@@ -206,6 +222,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        if min(self.stage_steps, default=1) < 1:
+            faults.append(f"'stage_steps' must give every stage at least 1, got {list(self.stage_steps)}.")
         words = (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
         more = (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("proxy_gradient", PROXY_GRADIENTS))
         for name, allowed in (*words, *more):

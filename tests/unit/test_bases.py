@@ -90,6 +90,34 @@ def test_a_base_that_will_not_do_is_a_sentence(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+# Steps of each stage
+
+
+def test_each_stage_has_its_own_steps(tmp_path: Path) -> None:
+    text = GOOD.replace("steps = 7", "stage_steps = [3, 1, 2]").replace('["pixel", { name = "glad", layer = 2 }]', '["hpd"]')
+    plan = next(cell.set for cell in load(tmp_path, text).cells if cell.set.loss)
+    assert [plan.stage_start(stage) for stage in range(4)] == [0, 3, 4, 6]
+    usual = next(cell.set for cell in load(tmp_path, text.replace("[3, 1, 2]", "[2, 2, 2]")).cells if cell.set.loss)
+    assert plan.key != usual.key
+    assert plan.steps == usual.steps  # which says nothing then
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("stage_steps = [3, 1]", "'stage_steps' gives the steps of 2 stages, and there are 3: give as many."),
+        ("stage_steps = [3, 1, 0]", "'stage_steps' must give every stage at least 1, got [3, 1, 0]."),
+        ("stage_steps = [3, 1, 1.5]", "'stage_steps' must be a list of whole numbers, one for each stage, got [3, 1, 1.5]."),
+        ("stage_steps = []", "'stage_steps' must be a list of whole numbers, one for each stage, got []."),
+        ("stage_steps = 3", "'stage_steps' must be a list, got 3."),
+        ("steps = 3\nstage_steps = [3, 1, 2]", "[distill] has 'steps' and 'stage_steps': give one of 'steps', of every stage, "),
+    ],
+)
+def test_steps_of_stages_that_do_not_fit_are_a_sentence(given: str, told: str, tmp_path: Path) -> None:
+    text = GOOD.replace("steps = 7", given).replace('["pixel", { name = "glad", layer = 2 }]', '["hpd"]')
+    assert any(told in sentence for sentence in faults(tmp_path, text))
+
+
 # Variants
 
 

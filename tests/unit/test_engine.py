@@ -20,7 +20,7 @@ from ddbench.compute.decoding import decode_leaf
 from ddbench.compute.engine import Distillation, DistilledSet, distill, starting_labels
 from ddbench.compute.rank import feature_distance, needs, validation_error
 from ddbench.compute.run import DistillRun
-from ddbench.errors import PluginError
+from ddbench.errors import ConfigError, PluginError
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.plan import SetPlan
 from ddbench.testing import ToyGenerator, prepared, toy_plan, toy_run
@@ -468,6 +468,20 @@ def test_every_stage_starts_from_the_winner_of_the_one_before(run: DistillRun) -
             assert loop.state.stage == stage + 1
     assert loop.num_stages == 3
     assert set(loop.state.params) == {"pixels"}
+
+
+def test_stages_may_have_steps_of_their_own(run: DistillRun) -> None:
+    space = hpd(first=1, step=2, samples=4)
+    plan, run = ranked_plan(run, space, steps=2)
+    alike = made_by(plan, run)
+    assert torch.equal(made_by(replace_plan(plan, stage_steps=(2, 2, 2)), run).images, alike.images)
+    made = made_by(replace_plan(plan, stage_steps=(2, 1, 3)), run)
+    assert made.steps == 6
+    assert made.stages[0] == alike.stages[0]
+    assert all(stage["chosen_step"] <= end for stage, end in zip(made.stages, (2, 3, 6), strict=True))
+    assert made.stages[1] != alike.stages[1]
+    with pytest.raises(ConfigError, match="'stage_steps' gives the steps of 2 stages, and there are 3"):
+        made_by(replace_plan(plan, stage_steps=(2, 1)), run)
 
 
 def test_the_best_stage_is_that_of_the_smallest_validation_error(run: DistillRun) -> None:

@@ -325,7 +325,7 @@ DAMAGED = {
     "why": (TINY.replace('"it is on no page"', '""'), "entry 2: 'unknown': 'rates.pixels' must say why, got ''."),
     "no mark": (TINY.replace("note =", "marks = { steps = 1 }\nnote ="), "entry 2: 'marks': 'steps' must say what to know, got 1."),
     "mark of nothing": (TINY.replace("note =", 'marks = { momentum = "x" }\nnote ='), "entry 2: 'marks': 'momentum' does not stand in 'set'."),
-    "both lengths": (TINY.replace("steps = 11", "steps = 11, total_steps = 2"), "entry 1: 'set' has 'steps', of every stage, and 'total_steps'"),
+    "both lengths": (TINY.replace("steps = 11", "steps = 11, total_steps = 2"), "entry 1: 'set' has 'steps' and 'total_steps': give one of"),
     "overlap": (TINY.replace("[10, 50]", "[1, 10]"), "entries 1 and 2 fit the same place (loss dm or dsa, space pixel, subset mnist-5k, side 28, ipc 1)."),
     "overlap of all": ("schema = 1\n" + ENTRY + ENTRY.replace('loss = "dm"', 'space = "pixel"'), "entries 1 and 2 fit the same place (loss dm)."),
 }  # fmt: skip
@@ -587,7 +587,8 @@ def test_total_steps_are_shared_out_over_the_stages(install: Install, tmp_path: 
         "dm / hpd / tall: 'total_steps' (12) must be at least the number of stages (13), for a step each."
     ]
     assert faults(tmp_path, base + "steps = 1\ntotal_steps = 13\n") == [
-        "[distill] has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them."
+        "[distill] has 'steps' and 'total_steps': give one of 'steps', of every stage, 'stage_steps', of each, or "
+        "'total_steps', shared out over the stages."
     ]
 
 

@@ -97,11 +97,17 @@ def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents, va
         "subset": loaded.planned.subset(plan.dataset),
         "ipc": "all" if plan.everything else plan.ipc,
         "seed": plan.seed,
-        "steps a stage": "0" if plan.baseline else f"{plan.steps}{f' ({plan.extra_steps} left over)' * bool(plan.extra_steps)}",
+        "steps a stage": _steps(plan),
         "set": _state(cell, store, contents),
         "judged": f"{there} of {sum(1 for _ in cell.all_judgings())}",
         "key": UNKNOWN if suite.lacks(plan) else plan.key[:16],
     }
+
+
+def _steps(plan: SetPlan) -> str:
+    if plan.stage_steps:
+        return ", ".join(map(str, plan.stage_steps))
+    return "0" if plan.baseline else f"{plan.steps}{f' ({plan.extra_steps} left over)' * bool(plan.extra_steps)}"
 
 
 def _outlook(args: argparse.Namespace, loaded: Loaded, store: Store | None, contents: Contents) -> list[Line]:

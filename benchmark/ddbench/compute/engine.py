@@ -20,7 +20,7 @@ from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
-from ddbench.errors import DivergedError, PluginError
+from ddbench.errors import ConfigError, DivergedError, PluginError
 from ddbench.plan import SetPlan
 from ddbench.refs import require
 
@@ -61,6 +61,8 @@ class Distillation:
         self.space: Space = require(plan.space, "space").make()
         self.loss: Loss = require(plan.loss, "loss").make()
         self.num_stages = self.space.num_stages(run)
+        if sentence := plan.fit_of_stages(self.num_stages):
+            raise ConfigError(f"{plan.method}: {sentence}")
         self.total_steps = plan.stage_start(self.num_stages)
         self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
         self.bad_step = torch.tensor(-1, device=run.device)

@@ -18,6 +18,8 @@ from ddbench.results.trials import read_trial
 from ddbench.schema import JobFile, JudgementRecord, ResourceRecord, SetRecord, TrialRecord
 from ddbench.trials import trial_key
 
+LENGTHS = ("steps", "extra_steps", "stage_steps")  # fields of a plan that say how long it is, and not what a step costs
+
 
 class Cost:
     """The most that jobs of one kind have taken."""
@@ -106,7 +108,7 @@ def _units(file: JobFile) -> int:
     if file.kind == "resource":
         return 1
     if file.kind in ("set", "trial"):
-        return max(file.plan.steps, 1)
+        return max(round(file.plan.steps_a_stage), 1)
     return file.last - file.first + 1
 
 
@@ -116,12 +118,12 @@ def _resource(key: str, planned: Planned) -> str:
 
 
 def _set(plan: SetPlan) -> str:
-    return digest(["set", {name: value for name, value in plan.stem.items() if name not in ("steps", "extra_steps")}])
+    return digest(["set", {name: value for name, value in plan.stem.items() if name not in LENGTHS}])
 
 
 def _trial(plan: SetPlan) -> str:
     """Equal for all trials of a method, and its reported sets."""
-    apart = ("steps", "extra_steps", "rates", "tuning")
+    apart = (*LENGTHS, "rates", "tuning")
     return digest(["trial", {name: value for name, value in plan.stem.items() if name not in apart}])
 
 
@@ -136,11 +138,11 @@ def _add_resource(cost: Cost, record: ResourceRecord) -> None:
 
 
 def _add_set(cost: Cost, plan: SetPlan, record: SetRecord) -> None:
-    cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), plan.steps)
+    cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), round(plan.steps_a_stage))
 
 
 def _add_trial(cost: Cost, record: TrialRecord) -> None:
-    cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), record.plan.steps)
+    cost.add(record.measured.peak_memory_bytes, sum(record.measured.seconds.values()), round(record.plan.steps_a_stage))
 
 
 def _add_judgement(cost: Cost, record: JudgementRecord) -> None:

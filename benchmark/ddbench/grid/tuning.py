@@ -46,7 +46,8 @@ class Method:
         """The plan of a trial, without the keys of resources. A stage has one step at least, where it has any."""
         steps = min(self.plan.steps, max(1, round(self.plan.steps * self.tuning.share)))
         extra = round(self.plan.extra_steps * self.tuning.share)
-        how = {"steps": steps, "extra_steps": extra, "seed": seed, "tuning": self.tuning.held_out}
+        each = tuple(max(1, round(num * self.tuning.share)) for num in self.plan.stage_steps)
+        how = {"steps": steps, "extra_steps": extra, "stage_steps": each, "seed": seed, "tuning": self.tuning.held_out}
         return replace(self.plan, rates=self.tuning.grid[number], **how)
 
     def keys(self) -> list[list[str]]:

@@ -10,7 +10,7 @@ import tomli_w
 
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.files import parse_toml
-from ddbench.suite.presets import LENGTHS
+from ddbench.suite.presets import displaced
 from ddbench.suites import shipped
 
 MAX_SUITE_BYTES = 1 << 20
@@ -59,8 +59,9 @@ def whole(name: str) -> tuple[dict[str, Any], str]:
 
 
 def on_top(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A suite's tables and values over those of its base. `steps` and `total_steps` displace one another."""
-    made = {key: value for key, value in base.items() if LENGTHS.get(key) not in own}
+    """A suite's tables and values over those of its base. Of ways to say how long, the
+    one on top counts."""
+    made = {key: value for key, value in base.items() if key not in displaced(own)}
     for key, value in own.items():
         both = key in MERGED and isinstance(value, dict) and isinstance(made.get(key), dict)
         made[key] = on_top(made[key], value) if both else value

@@ -90,6 +90,7 @@ class Distilled:
         """The plan of seed 0. Goes on after a fault, so that all are found."""
         settings, given, labels = values.pop("generator"), values.pop("rates"), values.get("labels", "hard")
         total = values.pop("total_steps", None)
+        values["stage_steps"] = tuple(values.get("stage_steps", ()))
         loss = self.findings.plugin("losses", loss_entry, values.pop("loss"))
         space = self.findings.plugin("spaces", space_entry, values.pop("space"))
         proxy = self._proxy(values.pop("proxy", self.raw.get("proxy", self.raw.get("backbone", "convnet"))))
@@ -113,6 +114,9 @@ class Distilled:
             self.findings.fault(sentence)
         if plan.proxy and plan.proxy.kind == "architectures":
             check_network(self.findings, dataset, plan.proxy)
+        num = self._num_stages(plan, "'stage_steps' gives the steps of each stage") if plan.stage_steps else None
+        if num and (sentence := plan.fit_of_stages(num)):
+            self.findings.fault(f"{plan.method}: {sentence}")
         return plan if total is None else self._shared_out(plan, total)
 
     def _shared_out(self, plan: SetPlan, total: int) -> SetPlan:

@@ -23,12 +23,13 @@ with that value of the entry, and so beside its row; it stands in no key. No two
 
 A suite that names families takes for each distilled cell the `set` of the one entry that fits, and whatever it says itself
 (in the tables of its lists, in [distill], in overrides) goes on top. The plan holds the values and not where they are from.
-`steps`, of every stage, and `total_steps`, shared out over the stages, exclude one another: the one on top displaces the other.
+`steps`, of every stage, `stage_steps`, of each, and `total_steps`, shared out over them, exclude one another: the one on top
+counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -49,12 +50,18 @@ NUMBERS: Mapping[str, type] = {
     "steps": int, "total_steps": int, "momentum": float, "rank_every": int, "rank_epochs": int, "rank_repeats": int,
     "proxy_epochs": int, "chunk": int,
 }  # fmt: skip
-LENGTHS = {"steps": "total_steps", "total_steps": "steps"}
-"""The two ways to say how long a distillation is: each, and the one that it displaces."""
+LENGTHS = ("steps", "stage_steps", "total_steps")
+"""The ways to say how long a distillation is; of two that are given in two places, the one on top counts."""
 WORDS = ("labels", "rank_steps", "rank_stages", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
-SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), "proxy": dict}
+SETTABLE: Mapping[str, type] = {
+    **NUMBERS,
+    **dict.fromkeys(WORDS, str),
+    **dict.fromkeys(TABLES, dict),
+    "proxy": dict,
+    "stage_steps": list,
+}
 """What a `set` table takes, and of which type."""
 
 
@@ -66,20 +73,30 @@ def misfit(value: Any, kind: type, where: str) -> str:
     return f"{where} must be {wanted}, got {value!r}."
 
 
+def displaced(values: Collection[str]) -> set[str]:
+    """The ways to say how long that do not count any more where these names are given."""
+    given = {name for name in LENGTHS if name in values}
+    return set(LENGTHS) - given if given else set()
+
+
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
     """Put a `set` table on top of `values`, tables merged but for the proxy, which is a plugin by name or a table with it; a
     sentence for each key of it that does not fit."""
     faults = []
-    if LENGTHS.keys() <= new.keys():
-        faults.append(f"{where} has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them.")
+    if len(lengths := [f"'{name}'" for name in LENGTHS if name in new]) > 1:
+        told = "'steps', of every stage, 'stage_steps', of each, or 'total_steps', shared out over the stages"
+        faults.append(f"{where} has {' and '.join(lengths)}: give one of {told}.")
     for key, given in new.items():
         value = {"name": given} if key == "proxy" and isinstance(given, str) else given
         if key not in SETTABLE:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
         elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):
             faults.append(fault)
+        elif key == "stage_steps" and not (value and all(type(steps) is int for steps in value)):
+            faults.append(f"{where}: 'stage_steps' must be a list of whole numbers, one for each stage, got {value!r}.")
         else:
-            values.pop(LENGTHS.get(key, ""), None)
+            for name in displaced(new):
+                values.pop(name, None)
             values[key] = values.get(key, {}) | value if key in TABLES else SETTABLE[key](value)
     return faults
 
@@ -271,7 +288,7 @@ def under(
     given = {**values, **{table: written[table] | values.get(table, {}) for table in TABLES}}
     if missing := [_question(entry, path, place) for path in entry.unknown if not _has(given, path)]:
         raise Faults(missing)
-    merged = {key: value for key, value in entry.set.items() if LENGTHS.get(key) not in values} | dict(values)
+    merged = {key: value for key, value in entry.set.items() if key not in displaced(values)} | dict(values)
     for table in TABLES:
         own = {key: value for key, value in entry.set.get(table, {}).items() if key not in written[table]}
         if table in ROLES and own:
@@ -282,9 +299,9 @@ def under(
 
 
 def _has(values: Mapping[str, Any], path: str) -> bool:
-    """Whether there is a value at `steps` or `rates.pixels`; either way to say how long is one of `steps`."""
+    """Whether there is a value at `steps` or `rates.pixels`; every way to say how long is one of `steps`."""
     table, dot, name = path.partition(".")
-    return name in _table(values.get(table)) if dot else bool({table, LENGTHS.get(table)} & values.keys())
+    return name in _table(values.get(table)) if dot else bool(values.keys() & (LENGTHS if table in LENGTHS else {table}))
 
 
 def _question(entry: Preset, path: str, place: Mapping[str, str]) -> str:
