@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint coverage wheel perf perf-evaluators perf-losses perf-generator perf-store perf-images gpu-report test-kills clean
+.PHONY: install quickstart test test-fast test-long test-all lint coverage wheel perf perf-evaluators perf-losses perf-generator perf-store perf-images measure-gate gpu-report test-kills clean
 
 install: $(READY)
 	@echo "ddbench is installed. Begin with: $(BIN)/ddbench run quickstart (or '. $(BIN)/activate' once, then: ddbench run quickstart)"
@@ -73,6 +73,10 @@ perf-generator: $(READY)
 # A store of 10,000 judgements: what the commands take that only look at it.
 perf-store: $(READY)
 	$(BIN)/python tests/perf/measure_store.py
+
+# What the regression gate sees in the quickstart: twenty runs with other seeds, and planted faults. Two hours on two cores.
+measure-gate: $(READY)
+	$(BIN)/python tests/perf/measure_gate.py
 
 # Images of a ten-class subset: decoding, opening, serving. Minutes on two cores.
 perf-images: $(READY)
