@@ -275,6 +275,11 @@ class Run(Protocol):
         executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its `saw`."""
         ...
 
+    def user_folder(self, folder: str) -> Path:
+        """The path of a folder that the user has put into the data folder, by its path below that. Raises ConfigError for a path
+        that leads elsewhere, DataError where there is none."""
+        ...
+
     def document(self, file: str, sha256: str) -> bytes:
         """The bytes of a JSON file that describes weights and lies beside them, named as they are, at most 1 MiB; for
         `GeneratorConfig.depth` too. `sha256` pins its content. Raises ConfigError or DataError."""
@@ -724,16 +729,21 @@ class Baseline(ABC):
 
     @property
     def saw(self) -> Saw:
-        """What its images come from, beside what its resources saw: TRAIN for a selection of the training images."""
+        """What its images come from, beside what its resources saw: TRAIN for a selection of the training images. A setting of
+        that name will do here too."""
         return UNKNOWN
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `build`."""
         return ()
 
+    def pins(self, root: Path | None) -> Mapping[str, Any]:
+        """Settings that what lies in the data folder decides, as `GeneratorConfig.pins`: above all the hash of what it reads."""
+        return {}
+
     def check(self, run: Run) -> None:
-        """Raise ConfigError where it cannot make a set of `run.ipc` images a class; asked before any step, of a run without
-        data."""
+        """Raise ConfigError where it cannot make a set of `run.ipc` images a class, DataError where files are missing; asked
+        before any step, of a run without data."""
         return
 
     @abstractmethod

@@ -22,6 +22,7 @@ from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
 import made_decoders
+import made_folders
 from ddbench import registry, testing
 from ddbench.api import (
     Arch,
@@ -79,6 +80,7 @@ MADE = {  # of those that read files of users, what makes small ones and gives t
     ("generators", "tiny-autoencoder"): made_decoders.tiny,
     ("generators", "dcgan"): made_decoders.digits,
     ("generators", "autoencoder-kl"): made_decoders.kl,
+    ("baselines", "folder"): made_folders.images_of_others,
 }
 IN_COLOUR = {("generators", "tiny-autoencoder"), ("generators", "autoencoder-kl")}  # that make no other images
 EXTRAS = {("generators", "autoencoder-kl"): "diffusers"}  # what users install for one plugin alone

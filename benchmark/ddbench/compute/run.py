@@ -23,6 +23,7 @@ from ddbench.data.weights import find_prepared, read_document, read_weights
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
+from ddbench.ops.class_images import find_folder
 from ddbench.ops.layers import Dropout, lend
 from ddbench.ops.moves import Ahead, send, send_network, send_together
 from ddbench.plan import SetPlan
@@ -229,6 +230,10 @@ class DistillRun:
             told = f"a resource reads the weights '{file}' and does not say what they have seen"
             raise PluginError(f"{told}: declare `saw` in its class, which otherwise means the training images alone.")
         return read_weights(self.folder, file, sha256)
+
+    def user_folder(self, folder: str) -> Path:
+        """The path of a folder in the data folder."""
+        return find_folder(self.folder, folder)
 
     def document(self, file: str, sha256: str) -> bytes:
         """The bytes of the JSON file `weights/FILE` in the data folder."""

@@ -208,7 +208,7 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None, missing: di
     if plan.ipc > least:
         raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
     if plan.baseline:
-        plan.baseline.make().check(run)
+        _ask(plan.baseline, lambda baseline: baseline.check(run), missing)
     elif plan.loss and plan.space:
         num = plan.space.make().num_images(run)
         _ask(plan.loss, lambda loss: loss.check(num, run), missing)
