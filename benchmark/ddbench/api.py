@@ -271,8 +271,9 @@ class Run(Protocol):
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, or into
-        one folder there (`folder/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is
-        executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its `saw`."""
+        a folder there (`folder/file`, `folder/part/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing
+        pickled is executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its
+        `saw`."""
         ...
 
     def user_folder(self, folder: str) -> Path:
@@ -735,6 +736,10 @@ class Baseline(ABC):
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `build`."""
+        return ()
+
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
         return ()
 
     def pins(self, root: Path | None) -> Mapping[str, Any]:
