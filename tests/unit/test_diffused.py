@@ -276,10 +276,12 @@ def test_a_pipeline_is_pinned_by_the_hash_of_each_file(run: DistillRun, home: Pa
         LatentClusters("dit", ("0",)).pins(home)
 
 
-def test_without_diffusers_it_is_told_before_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_diffusers_it_is_told_before_any_step(run: DistillRun, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = made(home, DdimGroups, levels=2)
+    baseline.check(run)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ConfigError, match=r"baseline 'ddim-groups' needs the package diffusers, .* 'ddbench\[diffusers\]'"):
-        DdimGroups("dit").check(toy_run(channels=3))
+        baseline.check(run)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ddbench.cli import main
 from ddbench.compute.knowledge import saw_of_set
 from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
+from ddbench.grid.planning import check_plans
 from ddbench.ops.pictures import decode
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
@@ -226,7 +228,23 @@ def test_a_missing_folder_is_a_fault_of_the_suite_and_a_lenient_reader_goes_on(r
     assert all(suite.lacks(cell.set) for cell in suite.cells)
 
 
-@pytest.mark.slow
+def test_a_baseline_whose_files_are_missing_is_not_asked_by_who_only_looks(root: Path) -> None:
+    text = SUITE.replace('"folder/sets/made",', '"folder/none", "latent-clusters/dit", "ddim-groups/dit",')
+    suite = read(root, text, lenient=True)
+    missing = dict(suite.missing)
+
+    def identities(ref: PluginRef, root: Path | None) -> Any:
+        return SimpleNamespace(train_counts=(6, 6))
+
+    check_plans(suite.cells, identities, root, missing)  # type: ignore[arg-type]
+    told = " ".join(missing.values())
+    assert "data/none is not there: put a folder of images for each class into it." in told
+    assert "the pipeline 'dit' lacks the file" in told
+    with pytest.raises(Faults, match="the pipeline 'dit' is not pinned: reading a suite does that"):
+        check_plans(suite.cells, identities, root, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.long
 def test_a_suite_runs_on_it_and_its_plan_again(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, store = tmp_path / "suite.toml", tmp_path / "store"
     suite.write_text(SUITE.replace("IPC", "2, 3, 4"))

@@ -173,7 +173,7 @@ def check_plans(
         if plan.everything or plan.imported:
             continue
         key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
-        if key not in asked and plan.dataset not in (missing or {}):
+        if key not in asked and (missing or {}).keys().isdisjoint((plan.dataset, plan.baseline)):
             asked.add(key)
             faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root, missing))
         for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained)):

@@ -55,8 +55,8 @@ class Diffused(Baseline):
     def check(self, run: Run) -> None:
         """Whether diffusers is there, and the model serves the data set."""
         check_enough(run)
-        of_diffusers("DiTTransformer2DModel", self.who)
         read_settings(run, self.folder, self.hashes).schedule.times(self.steps)
+        of_diffusers("DiTTransformer2DModel", self.who)  # last: importing it takes seconds
 
     def load(self, run: Run) -> Pipeline:
         """The pipeline on the run's device."""
