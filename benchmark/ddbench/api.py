@@ -278,7 +278,7 @@ class Run(Protocol):
 
     def user_folder(self, folder: str) -> Path:
         """The path of a folder that the user has put into the data folder, by its path below that. Raises ConfigError for a path
-        that leads elsewhere, DataError where there is none."""
+        that leads elsewhere, or to the data set's own images, whose test split is sealed; DataError where there is none."""
         ...
 
     def document(self, file: str, sha256: str) -> bytes:

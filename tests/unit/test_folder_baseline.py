@@ -16,8 +16,9 @@ from test_grid import hash_of
 
 from ddbench.cli import main
 from ddbench.compute.knowledge import saw_of_set
-from ddbench.compute.run import DistillRun
+from ddbench.compute.run import DistillRun, open_run
 from ddbench.errors import BenchError, ConfigError, DataError, Faults
+from ddbench.grid.do_set import built
 from ddbench.grid.planning import check_plans
 from ddbench.ops.pictures import decode
 from ddbench.plan import SetPlan
@@ -199,6 +200,11 @@ def read(root: Path, text: str = SUITE, lenient: bool = False) -> Suite:
     return load(str(path), hash_of, root, lenient)
 
 
+def identities(ref: PluginRef, root: Path | None) -> Any:
+    """Without decoding."""
+    return SimpleNamespace(train_counts=(6, 6))
+
+
 def plans(root: Path) -> list[SetPlan]:
     return [cell.set for cell in read(root).cells]
 
@@ -228,14 +234,25 @@ def test_a_missing_folder_is_a_fault_of_the_suite_and_a_lenient_reader_goes_on(r
     assert all(suite.lacks(cell.set) for cell in suite.cells)
 
 
+@pytest.mark.parametrize("folder", ["zoo/val", "zoo/train", "zoo", "elsewhere"])
+def test_images_of_the_data_set_itself_are_refused_wherever_they_are_named(root: Path, folder: str) -> None:
+    (root / "elsewhere").symlink_to(root / "zoo" / "val")
+    folders(root / "zoo", ("ant", "bee"), channels=3)  # images of others, beside the data set's
+    text = SUITE.replace('"folder/sets/made",', f'"folder/{folder}",').replace(', saw = ["train", "external-images"]', "")
+    suite = read(root, text.replace(', { name = "folder", folder = "sets/made" }', ""))
+    with pytest.raises(Faults, match=r"holds images of 'zoo' itself: name one of images that others have made\."):
+        check_plans(suite.cells, identities, root)  # type: ignore[arg-type]
+    plan = suite.cells[0].set
+    data = toy_data(plan.dataset.make().spec())
+    assert plan.baseline
+    with pytest.raises(ConfigError, match="holds images of 'zoo' itself"):
+        built(plan.baseline, open_run(plan, data, torch.device("cpu"), {}, root))
+
+
 def test_a_baseline_whose_files_are_missing_is_not_asked_by_who_only_looks(root: Path) -> None:
     text = SUITE.replace('"folder/sets/made",', '"folder/none", "latent-clusters/dit", "ddim-groups/dit",')
     suite = read(root, text, lenient=True)
     missing = dict(suite.missing)
-
-    def identities(ref: PluginRef, root: Path | None) -> Any:
-        return SimpleNamespace(train_counts=(6, 6))
-
     check_plans(suite.cells, identities, root, missing)  # type: ignore[arg-type]
     told = " ".join(missing.values())
     assert "data/none is not there: put a folder of images for each class into it." in told

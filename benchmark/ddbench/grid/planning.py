@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
-from ddbench.compute.run import DistillRun
+from ddbench.compute.run import DistillRun, files_of
 from ddbench.data.subsets import Identity, TrainingData, identify, known_identity
 from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
@@ -63,7 +63,8 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
     none, nobody = torch.empty(0, *spec.shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
     starts = tuple(accumulate(counts or (0,) * spec.num_classes, initial=0))
     data = TrainingData(spec, none, nobody, starts, none, nobody)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder)
+    own_files = partial(files_of, plan.dataset, folder)
+    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder, own_files=own_files)
 
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:

@@ -28,6 +28,15 @@ def find_folder(root: Path | None, folder: str) -> Path:
     return root / folder
 
 
+def refuse_own(where: Path, files: Iterable[Path], name: str) -> None:
+    """Raise ConfigError where a folder holds files of a data set, at any depth: its test images are sealed, and its training
+    images are what other sets are made of."""
+    folder = where.resolve()
+    for place in {file.parent for file in files}:
+        if folder in (place.resolve(), *place.resolve().parents):
+            raise ConfigError(f"the folder {where} holds images of '{name}' itself: name one of images that others have made.")
+
+
 def list_classes(where: Path) -> dict[str, Folder]:
     """The class folders that hold images, by name, sorted. Raises DataError where there is none."""
     try:
