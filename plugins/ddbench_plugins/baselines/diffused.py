@@ -215,7 +215,7 @@ def best_group(mean: Tensor, std: Tensor, size: int, groups: int, rng: torch.Gen
         scores = misfit(drawn.flatten(2), mean.flatten(), std.flatten())
         place = int(scores.argmin())
         if float(scores[place]) < least:
-            best, least = drawn[place], float(scores[place])
+            best, least = drawn[place].clone(), float(scores[place])  # and not all that was drawn
     return best
 
 
