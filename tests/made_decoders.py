@@ -17,7 +17,8 @@ from ddbench.files import sha256_file
 from ddbench.ops.described import Decoder, read
 from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import global_stream
-from ddbench_plugins.generators import autoencoder_kl, tiny_autoencoder
+from ddbench_plugins.diffusion import vae
+from ddbench_plugins.generators import tiny_autoencoder
 
 DIGITS = {  # three classes of grey images of 8 px
     "schema": 1,
@@ -101,7 +102,7 @@ def kl(root: Path, old_names: bool = False) -> dict[str, Any]:
     with global_stream("made kl"):
         tensors = AutoencoderKL(**{name: value for name, value in KL.items() if name[0] != "_"}).state_dict()
     if old_names:
-        for old, new in autoencoder_kl.RENAMED.items():
+        for old, new in vae.RENAMED.items():
             changes = {name: name.replace(new, old) for name in tensors if new in name}
             tensors = {changes.get(name, name): t[..., None, None] if name in changes and t.dim() == 2 else t
                        for name, t in tensors.items()}  # fmt: skip

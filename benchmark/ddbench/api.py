@@ -271,8 +271,14 @@ class Run(Protocol):
 
     def weights(self, file: str, sha256: str) -> dict[str, Tensor]:
         """The tensors of a file of trained weights that the user has put into the folder `weights` of the data folder, or into
-        one folder there (`folder/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing pickled is
-        executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its `saw`."""
+        a folder there (`folder/file`, `folder/part/file`), on the CPU; for `Resource.build`. `sha256` pins its content. Nothing
+        pickled is executed. Raises ConfigError or DataError, and PluginError while a resource is built that does not declare its
+        `saw`."""
+        ...
+
+    def user_folder(self, folder: str) -> Path:
+        """The path of a folder that the user has put into the data folder, by its path below that. Raises ConfigError for a path
+        that leads elsewhere, or to the data set's own images, whose test split is sealed; DataError where there is none."""
         ...
 
     def document(self, file: str, sha256: str) -> bytes:
@@ -724,16 +730,25 @@ class Baseline(ABC):
 
     @property
     def saw(self) -> Saw:
-        """What its images come from, beside what its resources saw: TRAIN for a selection of the training images."""
+        """What its images come from, beside what its resources saw: TRAIN for a selection of the training images. A setting of
+        that name will do here too."""
         return UNKNOWN
 
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """What must be trained before `build`."""
         return ()
 
+    def brings(self) -> tuple[UserFile, ...]:
+        """The files that users bring and it reads, there or not, for those who want to see what is missing; no file is opened."""
+        return ()
+
+    def pins(self, root: Path | None) -> Mapping[str, Any]:
+        """Settings that what lies in the data folder decides, as `GeneratorConfig.pins`: above all the hash of what it reads."""
+        return {}
+
     def check(self, run: Run) -> None:
-        """Raise ConfigError where it cannot make a set of `run.ipc` images a class; asked before any step, of a run without
-        data."""
+        """Raise ConfigError where it cannot make a set of `run.ipc` images a class, DataError where files are missing; asked
+        before any step, of a run without data."""
         return
 
     @abstractmethod

@@ -22,7 +22,7 @@ from ddbench.errors import BenchError, ConfigError, Faults, did_you_mean
 REQUIRED: Final = dataclasses.MISSING
 """Stands where a default would, for a setting without one."""
 
-_LISTS = (tuple, list, Sequence)
+_LISTS = (tuple, list, Sequence, frozenset)
 _WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
 _PLURALS = {bool: "booleans", int: "integers", float: "numbers", str: "texts"}
 _NOUNS = {bool: "boolean", int: "integer", float: "number", str: "text", list | tuple: "list", Mapping: "table"}
@@ -111,9 +111,9 @@ def convert(value: Any, wanted: Any, nested: Nested | None = None) -> Any:
         if any(type(choice) is type(value) and choice == value for choice in args):  # True == 1
             return value
     elif base in _LISTS:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple | frozenset):
             items = [convert(item, kind, nested) for item, kind in zip(value, _item_kinds(base, args, len(value)), strict=True)]
-            return items if base is list else tuple(items)
+            return base(items) if base in (list, frozenset) else tuple(items)
     elif base in (dict, Mapping):
         if isinstance(value, Mapping):
             of_keys, of_values = args or (Any, Any)
@@ -161,6 +161,8 @@ def as_json(value: Any) -> Any:
         return [as_json(item) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, frozenset) and all(isinstance(item, str) for item in value):
+        return sorted(value)
     raise ValueError
 
 
@@ -196,8 +198,10 @@ def _words(wanted: Any) -> str:
     if base in _LISTS:
         kinds = set(_item_kinds(base, args, 1))
         num = f"{len(args)} " if base is tuple and args and args[-1] is not Ellipsis else ""
-        several = _PLURALS.get(kinds.pop(), "values") if len(kinds) == 1 else "values"
-        return f"a list of {num}{several}"
+        only = kinds.pop() if len(kinds) == 1 else Any
+        if get_origin(only) is Literal:
+            return f"a list of {num}words among {', '.join(map(repr, get_args(only)))}"
+        return f"a list of {num}{_PLURALS.get(only, 'values')}"
     if base in (dict, Mapping):
         return f"a table of {_PLURALS.get(args[-1], 'values') if args else 'values'}"
     if kind := plugin_kind(base):

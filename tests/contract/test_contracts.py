@@ -22,6 +22,8 @@ from msgspec.structs import replace as replace_plan
 from torch import Tensor, nn
 
 import made_decoders
+import made_folders
+import made_pipelines
 from ddbench import registry, testing
 from ddbench.api import (
     Arch,
@@ -79,9 +81,13 @@ MADE = {  # of those that read files of users, what makes small ones and gives t
     ("generators", "tiny-autoencoder"): made_decoders.tiny,
     ("generators", "dcgan"): made_decoders.digits,
     ("generators", "autoencoder-kl"): made_decoders.kl,
+    ("baselines", "folder"): made_folders.images_of_others,
+    ("baselines", "latent-clusters"): made_pipelines.few_steps,
+    ("baselines", "ddim-groups"): made_pipelines.few_groups,
 }
-IN_COLOUR = {("generators", "tiny-autoencoder"), ("generators", "autoencoder-kl")}  # that make no other images
-EXTRAS = {("generators", "autoencoder-kl"): "diffusers"}  # what users install for one plugin alone
+DIFFUSED = {("generators", "autoencoder-kl"), ("baselines", "latent-clusters"), ("baselines", "ddim-groups")}
+IN_COLOUR = {("generators", "tiny-autoencoder"), *DIFFUSED}  # that make no other images
+EXTRAS = dict.fromkeys(DIFFUSED, "diffusers")  # what users install for some plugins alone
 BACKBONES = {("losses", "bn-statistics"): TOY_NORMED_ARCH}  # of those that the plain toy network does not serve
 NAMED = [
     (kind, member)

@@ -36,7 +36,8 @@ from ddbench.testing import Skipped, prepared, space_checks, stages, toy_run
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.spaces import space_stays_on_its_device
-from ddbench_plugins.generators.autoencoder_kl import AutoencoderKLDecoder, build_network, read_config
+from ddbench_plugins.diffusion.vae import build_network, read_config
+from ddbench_plugins.generators.autoencoder_kl import AutoencoderKLDecoder
 from ddbench_plugins.generators.dcgan import SHIPPED, Dcgan
 from ddbench_plugins.generators.tiny_autoencoder import Autoencoder, TinyAutoencoder
 from ddbench_plugins.spaces.layered import Layered, glad, hpd, w_plus
@@ -353,7 +354,7 @@ def test_a_wrong_autoencoder_is_told(tmp_path: Path) -> None:
     needs_diffusers()
     run, settings = replace(toy_run(channels=3), folder=tmp_path), made_decoders.kl(tmp_path)
     AutoencoderKLDecoder(**settings).check(run)
-    assert build_network(read_config(json.dumps(KL).encode(), "config.json")).config.latent_channels == 3
+    assert build_network(read_config(json.dumps(KL).encode(), "config.json"), "a test").config.latent_channels == 3
     with pytest.raises(DataError, match=r"vae/config\.json has the SHA-256 .*, not an empty one: .* write that hash"):
         AutoencoderKLDecoder("vae").depth(run)
     with pytest.raises(DataError, match=r"the weights 'vae/other\.safetensors' cannot be found"):
@@ -361,7 +362,7 @@ def test_a_wrong_autoencoder_is_told(tmp_path: Path) -> None:
     sha256 = made_decoders.write(tmp_path, "vae/config.json", KL | {"latent_channels": 5})
     with pytest.raises(DataError, match="do not fit the network"):
         AutoencoderKLDecoder(**settings | {"config_sha256": sha256}).check(run)
-    for folder in ("../vae", "a/b", ""):
+    for folder in ("../vae", "a/b/c", ""):
         with pytest.raises(ConfigError, match="must be named by file alone, or by one folder"):
             AutoencoderKLDecoder(folder).depth(run)
 

@@ -44,6 +44,9 @@ MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
     "generators stylegan-xl": {"weights": "imagenet128"},
     "generators autoencoder-kl": {"folder": "vae"},
     "spaces multi-formation": {"inner": "pixel"},
+    "baselines folder": {"folder": "others", "saw": ["train"]},
+    "baselines latent-clusters": {"folder": "dit"},
+    "baselines ddim-groups": {"folder": "dit"},
 }
 BASELINES_TOO = ("imported", "baseline", "backbone", "tf32", "threads", "resources")  # fields of sets whose keys no engine is in
 

@@ -268,8 +268,8 @@ def load(root: Path) -> Any:
 def test_prepared_files_are_found_by_name(tmp_path: Path) -> None:
     target = prepare(tmp_path)
     assert find_prepared(tmp_path, "stylegan-xl/mine.json") == target
-    for wrong in ("../x", "/etc/passwd", "a/b/c", "", "stylegan-xl/", "a/../b", ".hidden"):
-        with pytest.raises(ConfigError, match="must be named by file alone, or by one folder and a file"):
+    for wrong in ("../x", "/etc/passwd", "a/b/c/d", "", "stylegan-xl/", "a/../b", ".hidden"):
+        with pytest.raises(ConfigError, match="must be named by file alone, or by one folder or two and a file"):
             find_prepared(tmp_path, wrong)
     with pytest.raises(DataError, match=r"'stylegan-xl/other\.json' cannot be found"):
         find_prepared(tmp_path, "stylegan-xl/other.json")

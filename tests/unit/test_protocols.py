@@ -22,7 +22,7 @@ from ddbench.protocols import Making, Numbers, Teacher
 Install = Callable[[str], None]
 OURS = (
     "glad-1", "glad-1-best-of-test", "glad-1-svhn-mean", "glad-1-unnormalised", "lineage-1", "quick-1", "quick-1-best-of-test",
-    "smoke-1", "sre2l-1",
+    "smoke-1", "sre2l-1", "gift-1",
 )  # fmt: skip
 GLAD = Numbers(
     epochs=1000, optimizer="sgd", schedule="glad", warmup_epochs=500, lr=0.0, lr_factor=1.0, learned_rate=False, batch=256,
@@ -42,9 +42,13 @@ JUDGING = {
         teacher=SRE2L_TEACHER,
     ),
 }  # fmt: skip
+JUDGING["gift-1"] = replace(
+    JUDGING["sre2l-1"], criterion="gift", optimizer="adamw", lr=0.001, teacher=replace(SRE2L_TEACHER, temperature=1.0)
+)
 FULL_DATA = {"lineage-1": (101, 0), "quick-1": (16, 8), "quick-1-best-of-test": (16, 8), "smoke-1": (2, 1), "sre2l-1": (100, 5)}
-REPEATS = {"lineage-1": 20, "quick-1": 2, "quick-1-best-of-test": 2, "smoke-1": 1, "sre2l-1": 3}
-NETWORKS = {"lineage-1": ("convnet",), "sre2l-1": ("resnet18-bn",)}
+FULL_DATA["gift-1"] = FULL_DATA["sre2l-1"]
+REPEATS = {"lineage-1": 20, "quick-1": 2, "quick-1-best-of-test": 2, "smoke-1": 1, "sre2l-1": 3, "gift-1": 3}
+NETWORKS = {"lineage-1": ("convnet",), "sre2l-1": ("resnet18-bn",), "gift-1": ("resnet18-bn",)}
 MAKING = Making(held_out=0.1, iterates=0, synthetic_mean=(), synthetic_std=())
 SETS = {
     "glad-1-best-of-test": replace(MAKING, iterates=10),
@@ -101,6 +105,15 @@ def test_sre2l_1_is_the_recipe_for_tiny_imagenet():
     assert rate_at(52, recipe) / 0.2 == pytest.approx(0.5 * (1 + math.cos(math.pi * 47 / 95)))
     assert numbers.teacher is not None
     assert numbers.teacher.recipe() == Recipe(50, 0.2, 256, 0.9, 1e-4, 5, 0.0, True, "sgd", "cosine")
+
+
+def test_gift_is_a_criterion_that_changes_no_other_key_and_has_no_temperature():
+    gift, sre2l = protocols.load("gift-1").judging, protocols.load("sre2l-1").judging
+    assert gift.recipe(0.1) == replace(sre2l, optimizer="adamw", lr=0.001).recipe(0.1)
+    assert all(protocols.load(id).judging.criterion == "entropy" for id in OURS if id != "gift-1")
+    assert gift.own_labels() == replace(gift, teacher=None, criterion="entropy")
+    with pytest.raises(PluginError, match=r"criterion 'gift' has no temperature: the teacher's must be 1, got 20\.0"):
+        protocols.read('base = "sre2l-1"\nid = "x"\n[judging]\ncriterion = "gift"', "x")
 
 
 def test_what_shortens_glad_1_keeps_its_shape():

@@ -24,13 +24,14 @@ from ddbench import protocols
 from ddbench.api import Recipe
 from ddbench.cli import main
 from ddbench.compute.run import DistillRun, be_deterministic, build_network
-from ddbench.compute.train import cross_entropy
+from ddbench.compute.stacked import train_stacked
+from ddbench.compute.train import cross_entropy, train
 from ddbench.data.sealed import TestData
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError
 from ddbench.evaluate import evaluator
 from ddbench.evaluate.evaluator import Evaluator, Subject, evaluate_block
-from ddbench.evaluate.teacher import SoftTeacher, follow, load_teacher, teacher_needs
+from ddbench.evaluate.teacher import SoftTeacher, follow, gift, load_teacher, teacher_needs
 from ddbench.ops.crops import CropFlip
 from ddbench.plan import Judging
 from ddbench.protocols import Protocol
@@ -127,6 +128,72 @@ def test_the_teacher_sees_the_students_images_and_learns_nothing() -> None:
     assert len(seen) == 2
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert torch.equal(*losses)  # the targets do not count
+
+
+# ---------------------------------------------------------------- GIFT's cosine
+
+
+def by_hand(got: Tensor, soft: Tensor, classes: Tensor) -> Tensor:
+    """The loss of each image, written out: one minus the cosine with u(soft) + 0.1 u(smoothed class)."""
+    losses = []
+    for outputs, label, number in zip(got, soft, classes.tolist(), strict=True):
+        smooth = torch.full_like(label, 0.1 / (len(label) - 1))
+        smooth[number] = 0.9
+        wanted = label / label.norm() + 0.1 * smooth / smooth.norm()
+        losses.append(1 - (outputs * wanted).sum() / (outputs.norm() * wanted.norm()))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "probabilities", "classes"])
+def test_gift_is_the_cosine_with_the_refined_label_by_hand(kind: str) -> None:
+    teacher = fresh(0) if kind == "teacher" else None
+    soft = torch.tensor(
+        [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0], [0.3, 0.4, 0.3]], dtype=torch.float64
+    )
+    targets = soft if kind == "probabilities" else TARGETS
+    label = (
+        teacher(IMAGES).detach() if teacher else soft if kind == "probabilities" else torch.eye(3, dtype=torch.float64)[TARGETS]
+    )
+    logits, again = (fresh(1)(IMAGES).detach().requires_grad_() for _ in range(2))
+    loss = gift(teacher)(lambda images: logits, IMAGES, targets, stream("x"))  # type: ignore[arg-type]
+    wanted = by_hand(again, label, TARGETS).mean()
+    loss.backward()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(logits.grad, again.grad, rtol=1e-9, atol=1e-12)
+    assert float(loss.detach()) > 1e-3
+    torch.testing.assert_close(gift(teacher)(lambda images: 7 * logits, IMAGES, targets, stream("x")), loss)  # type: ignore[arg-type]
+
+
+def test_the_class_of_an_image_counts_in_gift_and_the_teacher_learns_nothing() -> None:
+    teacher = fresh(0)
+    losses = [gift(teacher)(fresh(1), IMAGES, targets, stream("x")) for targets in (TARGETS, 2 - TARGETS)]
+    sum(losses).backward()  # type: ignore[union-attr]
+    assert not torch.equal(*losses)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_an_evaluator_takes_the_objective_of_its_protocol() -> None:
+    gift_1, sre2l = (protocols.load(id).judging for id in ("gift-1", "sre2l-1"))
+    teacher, student = fresh(0), fresh(1)
+    for numbers, wanted in ((gift_1, gift(teacher)), (sre2l, follow(teacher, 20.0)), (gift_1.own_labels(), cross_entropy)):
+        own = Evaluator(judging_of(numbers=numbers), SPEC, None, None, teacher if numbers.teacher else None)  # type: ignore[arg-type]
+        values = [objective(student, IMAGES, TARGETS, stream("x")) for objective in (own.objective, wanted)]
+        assert torch.equal(*values)
+        assert getattr(own.objective, "draws_nothing", False)
+
+
+def test_gift_trains_stacked_repeats_as_it_trains_them_alone() -> None:
+    numbers = replace_plan(protocols.load("gift-1").judging, epochs=2, warmup_epochs=0, augment="none")
+    recipe, images, objective = numbers.recipe(0.1), IMAGES.float(), gift(fresh(0).float())
+    names: list[Any] = [("gift", repeat) for repeat in range(2)]
+    alone, together = ([fresh(repeat).float() for repeat in range(2)] for _ in range(2))
+    for network, name in zip(alone, names, strict=True):
+        train(network, images, TARGETS, recipe, name, None, objective)
+    train_stacked(together, images, TARGETS, recipe, names, None, objective)
+    for one, other in zip(alone, together, strict=True):
+        for own, stacked in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(own, stacked, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- trained once

@@ -93,7 +93,7 @@ def test_they_are_not_prepared(root: Path, capsys: Capture) -> None:
     assert f"'{TAEF}' is read as it is: `ddbench data list` says where it belongs." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", ["../secret", "/etc/passwd", "", "a/b/c.pt"])
+@pytest.mark.parametrize("file", ["../secret", "/etc/passwd", "", "a/b/c/d.pt"])
 def test_no_plugin_looks_outside_of_the_folder(file: str, root: Path) -> None:
     class Prying:
         def brings(self) -> tuple[UserFile, ...]:

@@ -115,7 +115,7 @@ def test_pickled_code_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     good = put(tmp_path, "w.pt", TENSORS)
-    for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "a/weights/w.pt"):
+    for name in ("", "../w.pt", "/etc/passwd", ".hidden.pt", "a/b/weights/w.pt"):
         with pytest.raises(ConfigError, match="named by file alone"):
             read_weights(tmp_path, name, good)
     with pytest.raises(DataError, match=r"'w\.pt' must lie in the folder weights of your data folder: set DDBENCH_DATA"):

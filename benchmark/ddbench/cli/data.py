@@ -122,7 +122,7 @@ def _readers_of(suite: str, root: Path | None) -> Iterator[tuple[str, Any]]:
 
     cells = load.load(suite, Identities(looks_only=True), root, lenient=True).cells
     for ref in dict.fromkeys(ref for cell in cells for ref in cell.set.refs):
-        if ref.kind in ("losses", "generators", "proxies"):
+        if ref.kind in ("losses", "generators", "proxies", "baselines"):
             yield f"{NOUNS[ref.kind]} '{ref.name}'", ref.make()
 
 

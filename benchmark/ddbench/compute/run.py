@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from ddbench.data.weights import find_prepared, read_document, read_weights
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import digest
 from ddbench.ops.augment import SiameseAugment
+from ddbench.ops.class_images import find_folder, refuse_own
 from ddbench.ops.layers import Dropout, lend
 from ddbench.ops.moves import Ahead, send, send_network, send_together
 from ddbench.plan import SetPlan
@@ -96,6 +97,7 @@ class DistillRun:
     step: int = 0
     folder: Path | None = None  # the user's data folder, where resources find weights
     silent: bool = False  # of the building of a resource that does not declare what it saw: it may read no weights
+    own_files: Callable[[], Sequence[Path]] | None = None  # those of the data set, the test split's too
     fed: Spec | None = None  # what images of a generator are normalised by; None: the data set's own
     skeletons: Skeletons = field(default_factory=Skeletons, compare=False, repr=False)
     recorder: Recorder = field(default_factory=Recorder, compare=False, repr=False)
@@ -230,6 +232,13 @@ class DistillRun:
             raise PluginError(f"{told}: declare `saw` in its class, which otherwise means the training images alone.")
         return read_weights(self.folder, file, sha256)
 
+    def user_folder(self, folder: str) -> Path:
+        """The path of a folder in the data folder; none of the data set's own, whose test images are sealed."""
+        where = find_folder(self.folder, folder)
+        if self.own_files:
+            refuse_own(where, self.own_files(), self.data.spec.name)
+        return where
+
     def document(self, file: str, sha256: str) -> bytes:
         """The bytes of the JSON file `weights/FILE` in the data folder."""
         return read_document(self.folder, file, sha256)
@@ -251,7 +260,10 @@ def open_run(
 ) -> DistillRun:  # fmt: skip
     """The run of a plan. `folder` is the user's data folder, `generators` those that this process has loaded already."""
     recorder = Recorder(plan.loss is not None and is_captured(f"loss {plan.loss.name}", device))
-    run = DistillRun(plan.root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder)
+    run = DistillRun(
+        plan.root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder,
+        own_files=partial(files_of, plan.dataset, folder),
+    )  # fmt: skip
     if plan.generator is None:
         return run
     run, loaded = replace(run, fed=fed_spec(plan, data.spec)), {} if generators is None else generators
@@ -263,6 +275,11 @@ def open_run(
         # the same for every seed and whatever its images are normalised by, so that one serves them all
         loaded[key] = config.load(replace(run, root=("generator",), fed=None))
     return replace(run, loaded=loaded[key])
+
+
+def files_of(dataset: PluginRef, folder: Path | None) -> tuple[Path, ...]:
+    """Those that a data set reads of the user's data folder."""
+    return dataset.ask(lambda plugin: tuple(plugin.files(folder)))
 
 
 def _generator_key(plan: SetPlan) -> str:

@@ -15,10 +15,10 @@ from ddbench.data.weights import FOLDER
 from ddbench.entry_points import NOUNS
 from ddbench.errors import BenchError
 from ddbench.files import sha256_file
-from ddbench.registry import generators, losses, proxies
+from ddbench.registry import baselines, generators, losses, proxies
 from ddbench.settings import REQUIRED
 
-READERS = (generators, proxies, losses)  # the kinds of plugins that read such files
+READERS = (generators, proxies, losses, baselines)  # the kinds of plugins that read such files
 KINDS = (".safetensors", ".pt", ".pth", ".json")  # that plugins read
 
 RECORD = ".sha256.json"  # of the hash of a catalogued file
@@ -84,7 +84,7 @@ def _brought_by(plugin: Any) -> tuple[UserFile, ...]:
 
 def _is_inside(file: UserFile) -> bool:
     parts = PurePosixPath(file.file).parts
-    return 1 <= len(parts) <= 2 and not {"..", "/"} & set(parts)
+    return 1 <= len(parts) <= 3 and not {"..", "/"} & set(parts)
 
 
 def _folder(root: Path | None) -> Path:
@@ -96,9 +96,9 @@ def _path(file: UserFile, root: Path | None) -> Path | None:
 
 
 def _in_folder(root: Path | None) -> Iterator[Path]:
-    """The files of the folder, and of the folders in it, by name."""
+    """The files of the folder, of the folders in it and of those in these, by name."""
     folder = _folder(root)
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]) if root else ():
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*")]) if root else ():
         if path.is_file() and path.suffix in KINDS and not path.name.startswith(".") and not path.name.endswith(RECORD):
             yield path
 

@@ -20,7 +20,7 @@ INSIDE = ("state_dict", "model", "model_state_dict")  # where training scripts k
 
 
 def find_prepared(root: Path | None, file: str) -> Path:
-    """The path of `weights/FILE` under the data folder, where `ddbench data prepare` has put it: a folder deep at most. Raises
+    """The path of `weights/FILE` under the data folder, where `ddbench data prepare` has put it: two folders deep at most. Raises
     ConfigError for a name that leads elsewhere, DataError where the file is missing."""
     return _place(root, file, "prepared file")
 
@@ -44,8 +44,8 @@ def read_document(root: Path | None, file: str, sha256: str) -> bytes:
 def _place(root: Path | None, file: str, what: str) -> Path:
     """Where a file that the user was to bring lies."""
     parts = file.split("/")
-    if not 1 <= len(parts) <= 2 or any(not part or Path(part).name != part or part.startswith(".") for part in parts):
-        told = "must be named by file alone, or by one folder and a file, not by another path"
+    if not 1 <= len(parts) <= 3 or any(not part or Path(part).name != part or part.startswith(".") for part in parts):
+        told = "must be named by file alone, or by one folder or two and a file, not by another path"
         raise ConfigError(f"the {what} {told}; got '{file}'.")
     if root is None:
         raise DataError(f"the {what} '{file}' must lie in the folder {FOLDER} of your data folder: set DDBENCH_DATA to that.")
@@ -63,7 +63,8 @@ def _check_hash(found: str, wanted: str, what: str) -> None:
 
 def read_weights(root: Path | None, file: str, sha256: str) -> dict[str, Tensor]:
     """The tensors of `weights/FILE` under the data folder, on the CPU, by name; of a training script's checkpoint, those of the
-    network. FILE may lie in one folder of its own there, `FOLDER/FILE`.
+    network. FILE may lie in a folder of its own there, `FOLDER/FILE`, or in
+    one in that.
 
     Raises ConfigError for another path, DataError where the file is missing, too large, of another kind or not the one that the
     hash names, and where it holds anything else than tensors under names.

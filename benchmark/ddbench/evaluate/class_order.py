@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from ddbench.api import Spec
 from ddbench.errors import DataError
 from ddbench.evaluate.set_layouts import Found
+from ddbench.ops.class_folders import numbered
 from ddbench.ops.image_files import some
 
 
@@ -29,23 +29,13 @@ def in_order_of(found: Found, spec: Spec) -> tuple[list[int] | None, tuple[str, 
             return (None, ()) if same else (order, () if found.are_folders else (told,))
     if not found.are_folders:
         raise _others(found.name, names, spec)
-    numbers = _numbers(names, spec.num_classes)
+    numbers = numbered(names, spec.num_classes)
     if numbers is not None:
         return numbers, ()
     if len(names) != spec.num_classes:
         raise _others(found.name, names, spec)
     told = f"the folders {some(names)} are not named as the classes of '{spec.name}', and were taken in the order of their names."
     return None, (told,)
-
-
-def _numbers(names: Sequence[str], num_classes: int) -> list[int] | None:
-    """The numbers with which all names end behind the same letters, where each is another class."""
-    matches = [re.fullmatch(r"(\D*)0*(\d{1,9})", name) for name in names]
-    if not all(matches) or len({match[1] for match in matches if match}) > 1:
-        return None
-    numbers = [int(match[2]) for match in matches if match]
-    fits = len(set(numbers)) == len(numbers) and max(numbers) < num_classes
-    return numbers if fits else None
 
 
 def _others(name: str, names: Sequence[str], spec: Spec) -> DataError:

@@ -27,7 +27,7 @@ from ddbench.compute.ways import Way, fastest
 from ddbench.data.host import HostImages, Images
 from ddbench.data.sealed import TestData
 from ddbench.evaluate.sets import Whitening
-from ddbench.evaluate.teacher import follow
+from ddbench.evaluate.teacher import follow, gift
 from ddbench.ops.augment import SiameseAugment
 from ddbench.ops.crops import CropFlip
 from ddbench.plan import Judging
@@ -93,7 +93,9 @@ class Evaluator:
 
     @property
     def objective(self) -> Objective:
-        """Cross-entropy, or the divergence from the teacher."""
+        """Cross-entropy, the divergence from the teacher, or GIFT's cosine."""
+        if self.judging.numbers.criterion == "gift":
+            return gift(self.teacher)
         told = self.judging.numbers.teacher
         return follow(self.teacher, told.temperature) if self.teacher is not None and told else cross_entropy
 

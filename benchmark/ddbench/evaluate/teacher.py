@@ -68,3 +68,35 @@ def follow(teacher: nn.Module, temperature: float) -> Objective:
 
     objective.draws_nothing = True  # type: ignore[attr-defined]
     return objective
+
+
+REFINED = 0.1  # how much of the smoothed class goes to a label
+SMOOTHED = 0.1  # the probability that the smoothed class gives to the others
+
+
+def refine(soft: Tensor, own: Tensor) -> Tensor:
+    """u(soft) + 0.1 u(s), [B,K], where u scales a vector to length 1 and s is the smoothed class: 0.9, and 0.1 shared out among
+    the others. `own` is 1 for the class and 0 for the others."""
+    smooth = own * (1 - SMOOTHED) + (1 - own) * (SMOOTHED / (own.shape[1] - 1))
+    return F.normalize(soft, dim=1) + REFINED * F.normalize(smooth, dim=1)
+
+
+def gift(teacher: nn.Module | None) -> Objective:
+    """1 - cos(student's outputs, refined label), mean over the batch; the label is the teacher's outputs or, without one, the
+    set's own.
+
+    Source: Shang, Sun and Lin, GIFT, and its public code. Departures: none in the loss; the class of a soft label of the set is
+    its largest, where that code is given classes beside it.
+    """
+
+    def objective(network: nn.Module, images: Tensor, targets: Tensor, rng: torch.Generator) -> Tensor:
+        got = network(images)
+        with torch.no_grad():
+            classes = targets if targets.dim() == 1 else targets.argmax(1)
+            own = (classes[:, None] == torch.arange(got.shape[1], device=got.device)).to(got.dtype)
+            soft = own if targets.dim() == 1 else targets
+            wanted = refine(soft if teacher is None else teacher(images), own)
+        return 1 - F.cosine_similarity(got, wanted, dim=1).mean()
+
+    objective.draws_nothing = True  # type: ignore[attr-defined]
+    return objective

@@ -30,8 +30,9 @@ def load_plan(path: Path) -> tuple[Suite, Planned, Identities]:
         raise ConfigError(f"plan {path} cannot be made as it was: it differs now in {', '.join(names)}.")
     if identities(plan.dataset, root).train_hash != plan.train_hash:
         raise ConfigError(f"plan {path} is for other training images than those of '{plan.dataset.label}' here.")
-    if now.generator:
-        now.generator.ask(lambda plugin: plugin.pins(root))  # raises where its files are missing, or others than the plan's
+    for ref in (now.generator, now.baseline):
+        if ref:
+            ref.ask(lambda plugin: plugin.pins(root))  # raises where its files are missing, or others than the plan's
     planned = with_needs([Cell(replace(now, resources=()), (), 0, "")])
     found = planned.cells[0].set.key if planned.cells else plan.key
     if found != plan.key:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from ddbench.compute.rank import needs as ranker_needs
 from ddbench.compute.resources import Need, needs_of
-from ddbench.compute.run import DistillRun
+from ddbench.compute.run import DistillRun, files_of
 from ddbench.data.subsets import Identity, TrainingData, identify, known_identity
 from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
@@ -63,7 +63,8 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
     none, nobody = torch.empty(0, *spec.shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
     starts = tuple(accumulate(counts or (0,) * spec.num_classes, initial=0))
     data = TrainingData(spec, none, nobody, starts, none, nobody)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder)
+    own_files = partial(files_of, plan.dataset, folder)
+    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder, own_files=own_files)
 
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:
@@ -173,7 +174,7 @@ def check_plans(
         if plan.everything or plan.imported:
             continue
         key = canonical({name: value for name, value in plan.stem.items() if name != "rates"})
-        if key not in asked and plan.dataset not in (missing or {}):
+        if key not in asked and (missing or {}).keys().isdisjoint((plan.dataset, plan.baseline)):
             asked.add(key)
             faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root, missing))
         for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained)):
@@ -208,7 +209,7 @@ def _check(plan: SetPlan, identities: Identities, root: Path | None, missing: di
     if plan.ipc > least:
         raise Faults([f"ipc {plan.ipc} is more than the {least} images that a class of '{name}' trains on: lower it."])
     if plan.baseline:
-        plan.baseline.make().check(run)
+        _ask(plan.baseline, lambda baseline: baseline.check(run), missing)
     elif plan.loss and plan.space:
         num = plan.space.make().num_images(run)
         _ask(plan.loss, lambda loss: loss.check(num, run), missing)

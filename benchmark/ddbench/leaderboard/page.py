@@ -178,7 +178,12 @@ def _facts(section: Section) -> list[str]:
     teacher = section.lead.judging.teacher
     if numbers.teacher and teacher:
         told = f"a teacher ({teacher.label}, {numbers.teacher.epochs} epochs on the real training images) labels every batch"
-        facts.append(f"- Labels: {told}; the sets' own do not count. No accuracy under hard or learned labels compares.")
+        own = (
+            "the sets' own name the class that refines them (GIFT)"
+            if numbers.criterion == "gift"
+            else "the sets' own do not count"
+        )
+        facts.append(f"- Labels: {told}; {own}. No accuracy under hard or learned labels compares.")
     elif section.labels != "hard":
         facts.append("- Baselines train on hard labels: they stand in the sections of hard labels.")
     return [escape(fact) for fact in facts]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddbench.errors import DataError
-from ddbench.ops.image_files import Found, Picture, class_folders, in_folders, list_folder, some
+from ddbench.ops.image_files import Folder, Found, Picture, class_folders, in_folders, list_folder, some
 
 ANNOTATIONS, INSIDE = "val_annotations.txt", "images"
 MAX_ANNOTATION_BYTES = 256 << 20
@@ -26,12 +27,27 @@ def find_classes(name: str, above: Path, classes: Sequence[str], least: int, mos
         raise DataError(f"dataset '{name}' finds {there}, and misses {some([f'{one}/' for one in missing])}. {hint}".rstrip())
     folders = []
     for one in classes:
-        folder = list_folder(above / one)
-        if not folder.names and (above / one / INSIDE).is_dir():
-            folder = list_folder(above / one / INSIDE)
+        folder = folder_of_class(above / one)
         _check(name, folder.path, len(folder.names), least, most, hint)
         folders.append(folder)
     return in_folders(folders)
+
+
+def folder_of_class(path: Path) -> Folder:
+    """A class's images: in its folder, or, where that has none, in the folder `images` in it. Raises OSError."""
+    folder = list_folder(path)
+    return list_folder(path / INSIDE) if not folder.names and (path / INSIDE).is_dir() else folder
+
+
+def numbered(names: Sequence[str], num_classes: int) -> list[int] | None:
+    """The numbers with which all names end behind the same letters, as `new003` or `3` do; None where one has none, or they are
+    not different classes, counted from 0."""
+    matches = [re.fullmatch(r"(\D*)0*(\d{1,9})", name) for name in names]
+    if not all(matches) or len({match[1] for match in matches if match}) > 1:
+        return None
+    numbers = [int(match[2]) for match in matches if match]
+    fits = len(set(numbers)) == len(numbers) and max(numbers) < num_classes
+    return numbers if fits else None
 
 
 def names_of_classes(name: str, above: Path) -> tuple[str, ...]:

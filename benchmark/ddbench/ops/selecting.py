@@ -1,4 +1,4 @@
-"""Sets of real images that a selection names."""
+"""Sets of IPC images a class: of real images that a selection names, and others, under hard labels."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def selected(run: Run, choose: Callable[[int], Tensor | Sequence[int]]) -> Batch
     """The real images of every class at the places that `choose(class)` names, [IPC] each, under hard labels."""
     num_classes = run.spec.num_classes
     places = [torch.as_tensor(choose(label)) for label in range(num_classes)]
-    images = torch.cat([run.read(label, None)[place.to(run.device)] for label, place in enumerate(places)])
+    return labelled(torch.cat([run.read(label, None)[place.to(run.device)] for label, place in enumerate(places)]), run)
+
+
+def labelled(images: Tensor, run: Run) -> Batch:
+    """IPC images of each class, one class after the other [K IPC,C,H,W], under hard labels."""
+    num_classes = run.spec.num_classes
     classes = torch.arange(num_classes, device=run.device).repeat_interleave(run.ipc)
     return Batch(images, F.one_hot(classes, num_classes).float(), classes)

@@ -39,7 +39,7 @@ class Teacher(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     batch: int
     momentum: float
     weight_decay: float
-    temperature: float  # of both sides of the divergence, which is multiplied by its square
+    temperature: float  # of both sides of the divergence, which is multiplied by its square; 1 where there is no divergence
 
     def recipe(self) -> Recipe:
         """SGD, linear warm-up, cosine to 0."""
@@ -65,6 +65,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     channels_last: bool  # how networks and images lie in memory
     tf32: bool  # whether CUDA may round the factors of float32 products to 10 bits
     teacher: Teacher | None = None  # soft labels, asked for every augmented batch; None: the set's own labels
+    criterion: Literal["entropy", "gift"] = "entropy"  # cross-entropy, or the divergence from a teacher; or GIFT's cosine
 
     def recipe(self, lr: float, learned: float | None = None) -> Recipe:
         """The training recipe for a network that declares the rate `lr`, on a set that has learned the rate `learned`.
@@ -82,6 +83,10 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self.epochs, rate, self.batch, self.momentum, self.weight_decay, self.warmup_epochs, self.ema,
             self.augment != "none", self.optimizer, self.schedule,
         )  # fmt: skip
+
+    def own_labels(self) -> Numbers:
+        """The same on the set's own labels by cross-entropy: for rankers and trials, which ask no teacher."""
+        return replace(self, teacher=None, criterion="entropy")
 
     def shortened(self, epochs: int) -> Numbers:
         """The same shape over other epochs, the warm-up in proportion: for rankers."""
@@ -181,6 +186,9 @@ def read(text: Any, label: str, above: tuple[str, ...] = ()) -> Protocol:
             part.recipe(0.1)
         except ConfigError as error:
             raise _damaged(label, str(error)) from error
+    told = protocol.judging.teacher
+    if told and protocol.judging.criterion == "gift" and told.temperature != 1:
+        raise _damaged(label, f"criterion 'gift' has no temperature: the teacher's must be 1, got {told.temperature}")
     if protocol.repeats < 1 or not protocol.networks or not 0 <= protocol.set.held_out < 1 or protocol.set.iterates < 0:
         raise _damaged(label, "repeats and networks must be at least 1, held_out lie in [0, 1) and iterates be at least 0")
     return protocol

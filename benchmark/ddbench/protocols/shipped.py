@@ -31,6 +31,11 @@ def glad_1_unnormalised() -> ProtocolText:
     return _shipped("glad-1-unnormalised")
 
 
+def gift_1() -> ProtocolText:
+    """GIFT's loss: the cosine with a teacher's outputs, refined by the class."""
+    return _shipped("gift-1")
+
+
 def lineage_1() -> ProtocolText:
     """The recipe that DC, DSA, DM, MTT and TESLA share."""
     return _shipped("lineage-1")

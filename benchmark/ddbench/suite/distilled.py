@@ -106,7 +106,7 @@ class Distilled:
         protocol, making = self.common.protocol, self.common.protocol.set
         plan = SetPlan(
             dataset=dataset, train_hash=train_hash, ipc=ipc, seed=0, held_out=making.held_out, backbone=self.common.backbone,
-            loss=loss, space=space, generator=generator, rates=rates, ranking=replace(protocol.judging, teacher=None),
+            loss=loss, space=space, generator=generator, rates=rates, ranking=protocol.judging.own_labels(),
             proxy=proxy, synthetic_mean=making.synthetic_mean, synthetic_std=making.synthetic_std, tf32=protocol.judging.tf32,
             threads=self.common.threads, **values,
         ).without_idle_settings()  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ddbench.errors import BenchError, DataError, Faults, PluginError
@@ -82,6 +83,23 @@ class Findings:
         key = (question, ref, *about)
         if key not in self._answers:
             self._answers[key] = self._guarded(lambda: ref.ask(ask))
+        return self._answers[key]
+
+    def pinned(self, ref: PluginRef, root: Path | None) -> PluginRef | None:
+        """A plugin with the settings that its files in the data folder decide; as it is where they are missing and the reader is
+        lenient; None, and remembered, where that is a fault."""
+
+        def pin() -> PluginRef | None:
+            try:
+                pins = ref.ask(lambda plugin: dict(plugin.pins(root)))
+                return ref.pinned(pins) if pins else ref
+            except DataError as error:
+                self.lacks(ref, error)
+                return ref if self.lenient else None
+
+        key = ("pins", ref, root)
+        if key not in self._answers:
+            self._answers[key] = self._guarded(pin)
         return self._answers[key]
 
     def _guarded(self, ask: Callable[[], Any]) -> Any:

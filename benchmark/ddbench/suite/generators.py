@@ -21,7 +21,6 @@ class Generators:
         """`raw` is the suite's TOML."""
         self.raw, self.protocol, self.data_root, self.findings = raw, protocol, data_root, findings
         self._fits: dict[tuple[PluginRef, ...], bool] = {}
-        self._pins: dict[PluginRef, PluginRef | None] = {}
 
     def of(self, owner: PluginRef, dataset: PluginRef, settings: Mapping[str, Any]) -> PluginRef | None:
         """The suite's generator, where it can make such images and the owner, a space or a baseline, live in it."""
@@ -30,29 +29,13 @@ class Generators:
             self.findings.fault(f'{told}: add generator = "cvae", or another, to the suite.')
             return None
         generator = self.findings.plugin("generators", self.raw["generator"], settings)
-        if generator and generator not in self._pins:
-            self._pins[generator] = self._pinned(generator)
-        generator = self._pins[generator] if generator else None
+        generator = self.findings.pinned(generator, self.data_root) if generator else None
         if generator is None or generator in self.findings.missing:
             return generator
         key = (owner, generator, dataset)
         if key not in self._fits:
             self._fits[key] = self._fit(owner, generator, dataset)
         return generator if self._fits[key] else None
-
-    def _pinned(self, generator: PluginRef) -> PluginRef | None:
-        """With the settings that its files decide; as it is where they are missing and the reader is lenient; None: a fault."""
-        try:
-            pins = generator.ask(lambda plugin: dict(plugin.pins(self.data_root)))
-            return generator.pinned(pins) if pins else generator
-        except PluginError as error:
-            self.findings.broke(error)
-        except DataError as error:
-            self.findings.lacks(generator, error)
-            return generator if self.findings.lenient else None
-        except BenchError as error:
-            self.findings.fault(error)
-        return None
 
     def _fit(self, owner: PluginRef, generator: PluginRef, dataset: PluginRef) -> bool:
         """Whether the generator can make such images, a space live in it, and the protocol's constants normalise them."""

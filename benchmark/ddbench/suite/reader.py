@@ -183,6 +183,7 @@ class SuiteReader:
             self.fault(f"'threads' must lie in 1..{MAX_THREADS}, got {self.threads}.")
             self.threads = 1  # read on
         baselines = self._plugins("baselines", self._value("baselines", list, list(BASELINES)))
+        baselines = tuple(filter(None, (self.findings.pinned(ref, self.data_root) for ref in baselines)))
         subsets = self._subsets()
         for (ref, _), network in product(subsets, {ref.label: ref for ref in (*networks, backbone, teacher) if ref}.values()):
             check_network(self.findings, ref, network)

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from msgspec.structs import replace
-
 from ddbench.errors import did_you_mean
 from ddbench.plan import NUMERICS, SetPlan
 from ddbench.protocols import Protocol
@@ -73,7 +71,7 @@ def read_tune(raw: Any, protocol: Protocol, findings: Findings) -> Tune:
     held_out = findings.typed(table.get("held_out", 0.1), float, "'tune.held_out'", 0.1)
     if not 0 < held_out < 1:
         findings.fault(f"'tune.held_out' must lie between 0 and 1, got {held_out}.")
-    numbers = replace(protocol.judging, teacher=None)
+    numbers = protocol.judging.own_labels()
     numbers = numbers.shortened(whole["epochs"] or numbers.epochs)
     scoring = Scoring(numbers=numbers, repeats=whole["repeats"] or 2, training=NUMERICS["training"])
     return Tune(_factors(table, findings), _rates(table, findings), share, whole["seeds"] or 1, held_out, scoring)

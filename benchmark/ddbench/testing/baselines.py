@@ -6,15 +6,27 @@ import torch
 
 from ddbench.api import Baseline, Batch
 from ddbench.compute.run import DistillRun
+from ddbench.data.subsets import default_root
+from ddbench.errors import DataError
 from ddbench.testing.checks import Check, Skipped, assert_says_what_it_saw
 from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import prepared
 
 
-def _built(baseline: Baseline, run: DistillRun) -> Batch:
+def _ready(baseline: Baseline, run: DistillRun) -> DistillRun:
+    """The run with what the baseline needs. Raises Skipped for one that builds nothing, or whose files a user has to bring."""
     if baseline.everything:
         raise Skipped("it is all real training images, and builds nothing.")
-    return baseline.build(prepared(baseline, run))
+    try:
+        baseline.pins(run.folder or default_root())
+        baseline.check(run)
+    except DataError as error:
+        raise Skipped(str(error)) from error
+    return prepared(baseline, run)
+
+
+def _built(baseline: Baseline, run: DistillRun) -> Batch:
+    return baseline.build(_ready(baseline, run))
 
 
 def baseline_builds_a_set(baseline: Baseline, run: DistillRun) -> None:
@@ -59,9 +71,7 @@ def baseline_keeps_the_real_images(baseline: Baseline, run: DistillRun) -> None:
 
 def baseline_stays_on_its_device(baseline: Baseline, run: DistillRun) -> None:
     """It builds a set there."""
-    if baseline.everything:
-        raise Skipped("it is all real training images, and builds nothing.")
-    run = prepared(baseline, run)
+    run = _ready(baseline, run)
     with Pretended() as fake:
         baseline.build(fake.run(run))
 

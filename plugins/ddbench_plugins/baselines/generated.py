@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from ddbench.api import NOTHING, Baseline, Batch, Run, Saw
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import Start, pushed, starting_codes
+from ddbench.ops.selecting import labelled
 
 
 def _made(run: Run, how: Start, samples: int) -> Batch:
     """The generator's images under the codes that spaces of the same seed start from."""
     with torch.no_grad():
         codes = starting_codes(run, how, samples)
-    images = run.spec.normalise(pushed(run, codes, None, 0, run.generator.depth))
-    classes = torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc)
-    return Batch(images, F.one_hot(classes, run.spec.num_classes).float(), classes)
+    return labelled(run.spec.normalise(pushed(run, codes, None, 0, run.generator.depth)), run)
 
 
 @dataclass(frozen=True)

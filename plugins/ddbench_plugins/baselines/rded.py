@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddbench.api import TRAIN, Baseline, Batch, Resource, Run, Saw
 from ddbench.errors import ConfigError
 from ddbench.ops.crops import CropFlip
+from ddbench.ops.selecting import labelled
 from ddbench.ops.tiles import joined, tile_sides
 from ddbench.ops.trained import AT_ONCE, TrainedBackbone
 
@@ -60,10 +61,8 @@ class Rded(Baseline):
 
     def build(self, run: Run) -> Batch:
         """Class by class."""
-        teacher, num_classes = self._teacher.load(run), run.spec.num_classes
-        images = torch.cat([self._of_class(label, teacher, run) for label in range(num_classes)])
-        classes = torch.arange(num_classes, device=run.device).repeat_interleave(run.ipc)
-        return Batch(images, F.one_hot(classes, num_classes).float(), classes)
+        teacher = self._teacher.load(run)
+        return labelled(torch.cat([self._of_class(label, teacher, run) for label in range(run.spec.num_classes)]), run)
 
     def _of_class(self, label: int, teacher: nn.Module, run: Run) -> Tensor:
         """[IPC,C,H,W]."""

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from ddbench.api import TRAIN, Baseline, Batch, Run, Saw
 from ddbench.errors import PluginError
-from ddbench.ops.selecting import check_enough
+from ddbench.ops.selecting import check_enough, labelled
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,8 @@ class RandomReal(Baseline):
 
     def build(self, run: Run) -> Batch:
         """Images of class c from the stream ("random", c)."""
-        num_classes = run.spec.num_classes
-        images = torch.cat([run.real(label, run.ipc, run.rng("random", label)) for label in range(num_classes)])
-        classes = torch.arange(num_classes, device=run.device).repeat_interleave(run.ipc)
-        return Batch(images, F.one_hot(classes, num_classes).float(), classes)
+        classes = range(run.spec.num_classes)
+        return labelled(torch.cat([run.real(label, run.ipc, run.rng("random", label)) for label in classes]), run)
 
 
 @dataclass(frozen=True)
