@@ -223,7 +223,7 @@ CASES = {
     ),
     "override where": (
         GOOD + "[[override]]\nwhere = { spase = 1 }\nset = { steps = 1 }\n",
-        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, seed.",
+        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, budget, seed.",
     ),
     "override set": (GOOD + "[[override]]\nset = { stesp = 1 }\n", "override 1 has no key 'stesp'. Did you mean 'steps'?"),
     "override key": (

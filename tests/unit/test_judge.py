@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddbench import protocols, schema
 from ddbench.compute import hardware
-from ddbench.compute.distilled import DistilledSet, set_files
+from ddbench.compute.distilled import DistilledSet, Stored, set_files
 from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import identify, load_training
@@ -214,7 +214,7 @@ def test_the_rate_that_our_sets_have_learned_stands_in_their_record(
     new = imported(file_of(tmp_path / "a.safetensors"), "pixels")
     plan = replace_plan(new.plan, imported=None, baseline=PluginRef.resolve("baselines", "random", {}))
     images, labels = SPEC.normalise(pixels()), torch.eye(10)[torch.arange(20) % 10]
-    contents = set_files(plan, DistilledSet(images, labels, labels.argmax(1), 0, images.nbytes, learned=learned), SPEC)
+    contents = set_files(plan, DistilledSet(images, labels, labels.argmax(1), 0, Stored(images.nbytes), learned=learned), SPEC)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     told = {"key": plan.key, "learned": learned, "files": files, "set_sha256": files["set.safetensors"]}
     store.publish_set(plan, replace_plan(new.record, **told), contents)

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ddbench.api import Spec, State
+from ddbench.api import GENERATOR, Budget, Run, Space, Spec, State
 from ddbench.compute.picture import grid_png
 from ddbench.files import tensors_to_bytes
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
+from ddbench.schema import Size
 
 SET_SCHEMA = 1
 NORMALISED = "normalised: (pixel / 255 - mean) / std"
@@ -40,6 +41,40 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What the tensors of a state take, without labels."""
+
+    num_bytes: int  # of all of them
+    networks: int = 0  # bytes of these that are networks which all images share
+    generator: int | None = 0  # bytes of the weights of the generator that decodes them; None: nobody knows
+    floats: int | None = 0  # values that are optimised; None: nobody knows
+
+    @classmethod
+    def of(cls, space: Space, state: State, run: Run) -> Stored:
+        """Of a state of a space."""
+        shared = space.decoder(state)
+        tensors = {name: tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"}
+        return cls(
+            sum(tensor.nbytes for tensor in tensors.values()),
+            sum(tensor.nbytes for name, tensor in tensors.items() if name in shared),
+            run.generator.bytes_stored if GENERATOR in shared else 0,
+            sum(tensor.numel() for name, tensor in state.params.items() if name != "labels"),
+        )
+
+    @property
+    def with_decoder(self) -> int | None:
+        """Bytes with the generator's weights; None: nobody knows those."""
+        return None if self.generator is None else self.num_bytes + self.generator
+
+    def size(self, budget: Budget, num_images: int, num_classes: int) -> Size:
+        """As records have it."""
+        return Size(
+            budget=budget, images_per_class=num_images / num_classes, floats=self.floats,
+            bytes_without_decoder=self.num_bytes - self.networks, bytes_with_decoder=self.with_decoder,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DistilledSet:
     """The result: decoded images, their labels, and what it took."""
 
@@ -47,7 +82,7 @@ class DistilledSet:
     labels: Tensor  # [N,K], probabilities
     classes: Tensor  # [N] int64
     steps: int
-    bytes_stored: int  # of the tensors that decode to the images
+    stored: Stored  # the tensors that decode to the images
     stages: tuple[dict[str, Any], ...] = ()
     chosen_stage: int = 0
     learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
@@ -55,7 +90,7 @@ class DistilledSet:
 
     @property
     def bytes_images(self) -> int:
-        """Of the decoded images; the budget beside IPC is the smaller of the two."""
+        """Of the decoded images."""
         return self.images.numel() * self.images.element_size()
 
 

@@ -63,7 +63,7 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
     none, nobody = torch.empty(0, *spec.shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
     starts = tuple(accumulate(counts or (0,) * spec.num_classes, initial=0))
     data = TrainingData(spec, none, nobody, starts, none, nobody)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder)
+    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, budget=plan.budget, folder=folder)
 
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ddbench.api import Run, Space, State
+from ddbench.api import GENERATOR, Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import full_precision, gaussian_like, pushed, starting_codes
 
@@ -81,6 +81,10 @@ class Layered(Space):
     def num_stages(self, run: Run) -> int:
         """As many as the walk has layers, each as often as it is repeated."""
         return len(self.layers(run.generator.depth))
+
+    def decoder(self, state: State) -> tuple[str, ...]:
+        """The generator, where there is more to do than to show pixels."""
+        return () if "pixels" in state.params else (GENERATOR,)
 
     def init(self, run: Run) -> State:
         """w: [N, num_codes, D]; f: the feature map of layer `first` under w, or noise like it."""
