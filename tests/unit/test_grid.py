@@ -362,7 +362,7 @@ def test_only_selects(tmp_path: Path) -> None:
     for only, told in (
         (
             "los=dm",
-            "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?",
+            "--only takes key=value,... with keys loss, space, subset, ipc, budget, seed, baseline; got 'los=dm'. Did you mean 'loss'?",
         ),
         ("loss", "--only: 'loss' lacks a value. Write it as in loss=VALUE."),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -66,6 +67,11 @@ class Stored:
         """Bytes with the generator's weights; None: nobody knows those."""
         return None if self.generator is None else self.num_bytes + self.generator
 
+    def delivered(self, num_images: int, spec: Spec) -> int:
+        """Bytes, the smaller of this and that many rendered images; of these, where nobody knows the generator's."""
+        rendered = bytes_of(num_images, spec)
+        return rendered if self.with_decoder is None else min(self.with_decoder, rendered)
+
     def size(self, budget: Budget, num_images: int, num_classes: int) -> Size:
         """As records have it."""
         return Size(
@@ -118,6 +124,20 @@ def set_files(plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[
         low, high = shown.min(), shown.max()
         shown = told.normalise((shown - low) / (high - low).clamp(min=1e-12))
     return {"set.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(shown, made.classes, told)}
+
+
+def marks_of(plan: SetPlan, made: DistilledSet, spec: Spec) -> tuple[str, ...]:
+    """What a reader must know of the bytes of a set that is to fill its budget: a space in a generator makes IPC images."""
+    whole, delivered = bytes_of(spec.num_classes * plan.ipc, spec), made.stored.delivered(len(made.images), spec)
+    if plan.budget == "images" or not made.stored.generator or delivered >= whole:
+        return ()
+    told = f"Its generator is so small that it is delivered in {delivered:,} of the {whole:,} bytes of its budget"
+    return (f"{told}: more images would have fitted.",)
+
+
+def bytes_of(num_images: int, spec: Spec) -> int:
+    """That rendered images take, four a value."""
+    return 4 * num_images * prod(spec.shape)
 
 
 def state_tensors(prefix: str, state: State) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
-from ddbench.compute.distilled import DistilledSet, Stage, Stored, state_from, state_tensors, under
+from ddbench.compute.distilled import DistilledSet, Stage, Stored, bytes_of, state_from, state_tensors, under
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
 from ddbench.errors import DivergedError, PluginError
@@ -92,9 +92,8 @@ class Distillation:
 
     def _check_bytes(self, stored: Stored) -> None:
         """Stop where a space stores more than the budget allows."""
-        values = math.prod(self.run.spec.shape)
-        whole, rendered = (4 * values * num for num in (self.run.spec.num_classes * self.run.ipc, len(self.classes)))
-        delivered = rendered if stored.with_decoder is None else min(stored.with_decoder, rendered)
+        spec = self.run.spec
+        whole, delivered = bytes_of(spec.num_classes * self.run.ipc, spec), stored.delivered(len(self.classes), spec)
         if self.run.budget == "bytes" and delivered > whole:
             told = f"its set takes {delivered:,} bytes, and ipc {self.run.ipc} in bytes allows {whole:,}"
             raise PluginError(f"{self.plan.name}: {told}. The space must heed run.budget in num_images.")

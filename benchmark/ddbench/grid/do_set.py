@@ -18,7 +18,7 @@ from ddbench import schema
 from ddbench.api import Baseline, Seen
 from ddbench.compute import hardware
 from ddbench.compute.clock import Stopwatch
-from ddbench.compute.distilled import DistilledSet, Stored, set_files
+from ddbench.compute.distilled import DistilledSet, Stored, marks_of, set_files
 from ddbench.compute.engine import COUNTED, distill
 from ddbench.compute.knowledge import saw_of_set
 from ddbench.compute.run import DistillRun, open_run
@@ -197,7 +197,7 @@ def _publish(
         set_sha256=sha256,
         resources=tuple(one.resource for one in used),
         place=place,
-        marks=(*file.marks, *here.marks(), *(mark for one in used for mark in one.marks)),
+        marks=(*file.marks, *_marks(plan, made, data), *here.marks(), *(mark for one in used for mark in one.marks)),
         saw=saw,
         rates_from=file.rates_from,
         measured=schema.SetMeasured(
@@ -212,6 +212,10 @@ def _publish(
     wanted = lacking(plan, record, (), file.iterates, file.iterate_seconds) if kept else []
     iterates = {step: kept[step].read_bytes() for step in wanted}
     store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates))
+
+
+def _marks(plan: SetPlan, made: DistilledSet | None, data: TrainingData) -> tuple[str, ...]:
+    return marks_of(plan, made, data.spec) if made else ()
 
 
 def iterate_files(key: str, set_sha256: str, iterates: dict[int, bytes]) -> dict[str, bytes]:
