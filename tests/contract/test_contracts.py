@@ -539,7 +539,7 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
     ],
     "space_heeds_the_budget": [
         ("number", broken_space(num_images=lambda self, run: 7), "num_images says 7 under the budget of images, and there are 6"),
-        ("name", broken_space(decoder=lambda self, state: ("networks",)), "`decoder` names what is no tensor of stage 0: networks"),
+        ("name", broken_space(decoder=lambda self, state: ("net",)), "`decoder` names what is no tensor of stage 0: net"),
         (
             "full",
             broken_space(

@@ -15,7 +15,7 @@ def read_budgets(given: Any, findings: Findings) -> tuple[Budget, ...]:
     words = given if isinstance(given, list) else [given]
     odd = [word for word in words if word not in known]
     if odd or not words or len(set(words)) < len(words):
-        near = did_you_mean(str(odd[0]), known) if odd else ""
+        near = "".join(did_you_mean(word, known) for word in odd[:1] if isinstance(word, str))
         findings.fault(f"'budget' must be {' or '.join(known)}, or a list of them, none twice; got {given!r}.{near}")
         return known[:1]
     return tuple(words)

@@ -61,18 +61,16 @@ class Layered(Space):
         """The layer of every stage; None is W+. Raises ConfigError where one does not exist."""
         if self.first is None:
             return (None,) * self.repeat
-        first, last = self._layer(self.first, depth), self._layer(self.first if self.last is None else self.last, depth)
+        named = (self.first, self.first if self.last is None else self.last)
+        first, last = (layer + depth + 1 if layer < 0 else layer for layer in named)
+        odd = dict.fromkeys(str(name) for name, layer in zip(named, (first, last), strict=True) if not 0 <= layer <= depth)
+        if odd:
+            which = f"layers {' and '.join(odd)} do" if len(odd) > 1 else f"layer {' '.join(odd)} does"
+            raise ConfigError(f"{which} not exist: this generator has layers 0..{depth}, where {depth} is the image.")
         if first > last:
             raise ConfigError(f"layer 'first' ({self.first}) lies behind 'last' ({self.last}) in a generator of {depth} layers.")
         walk = (*range(first, last, self.step), last)
         return tuple(layer for layer in walk for _ in range(self.repeat))
-
-    @staticmethod
-    def _layer(layer: int, depth: int) -> int:
-        found = layer + depth + 1 if layer < 0 else layer
-        if not 0 <= found <= depth:
-            raise ConfigError(f"layer {layer} does not exist: this generator has layers 0..{depth}, where {depth} is the image.")
-        return found
 
     def check(self, depth: int) -> None:
         """Every layer of the walk must exist."""
