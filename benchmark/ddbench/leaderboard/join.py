@@ -110,7 +110,9 @@ class Result:
     @property
     def bytes_without_decoder(self) -> int | None:
         """Of the stored tensors that are no networks which all images share. None: a record of before, which did not say."""
-        return self.record.size.bytes_without_decoder if self.record.size else None
+        if self.record.size:
+            return self.record.size.bytes_without_decoder
+        return self.record.bytes_stored if self.plan.baseline else None
 
     @property
     def bytes_with_decoder(self) -> int | None:
