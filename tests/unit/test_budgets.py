@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddbench.api import Budget, Run, Space, State
 from ddbench.cli import main
+from ddbench.cli.plan_text import where_told
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.distilled import Stored, marks_of
 from ddbench.compute.engine import Distillation, distill
@@ -283,6 +284,13 @@ def test_a_suite_says_what_ipc_bounds(tmp_path: Path) -> None:
     assert [cell.name for cell in select(both.cells, "budget=bytes,space=frequency")] == [
         "dm / frequency(kept=49), mnist-5k, ipc 2 in bytes, seed 0"
     ]
+
+
+def test_a_plan_shows_budgets_where_they_are_not_all_images() -> None:
+    rows = [{"method": "random", "budget": ""}, {"method": "dm / pixel", "budget": "images"}]
+    assert where_told(rows, "budget", "bytes") == [{"method": "random"}, {"method": "dm / pixel"}]
+    rows.append({"method": "dm / pixel", "budget": "bytes"})
+    assert where_told(rows, "budget", "bytes") == rows
 
 
 @pytest.mark.parametrize("value", ['"byte"', '["images", "images"]', "[]", "1", '[["bytes"]]'])

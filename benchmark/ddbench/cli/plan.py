@@ -83,6 +83,7 @@ def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents) ->
         "method": plan.method,
         "subset": loaded.planned.subset(plan.dataset),
         "ipc": "all" if plan.everything else plan.ipc,
+        "budget": plan.budget if plan.is_distilled else "",
         "seed": plan.seed,
         "steps a stage": "0" if plan.baseline else f"{plan.steps}{f' ({plan.extra_steps} left over)' * bool(plan.extra_steps)}",
         "set": _state(cell, store, contents),
