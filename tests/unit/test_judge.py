@@ -92,7 +92,11 @@ def test_a_file_becomes_a_set_whose_origin_is_its_hash(tmp_path: Path, store: St
     record = store.read_record(new.plan.key)
     assert record == schema.sealed(new.record)
     assert (record.key, record.num_images, record.steps, record.suite) == (new.plan.key, 20, 0, "")
-    assert record.bytes_images == record.bytes_stored == 20 * 28 * 28 * 4
+    size = record.bytes_stored
+    assert record.bytes_images == size == 20 * 28 * 28 * 4
+    assert record.size == schema.Size(
+        budget="images", images_per_class=2, floats=None, bytes_without_decoder=size, bytes_with_decoder=size
+    )  # fmt: skip
     assert record.set_sha256 == hashlib.sha256(new.contents["set.safetensors"]).hexdigest() == record.files["set.safetensors"]
     tensors, meta = store.read_set(new.plan.key)
     assert torch.equal(tensors["images"], SPEC.normalise(pixels()))

@@ -96,7 +96,7 @@ class Result:
     @property
     def images_per_class(self) -> float:
         """That the set decodes to; the mean where classes differ."""
-        return self.record.num_images / len(self.record.data.counts)
+        return self.record.num_images / max(len(self.record.data.counts), 1)
 
     @property
     def floats(self) -> int | None:
