@@ -118,15 +118,13 @@ class Distilled:
         return plan if total is None else self._shared_out(plan, total)
 
     def _check_items(self, plan: SetPlan) -> None:
-        """Whether an item of each class is in the budget. A space that needs to know more is asked later, with the loss."""
+        """Whether an item of each class is in the budget. A space that needs to know more, or is broken, tells that later."""
         assert plan.space
         try:
             run = self._run(plan)
             if run is not None:
                 plan.space.ask(lambda plugin: int(plugin.num_images(run)))
-        except PluginError as error:
-            self.findings.broke(error)
-        except (DataError, Unanswered):
+        except (DataError, PluginError, Unanswered):
             return
         except BenchError as error:
             self.findings.fault(f"{plan.method} on '{plan.dataset.label}', ipc {plan.ipc}: {error}")
