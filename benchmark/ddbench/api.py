@@ -32,6 +32,10 @@ Memory = dict[str, Tensor]
 """What a loss keeps between two steps: named tensors and nothing else, so that a checkpoint can hold it."""
 
 Split = Literal["train", "test"]
+Budget = Literal["images", "bytes"]
+"""What IPC bounds of a distilled set. "images": items, counted as papers count them. "bytes": what is delivered, stored tensors
+with their decoder or rendered float32 images, whichever are smaller: at most IPC * C * H * W * 4 bytes a class."""
+GENERATOR = "generator"  # in `Space.decoder`: the run's
 IMAGENET_CLASSES = 1000
 
 Seen = Literal["train", "external-images", "external-labels", "test-images", "unknown"]
@@ -174,6 +178,11 @@ class Run(Protocol):
     @property
     def ipc(self) -> int:
         """Images per class."""
+        ...
+
+    @property
+    def budget(self) -> Budget:
+        """What `ipc` bounds: how many items a space has of a class hangs on it, where these are not whole images."""
         ...
 
     @property
@@ -391,8 +400,20 @@ class Space(ABC):
         return
 
     def num_images(self, run: Run) -> int:
-        """N, the decodable images; asked before any step, of a run without data."""
+        """N, the decodable images, under the run's budget; asked before any step, of a run without data. Raises ConfigError, with
+        what is allowed, where not one item of a class fits."""
         return run.spec.num_classes * run.ipc
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether a generator decodes what is stored. Its weights are larger than the images that are asked for, so under the
+        budget of bytes these are delivered: IPC a class. A class variable will do here too."""
+        return self.needs_generator
+
+    def decoder(self, state: State) -> tuple[str, ...]:
+        """What decodes all images of a state and is no item of the set: names of its tensors, as of shared networks, and
+        `GENERATOR` for the weights of the run's. Bytes are counted with it and without."""
+        return (GENERATOR,) if self.is_rendered else ()
 
     @abstractmethod
     def init(self, run: Run) -> State:
@@ -517,6 +538,11 @@ class Generator(ABC):
     def reads_codes(self, start: int) -> bool:
         """Whether any layer from `start` on reads codes. Where none does, features are all that a space keeps."""
         return True
+
+    @property
+    def bytes_stored(self) -> int | None:
+        """Of the weights that `synthesize` needs; None: nobody knows. As here: of all tensors of a module's state."""
+        return sum(tensor.nbytes for tensor in self.state_dict().values()) if isinstance(self, nn.Module) else None
 
     def num_latents(self, label: int) -> int | None:
         """How many different codes `latents` has for a class; None: as many as are asked for."""

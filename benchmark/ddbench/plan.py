@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec.structs import fields, replace
 
+from ddbench.api import Budget
 from ddbench.errors import ConfigError
 from ddbench.files import digest
 from ddbench.protocols import Numbers
@@ -92,6 +93,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     tf32: bool = False
     threads: int = 1  # of the process on a CPU: sums in another order are other numbers
     resources: tuple[str, ...] = ()  # keys of all that must be trained before
+    budget: Budget = "images"  # what ipc bounds: items, or the bytes that they take; of baselines and imports these are the same
     engine: int = msgspec.field(default_factory=lambda: NUMERICS["engine"])  # kept, so that a stored plan keeps its key
 
     @property
@@ -116,6 +118,11 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return " / ".join(ref.label for ref in (self.loss, self.space, self.generator) if ref)
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether a loss made it."""
+        return self.loss is not None and not (self.baseline or self.imported)
+
+    @property
     def is_trial(self) -> bool:
         """Whether it is one of the trials by which rates are chosen: no board shows it, and no test image judges it."""
         return self.tuning > 0
@@ -135,7 +142,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The same with another name of the data set: of a copy, for progress, as boards have it."""
         if self.everything:
             return f"{self.method}, {subset}"
-        place = f"{self.method}, {subset}, ipc {self.ipc}"
+        place = f"{self.method}, {subset}, ipc {self.ipc}" + (" in bytes" if self.budget == "bytes" else "")
         if self.is_trial:
             rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self.rates.items())
             return f"trial of {place} at {rates}, tuning seed {self.seed}"
@@ -224,7 +231,7 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ]
         if min(self.stage_steps, default=1) < 1:
             faults.append(f"'stage_steps' must give every stage at least 1, got {list(self.stage_steps)}.")
-        words = (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
+        words = (("budget", get_args(Budget)), ("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
         more = (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("proxy_gradient", PROXY_GRADIENTS))
         for name, allowed in (*words, *more):
             if getattr(self, name) not in allowed:

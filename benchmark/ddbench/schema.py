@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from ddbench.api import Seen
+from ddbench.api import Budget, Seen
 from ddbench.errors import DataError
 from ddbench.files import MAX_JSON_BYTES, write_bytes
 from ddbench.plan import Judging, SetPlan
@@ -91,6 +91,16 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     stage_score: float | None
 
 
+class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a set takes, and how many images that makes."""
+
+    budget: Budget  # what the ipc of its plan bounds
+    images_per_class: Amount  # that it decodes to; the mean where classes differ
+    floats: Count | None  # values optimised in the chosen stage, without labels and what the loss learns; None: unknown
+    bytes_without_decoder: Count  # of the stored tensors, less networks that all images share
+    bytes_with_decoder: Count | None  # with these, and the weights of the generator that is needed; None: nobody knows those
+
+
 class SetPlanFile(_Record, frozen=True, kw_only=True):
     """sets/<key16>/plan.json."""
 
@@ -118,6 +128,7 @@ class SetRecord(_Record, frozen=True, kw_only=True):
     num_images: Count
     bytes_stored: Count  # of the tensors that decode to the images
     bytes_images: Count  # of the decoded images, four bytes a value
+    size: Size | None = None  # records of before did not say
     steps: Count
     stages: tuple[Stage, ...]
     chosen_stage: Count

@@ -543,6 +543,18 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
         ("classes", broken_space(classes=after(TwoStages.classes, Tensor.cpu)), "classes must be on the run's device"),
         ("wait", broken_space(decode=after(TwoStages.decode, finite_or_nothing)), "a step in stage 0 makes the host wait"),
     ],
+    "space_heeds_the_budget": [
+        ("number", broken_space(num_images=lambda self, run: 7), "num_images says 7 under the budget of images, and there are 6"),
+        ("name", broken_space(decoder=lambda self, state: ("net",)), "`decoder` names what is no tensor of stage 0: net"),
+        (
+            "full",
+            broken_space(
+                num_images=lambda self, run: 2 * TwoStages.num_images(self, run),
+                classes=after(TwoStages.classes, lambda found: found.repeat_interleave(2)),
+            ),
+            "stage 0 takes 3072 bytes, and ipc 2 allows 1536: num_images must heed run.budget",
+        ),
+    ],
     "space_projects_once": [("halving", broken_space(project_=halving), "project_ applied once")],
     "space_penalty_is_a_number": [
         ("vector", broken_space(penalty=lambda self, state, memory, run: next(iter(state.params.values())).flatten()), "0-d"),

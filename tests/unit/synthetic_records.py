@@ -32,6 +32,7 @@ from ddbench.schema import (
     Repeat,
     SetMeasured,
     SetRecord,
+    Size,
     UsedResource,
     sealed,
     to_bytes,
@@ -121,6 +122,17 @@ def place(hardware: Hardware, versions: Mapping[str, str], *refs: PluginRef | No
     return Place(hardware=hardware, versions=dict(versions), sources=known)
 
 
+def size_of(plan: SetPlan) -> Size | None:
+    """As `set_of` has it; of a walk, as a record of before, which did not say."""
+    if plan.space and plan.space.name == "hpd":
+        return None
+    stored = 4096 * max(plan.ipc, 1)
+    return Size(
+        budget=plan.budget, images_per_class=plan.ipc, floats=1024 * plan.ipc if plan.is_distilled else 0,
+        bytes_without_decoder=stored, bytes_with_decoder=stored + (1 << 20 if plan.generator else 0),
+    )  # fmt: skip
+
+
 def set_of(
     plan: SetPlan, steps: Iterable[int] = (), *, label: str = "toy", original: bool = True, seconds: float = 10.0,
     hardware: Hardware = HARDWARE, versions: Mapping[str, str] = VERSIONS, source: str = "a", suite: str = "toy-grid",
@@ -134,7 +146,8 @@ def set_of(
     record = SetRecord(
         key=plan.key, suite=suite, num_images=10 * plan.ipc, bytes_stored=4096 * max(plan.ipc, 1),
         data=Data(label=label, hash=plan.train_hash, original=original, counts=(400,) * 10),
-        bytes_images=31360 * max(plan.ipc, 1), steps=plan.steps if distilled else 0, stages=(), chosen_stage=0, learned={},
+        size=size_of(plan), bytes_images=31360 * max(plan.ipc, 1),
+        steps=plan.steps if distilled else 0, stages=(), chosen_stage=0, learned={},
         files={} if plan.everything else files,
         set_sha256=sha256(plan.train_hash.encode()) if plan.everything else files["set.safetensors"],
         resources=(UsedResource(key="1" * 64, describe="a cvae", sha256="2" * 64),) if distilled else (),

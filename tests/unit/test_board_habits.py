@@ -209,7 +209,7 @@ def test_habits_stand_after_everything_that_is_ranked() -> None:
     text = page_text(results(records), Surroundings())
     ranked, heading, rest = text.partition("\n## Habits of published code (not ranked)\n")
     assert heading
-    assert ranked.count("| dm / pixel ") == ranked.count("| dm / glad / cvae ") == 3  # accuracy, uncertainty, time
+    assert ranked.count("| dm / pixel ") == ranked.count("| dm / glad / cvae ") == 4  # accuracy, uncertainty, size, time
     assert "protocol a-1" not in ranked
     assert ranked.count("protocol toy-1") == 1
     assert rest.index("### toy, IPC 1, hard labels, protocol a-1") < rest.index("protocol toy-1-best-of-test")

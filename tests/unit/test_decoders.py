@@ -136,8 +136,10 @@ def test_averages_share_out_the_images_of_a_class(run: DistillRun) -> None:
     assert w_plus("average", 7).init(replace(run, ipc=3)).params["w"].shape == (9, 1, 768)
     assert asked == [6, 6, 6]
     asked.clear()
-    w_plus("average", 1).init(replace(run, ipc=13))
-    assert asked == [13, 13, 13]  # one an image, of which one comes again
+    w_plus("average", 1).init(replace(run, ipc=12))
+    assert asked == [12, 12, 12]  # one an image
+    with pytest.raises(ConfigError, match="has 12 codes of class 0, and ipc 13 would make images of it equal"):
+        w_plus("average", 1).init(replace(run, ipc=13))
 
 
 # ---------------------------------------------------------------- spaces in a decoder whose layers read no codes
@@ -148,6 +150,15 @@ def test_features_alone_are_kept(run: DistillRun, layer: int) -> None:
     state = glad(layer).init(run)
     assert set(state.params) == ({"pixels"} if layer == 12 else {"f"})
     torch.testing.assert_close(pictures(glad(layer), run)[0], pictures(w_plus(), run)[0])
+
+
+def test_its_bytes_are_those_of_the_decoder_alone(run: DistillRun) -> None:
+    """No image needs the encoder; weights are float32 here, whatever the file has."""
+    generator = run.generator
+    assert isinstance(generator, nn.Module)
+    own = [tensor.numel() for name, tensor in generator.state_dict().items() if name.startswith("decoder.")]
+    assert generator.bytes_stored == 4 * sum(own) > 0
+    assert sum(tensor.nbytes for tensor in generator.state_dict().values()) > generator.bytes_stored
 
 
 def test_the_latent_itself_is_optimised_in_w_plus(run: DistillRun) -> None:
@@ -334,6 +345,8 @@ def test_layers_together_are_the_decoder_of_diffusers(tmp_path: Path) -> None:
         torch.testing.assert_close(w.view_as(theirs), theirs)
         wanted = (generator.network.decode(theirs).sample + 1) / 2
         torch.testing.assert_close(generator.synthesize(w, None, 0, 4), wanted)
+    needed = [t for name, t in generator.network.state_dict().items() if name.startswith(("decoder.", "post_quant_conv."))]
+    assert generator.bytes_stored == sum(tensor.nbytes for tensor in needed)
 
 
 @pytest.mark.slow

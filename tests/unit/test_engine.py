@@ -282,7 +282,7 @@ def test_no_steps_at_all(run: DistillRun) -> None:
 
 def test_bytes_are_those_of_the_stored_tensors(run: DistillRun) -> None:
     made = made_by(plan_of(), run)
-    assert made.bytes_stored == 3 * 6 * 3 * 8 * 8 * 4  # a, b and c
+    assert made.stored.num_bytes == 3 * 6 * 3 * 8 * 8 * 4  # a, b and c
     assert made.bytes_images == 6 * 3 * 8 * 8 * 4
     assert made.stages[0]["tensors"] == {"a": [6, 3, 8, 8], "b": [6, 3, 8, 8]}
 
@@ -665,7 +665,7 @@ def test_going_on_from_a_checkpoint_at_any_step_is_bit_equal(run: DistillRun, sc
         assert torch.equal(again.images, whole.images), f"other images after an interruption at {at}"
         assert torch.equal(again.labels, whole.labels)
         assert (again.stages, again.chosen_stage, again.learned) == (whole.stages, whole.chosen_stage, whole.learned)
-        assert (again.steps, again.bytes_stored) == (whole.steps, whole.bytes_stored)
+        assert (again.steps, again.stored) == (whole.steps, whole.stored)
 
 
 def test_an_interruption_of_an_interruption(run: DistillRun, tmp_path: Path) -> None:

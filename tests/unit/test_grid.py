@@ -224,7 +224,7 @@ CASES = {
     ),
     "override where": (
         GOOD + "[[override]]\nwhere = { spase = 1 }\nset = { steps = 1 }\n",
-        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, seed.",
+        "override 1: 'where' has no key 'spase'. Did you mean 'space'? It takes: loss, space, subset, ipc, budget, seed.",
     ),
     "override set": (GOOD + "[[override]]\nset = { stesp = 1 }\n", "override 1 has no key 'stesp'. Did you mean 'steps'?"),
     "override key": (
@@ -363,7 +363,7 @@ def test_only_selects(tmp_path: Path) -> None:
     for only, told in (
         (
             "los=dm",
-            "--only takes key=value,... with keys loss, space, subset, ipc, seed, baseline; got 'los=dm'. Did you mean 'loss'?",
+            "--only takes key=value,... with keys loss, space, subset, ipc, budget, seed, baseline; got 'los=dm'. Did you mean 'loss'?",
         ),
         ("loss", "--only: 'loss' lacks a value. Write it as in loss=VALUE."),
         (

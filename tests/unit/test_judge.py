@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddbench import protocols, schema
 from ddbench.compute import hardware
-from ddbench.compute.distilled import DistilledSet, set_files
+from ddbench.compute.distilled import DistilledSet, Stored, set_files
 from ddbench.compute.run import be_deterministic
 from ddbench.data.sealed import open_test
 from ddbench.data.subsets import identify, load_training
@@ -92,7 +92,11 @@ def test_a_file_becomes_a_set_whose_origin_is_its_hash(tmp_path: Path, store: St
     record = store.read_record(new.plan.key)
     assert record == schema.sealed(new.record)
     assert (record.key, record.num_images, record.steps, record.suite) == (new.plan.key, 20, 0, "")
-    assert record.bytes_images == record.bytes_stored == 20 * 28 * 28 * 4
+    size = record.bytes_stored
+    assert record.bytes_images == size == 20 * 28 * 28 * 4
+    assert record.size == schema.Size(
+        budget="images", images_per_class=2, floats=None, bytes_without_decoder=size, bytes_with_decoder=size
+    )  # fmt: skip
     assert record.set_sha256 == hashlib.sha256(new.contents["set.safetensors"]).hexdigest() == record.files["set.safetensors"]
     tensors, meta = store.read_set(new.plan.key)
     assert torch.equal(tensors["images"], SPEC.normalise(pixels()))
@@ -214,7 +218,7 @@ def test_the_rate_that_our_sets_have_learned_stands_in_their_record(
     new = imported(file_of(tmp_path / "a.safetensors"), "pixels")
     plan = replace_plan(new.plan, imported=None, baseline=PluginRef.resolve("baselines", "random", {}))
     images, labels = SPEC.normalise(pixels()), torch.eye(10)[torch.arange(20) % 10]
-    contents = set_files(plan, DistilledSet(images, labels, labels.argmax(1), 0, images.nbytes, learned=learned), SPEC)
+    contents = set_files(plan, DistilledSet(images, labels, labels.argmax(1), 0, Stored(images.nbytes), learned=learned), SPEC)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     told = {"key": plan.key, "learned": learned, "files": files, "set_sha256": files["set.safetensors"]}
     store.publish_set(plan, replace_plan(new.record, **told), contents)

@@ -293,7 +293,8 @@ SET = SetPlan(
 )  # fmt: skip
 JUDGING = Judging(network=NET, numbers=NUMBERS, dataset=DATA, test_hash="cd" * 32)
 OTHER = {
-    "train_hash": "ef" * 32, "ipc": 2, "seed": 1, "held_out": 0.2, "steps": 7, "extra_steps": 1, "stage_steps": (3, 1),
+    "train_hash": "ef" * 32, "ipc": 2, "budget": "bytes", "seed": 1, "held_out": 0.2, "steps": 7, "extra_steps": 1,
+    "stage_steps": (3, 1),
     "rates": {"pixels": 9.0}, "momentum": 0.6, "baseline": ref("baselines", "random"),
     "imported": Imported(sha256="ab" * 32, images="pixels", labels="indices"),
     "optimizer": "adam", "schedule": "cosine", "labels": "learned", "rank_steps": "loss", "rank_every": 2, "rank_epochs": 9,

@@ -7,6 +7,7 @@ are whole stores, byte for byte, but for what was measured.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -144,6 +145,24 @@ def test_records_name_where_plugins_come_from_and_nothing_is_marked(clean: Clean
         assert not one.plan.loss or any(one.plan.loss.name in label for label in one.record.place.sources)
     assert all(record.marks == () for record in found.judgements)
     assert all(not any("tests-scripted" in label for label in record.place.sources) for record in found.judgements)
+
+
+def test_records_say_what_a_set_takes(clean: Clean) -> None:
+    weights = set()
+    for one in read_contents(Store(clean.store, create=False)).sets.values():
+        plan, record, size = one.plan, one.record, one.record.size
+        assert size
+        assert (size.budget, size.images_per_class) == ("images", record.num_images / 10)
+        assert size.bytes_without_decoder == record.bytes_stored
+        if plan.baseline:
+            assert (size.floats, size.bytes_with_decoder) == (0, record.bytes_images)
+            continue
+        tensors = record.stages[record.chosen_stage].tensors
+        assert size.floats == sum(math.prod(shape) for shape in tensors.values())
+        assert size.bytes_with_decoder
+        weights |= {(plan.generator is not None and "pixels" not in tensors, size.bytes_with_decoder - record.bytes_stored)}
+    assert (False, 0) in weights
+    assert all((extra > 50_000) == decodes for decodes, extra in weights), weights
 
 
 # Stopped runs

@@ -171,6 +171,10 @@ def test_all_real_images_are_a_set_without_a_copy(store: Store) -> None:
     assert sentence(store.read_set, plan.key).endswith("is all real training images: no copy of them is stored.")
 
 
+STAGE = schema.Stage(tensors={"pixels": (2, 1)}, chosen_step=1, step_score=None, stage_score=None)
+SIZE: dict[str, Any] = {"images_per_class": 1, "floats": 8, "bytes_without_decoder": 32, "bytes_with_decoder": 32}
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -178,6 +182,8 @@ def test_all_real_images_are_a_set_without_a_copy(store: Store) -> None:
         ({"files": {}}, "its set_sha256 is not the one of set.safetensors"),
         ({"set_sha256": "0" * 64}, "its set_sha256 is not the one of set.safetensors"),
         ({"data": schema.Data(label="x", hash="0" * 64, original=True, counts=(1,))}, "its data are not those of its plan"),
+        ({"stages": (STAGE,), "chosen_stage": 1}, "it chose stage 1 of 1, counted from 0"),
+        ({"size": schema.Size(budget="bytes", **SIZE)}, "its budget is bytes, and that of its plan images"),
     ],
 )
 def test_a_set_that_contradicts_itself_is_not_published(store: Store, changed: dict[str, Any], told: str) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 ONLY = (
-    "only these cells, by loss, space, subset, ipc, seed, baseline; of a plugin's variants, 'loss=dc(batch_real=8)' takes that "
-    "one, 'loss=dc()' the plain one"
+    "only these cells, by loss, space, subset, ipc, budget, seed, baseline; of a plugin's variants, 'loss=dc(batch_real=8)' takes"
+    " that one, 'loss=dc()' the plain one"
 )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from msgspec.structs import asdict
+
 from ddbench.cli.words import Parser
 from ddbench.errors import ConfigError, command
 
@@ -146,7 +148,7 @@ def records(store: str | Path) -> Records:
 def _of_plan(plan: SetPlan) -> dict[str, Any]:
     refs = {role: getattr(plan, role) for role in ("baseline", "loss", "space", "generator", "backbone")}
     named = {role: ref.label if ref else None for role, ref in refs.items()}
-    return {"method": plan.method, **named, "data": plan.dataset.label, "ipc": plan.ipc, "seed": plan.seed}
+    return {"method": plan.method, **named, "data": plan.dataset.label, "ipc": plan.ipc, "budget": plan.budget, "seed": plan.seed}
 
 
 def _of_place(place: Place) -> dict[str, Any]:
@@ -156,7 +158,8 @@ def _of_place(place: Place) -> dict[str, Any]:
 def _of_set(plan: SetPlan, record: SetRecord) -> dict[str, Any]:
     took = {f"seconds_{phase}": value for phase, value in record.measured.seconds.items()}
     more = {"steps": record.steps, "num_images": record.num_images, "bytes_stored": record.bytes_stored, "suite": record.suite}
-    return {"set": record.key, **_of_plan(plan), **more, **took, **_of_place(record.place)}
+    size = asdict(record.size) if record.size else {}
+    return {"set": record.key, **_of_plan(plan), **more, **size, **took, **_of_place(record.place)}
 
 
 def _of_judgement(plan: SetPlan, record: JudgementRecord) -> Iterator[dict[str, Any]]:

@@ -96,6 +96,7 @@ def _row(cell: Cell, loaded: Loaded, store: Store | None, contents: Contents, va
         "method": f"{plan.method}{variant}",
         "subset": loaded.planned.subset(plan.dataset),
         "ipc": "all" if plan.everything else plan.ipc,
+        "budget": plan.budget if plan.is_distilled else "",
         "seed": plan.seed,
         "steps a stage": _steps(plan),
         "set": _state(cell, store, contents),

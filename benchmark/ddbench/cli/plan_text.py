@@ -54,7 +54,7 @@ def show(shown: Shown) -> None:
         _print_table(shown, [_in_words(line) for line in shown.outlook], "What is missing takes, one job after the other:")
         print(f"\n{HOW_KNOWN}")
     _print_table(shown, list(_short(shown.shared)), "What sets and judgements share:")
-    _print_table(shown, shown.rows, "Sets and their judgements:")
+    _print_table(shown, where_told(shown.rows, "budget", "bytes"), "Sets and their judgements:")
 
 
 def _print_table(shown: Shown, rows: list[dict[str, Any]], title: str) -> None:
@@ -64,6 +64,13 @@ def _print_table(shown: Shown, rows: list[dict[str, Any]], title: str) -> None:
         print(f"\n{title} {len(rows)} rows, which --cells shows.")
     elif rows:
         print(f"\n{title}\n\n{tabulate(rows, headers='keys', tablefmt='github')}")
+
+
+def where_told(rows: list[dict[str, Any]], column: str, value: str) -> list[dict[str, Any]]:
+    """The rows without a column, unless one of them has that value."""
+    if any(row[column] == value for row in rows):
+        return rows
+    return [{name: cell for name, cell in row.items() if name != column} for row in rows]
 
 
 def _summary(shown: Shown) -> Iterator[str]:

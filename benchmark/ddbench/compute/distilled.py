@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from ddbench.api import Spec, State
+from ddbench.api import GENERATOR, Budget, Run, Space, Spec, State
 from ddbench.compute.picture import grid_png
 from ddbench.files import tensors_to_bytes
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
+from ddbench.schema import Size
 
 SET_SCHEMA = 1
 NORMALISED = "normalised: (pixel / 255 - mean) / std"
@@ -40,6 +42,45 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What the tensors of a state take, without labels."""
+
+    num_bytes: int  # of all of them
+    networks: int = 0  # bytes of these that are networks which all images share
+    generator: int | None = 0  # bytes of the weights of the generator that decodes them; None: nobody knows
+    floats: int | None = 0  # values that are optimised; None: nobody knows
+
+    @classmethod
+    def of(cls, space: Space, state: State, run: Run) -> Stored:
+        """Of a state of a space."""
+        shared = space.decoder(state)
+        tensors = {name: tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"}
+        return cls(
+            sum(tensor.nbytes for tensor in tensors.values()),
+            sum(tensor.nbytes for name, tensor in tensors.items() if name in shared),
+            run.generator.bytes_stored if GENERATOR in shared else 0,
+            sum(tensor.numel() for name, tensor in state.params.items() if name != "labels"),
+        )
+
+    @property
+    def with_decoder(self) -> int | None:
+        """Bytes with the generator's weights; None: nobody knows those."""
+        return None if self.generator is None else self.num_bytes + self.generator
+
+    def delivered(self, num_images: int, spec: Spec) -> int:
+        """Bytes, the smaller of this and that many rendered images; of these, where nobody knows the generator's."""
+        rendered = bytes_of(num_images, spec)
+        return rendered if self.with_decoder is None else min(self.with_decoder, rendered)
+
+    def size(self, budget: Budget, num_images: int, num_classes: int) -> Size:
+        """As records have it."""
+        return Size(
+            budget=budget, images_per_class=num_images / num_classes, floats=self.floats,
+            bytes_without_decoder=self.num_bytes - self.networks, bytes_with_decoder=self.with_decoder,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DistilledSet:
     """The result: decoded images, their labels, and what it took."""
 
@@ -47,7 +88,7 @@ class DistilledSet:
     labels: Tensor  # [N,K], probabilities
     classes: Tensor  # [N] int64
     steps: int
-    bytes_stored: int  # of the tensors that decode to the images
+    stored: Stored  # the tensors that decode to the images
     stages: tuple[dict[str, Any], ...] = ()
     chosen_stage: int = 0
     learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
@@ -55,7 +96,7 @@ class DistilledSet:
 
     @property
     def bytes_images(self) -> int:
-        """Of the decoded images; the budget beside IPC is the smaller of the two."""
+        """Of the decoded images."""
         return self.images.numel() * self.images.element_size()
 
 
@@ -83,6 +124,20 @@ def set_files(plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[
         low, high = shown.min(), shown.max()
         shown = told.normalise((shown - low) / (high - low).clamp(min=1e-12))
     return {"set.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(shown, made.classes, told)}
+
+
+def marks_of(plan: SetPlan, made: DistilledSet, spec: Spec) -> tuple[str, ...]:
+    """What a reader must know of the bytes of a set that is to fill its budget: a space in a generator makes IPC images."""
+    whole, delivered = bytes_of(spec.num_classes * plan.ipc, spec), made.stored.delivered(len(made.images), spec)
+    if plan.budget == "images" or not made.stored.generator or delivered >= whole:
+        return ()
+    told = f"Its generator is so small that it is delivered in {delivered:,} of the {whole:,} bytes of its budget"
+    return (f"{told}: more images would have fitted.",)
+
+
+def bytes_of(num_images: int, spec: Spec) -> int:
+    """That rendered images take, four a value."""
+    return 4 * num_images * prod(spec.shape)
 
 
 def state_tensors(prefix: str, state: State) -> dict[str, Tensor]:

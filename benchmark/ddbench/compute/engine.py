@@ -17,7 +17,7 @@ from torch import Tensor
 from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
-from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
+from ddbench.compute.distilled import DistilledSet, Stage, Stored, bytes_of, state_from, state_tensors, under
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError, DivergedError, PluginError
@@ -76,6 +76,7 @@ class Distillation:
         self.memory: Memory = self.loss.init(self.run)
         self.space_memory: Memory = self.space.init_memory(self.run)
         self._enter(self.space.init(self.run))
+        self._check_bytes(Stored.of(self.space, self.state, self.run))
         self._look_at_images()
 
     def _look_at_images(self) -> None:
@@ -90,6 +91,14 @@ class Distillation:
                 f"{self.plan.name}: {what}: half precision overflows beyond 65,504. Let the generator compute in float32, or "
                 "start from another layer or seed."
             )
+
+    def _check_bytes(self, stored: Stored) -> None:
+        """Stop where a space stores more than the budget allows."""
+        spec = self.run.spec
+        whole, delivered = bytes_of(spec.num_classes * self.run.ipc, spec), stored.delivered(len(self.classes), spec)
+        if self.run.budget == "bytes" and delivered > whole:
+            told = f"its set takes {delivered:,} bytes, and ipc {self.run.ipc} in bytes allows {whole:,}"
+            raise PluginError(f"{self.plan.name}: {told}. The space must heed run.budget in num_images.")
 
     def _enter(self, state: State) -> None:
         """Make a stage's tensors leaves, with learned labels among them, and give them an optimiser without a past."""
@@ -247,14 +256,14 @@ class Distillation:
         chosen = min(scored)[1] if scored else len(self.stages) - 1
         state = self.stages[chosen].state
         self._number(state)
-        stored = [tensor for name, tensor in (state.params | state.fixed).items() if name != "labels"]
-        images = self.images(state)
+        stored, images = Stored.of(self.space, state, self.run), self.images(state)
+        self._check_bytes(stored)
         return DistilledSet(
             images.float().cpu(),
             self.labels(state, images, finished=True).detach().cpu(),
             self.classes.cpu(),
             self.step,
-            sum(tensor.numel() * tensor.element_size() for tensor in stored),
+            stored,
             tuple(stage.to_json() for stage in self.stages),
             chosen,
             {name: tensor.detach().cpu().tolist() for name, tensor in self.loss.params(self.memory).items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Augment, Generator, GeneratorConfig, Objective, Recipe, Resource, Run, Spec
+from ddbench.api import Arch, Augment, Budget, Generator, GeneratorConfig, Objective, Recipe, Resource, Run, Spec
 from ddbench.compute.capture import Recorder
 from ddbench.compute.precision import allow_tf32
 from ddbench.compute.skeleton import Skeletons
@@ -95,6 +95,7 @@ class DistillRun:
     resources: Mapping[Resource, dict[str, Tensor]]
     loaded: Generator | None = None
     step: int = 0
+    budget: Budget = "images"
     folder: Path | None = None  # the user's data folder, where resources find weights
     silent: bool = False  # of the building of a resource that does not declare what it saw: it may read no weights
     own_files: Callable[[], Sequence[Path]] | None = None  # those of the data set, the test split's too
@@ -261,7 +262,7 @@ def open_run(
     """The run of a plan. `folder` is the user's data folder, `generators` those that this process has loaded already."""
     recorder = Recorder(plan.loss is not None and is_captured(f"loss {plan.loss.name}", device))
     run = DistillRun(
-        plan.root, data, plan.backbone, plan.ipc, device, resources, folder=folder, recorder=recorder,
+        plan.root, data, plan.backbone, plan.ipc, device, resources, budget=plan.budget, folder=folder, recorder=recorder,
         own_files=partial(files_of, plan.dataset, folder),
     )  # fmt: skip
     if plan.generator is None:

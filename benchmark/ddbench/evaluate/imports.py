@@ -9,7 +9,7 @@ from typing import get_args
 
 from ddbench.api import Seen, Spec
 from ddbench.compute import hardware
-from ddbench.compute.distilled import DistilledSet, set_files
+from ddbench.compute.distilled import DistilledSet, Stored, set_files
 from ddbench.data.subsets import Identity
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.evaluate.sets import ImportedSet
@@ -83,7 +83,7 @@ def _made(given: ImportedSet, spec: Spec, plan: SetPlan) -> DistilledSet:
     if synthetic != spec:
         images = synthetic.normalise(spec.denormalise(images))
     learned = {} if given.learned_rate is None else {"student_rate": given.learned_rate}
-    return DistilledSet(images, given.labels, given.labels.argmax(1), 0, images.nbytes, learned=learned)
+    return DistilledSet(images, given.labels, given.labels.argmax(1), 0, Stored(images.nbytes, floats=None), learned=learned)
 
 
 def _record(
@@ -102,8 +102,9 @@ def _record(
             class_ids=plan.dataset.make().spec().class_ids,
         ),
         num_images=len(made.images),
-        bytes_stored=made.bytes_stored,
+        bytes_stored=made.stored.num_bytes,
         bytes_images=made.bytes_images,
+        size=made.stored.size(plan.budget, len(made.images), made.labels.shape[1]),
         steps=0,
         stages=(),
         chosen_stage=0,

@@ -18,7 +18,7 @@ from ddbench import schema
 from ddbench.api import Baseline, Seen
 from ddbench.compute import hardware
 from ddbench.compute.clock import Stopwatch
-from ddbench.compute.distilled import DistilledSet, set_files
+from ddbench.compute.distilled import DistilledSet, Stored, marks_of, set_files
 from ddbench.compute.engine import COUNTED, distill
 from ddbench.compute.knowledge import saw_of_set
 from ddbench.compute.run import DistillRun, open_run
@@ -128,7 +128,7 @@ def built(baseline: PluginRef, run: DistillRun) -> DistilledSet:
     if not fits or labels.shape != (num, spec.num_classes) or classes.shape != (num,):
         shapes = f"{list(images.shape)}, {list(labels.shape)} and {list(classes.shape)}"
         raise PluginError(f"baseline '{baseline.name}' must build float images, probabilities and classes; it gave {shapes}.")
-    return DistilledSet(images.float(), labels.float(), classes, 0, images.nbytes)
+    return DistilledSet(images.float(), labels.float(), classes, 0, Stored(images.numel() * 4))
 
 
 def _refuse_nonsense(plan: SetPlan, made: DistilledSet) -> None:
@@ -180,13 +180,15 @@ def _publish(
     identity = here.identity(plan.dataset)
     images = data.everything()[0] if made is None else made.images
     size = images.numel() * 4  # four bytes a value, for real and synthetic images alike
+    stored = made.stored if made else Stored(size)
     record = SetRecord(
         key=plan.key,
         suite=file.suite,
         data=data_of(plan.dataset, plan.train_hash, identity, tuple(identity.train_counts)),
         num_images=len(images),
-        bytes_stored=size if made is None else made.bytes_stored,
+        bytes_stored=stored.num_bytes,
         bytes_images=size,
+        size=stored.size(plan.budget, len(images), data.spec.num_classes),
         steps=made.steps if made else 0,
         stages=_stages(made),
         chosen_stage=made.chosen_stage if made else 0,
@@ -195,7 +197,7 @@ def _publish(
         set_sha256=sha256,
         resources=tuple(one.resource for one in used),
         place=place,
-        marks=(*file.marks, *here.marks(), *(mark for one in used for mark in one.marks)),
+        marks=(*file.marks, *_marks(plan, made, data), *here.marks(), *(mark for one in used for mark in one.marks)),
         saw=saw,
         rates_from=file.rates_from,
         measured=schema.SetMeasured(
@@ -210,6 +212,10 @@ def _publish(
     wanted = lacking(plan, record, (), file.iterates, file.iterate_seconds) if kept else []
     iterates = {step: kept[step].read_bytes() for step in wanted}
     store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates))
+
+
+def _marks(plan: SetPlan, made: DistilledSet | None, data: TrainingData) -> tuple[str, ...]:
+    return marks_of(plan, made, data.spec) if made else ()
 
 
 def iterate_files(key: str, set_sha256: str, iterates: dict[int, bytes]) -> dict[str, bytes]:

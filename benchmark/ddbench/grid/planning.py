@@ -64,7 +64,9 @@ def planning_run(plan: SetPlan, folder: Path | None = None, counts: Sequence[int
     starts = tuple(accumulate(counts or (0,) * spec.num_classes, initial=0))
     data = TrainingData(spec, none, nobody, starts, none, nobody)
     own_files = partial(files_of, plan.dataset, folder)
-    return DistillRun(("plan",), data, plan.backbone, plan.ipc, CPU, {}, folder=folder, own_files=own_files)
+    return DistillRun(
+        ("plan",), data, plan.backbone, plan.ipc, CPU, {}, budget=plan.budget, folder=folder, own_files=own_files
+    )  # fmt: skip
 
 
 def counting_run(plan: SetPlan, counts: Sequence[int], folder: Path | None = None) -> DistillRun:

@@ -147,7 +147,7 @@ def _entry(row: Row, section: Section, network: str) -> BaselineRow:
 def _name(row: Row, section: Section) -> str:
     """`dm / glad, cifar10, ipc 1, quick-1`."""
     plan = row.plan
-    ipc = [] if row.is_full_data else [f"ipc {plan.ipc}"]
+    ipc = [] if row.is_full_data else [f"ipc {plan.ipc}" + (" in bytes" if plan.budget == "bytes" else "")]
     labels = [] if plan.labels == "hard" else [f"{plan.labels} labels"]
     return ", ".join([row.name, section.test.label, *ipc, *labels, section.protocol])
 

@@ -48,22 +48,28 @@ class Places:
 
     subsets: frozenset[str]
     ipcs: frozenset[int]  # without full data, which have none
+    budgets: frozenset[str] = frozenset()  # of distilled sets
     labels: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # of plugins, by key of --only and plain name
 
 
 def places_of(results: Iterable[Result]) -> dict[str, Places]:
     """By suite."""
     subsets, ipcs = defaultdict[str, set[str]](set), defaultdict[str, set[int]](set)
+    budgets = defaultdict[str, set[str]](set)
     labels = defaultdict[str, dict[tuple[str, str], set[str]]](dict)
     for result in results:
         for suite in (*result.suites, *(record.suite for record in result.looks)):
             subsets[suite].add(result.plan.dataset.label)
             ipcs[suite] |= set() if result.plan.everything else {result.plan.ipc}
+            budgets[suite] |= {result.plan.budget} if result.plan.is_distilled else set()
             for key, name in coordinates(result.plan).items():
                 if ref := plugin_at(result.plan, key):
                     labels[suite].setdefault((key, name), set()).add(ref.label)
     frozen = {suite: {at: frozenset(names) for at, names in own.items()} for suite, own in labels.items()}
-    return {suite: Places(frozenset(subsets[suite]), frozenset(ipcs[suite]), frozen.get(suite, {})) for suite in subsets}
+    return {
+        suite: Places(frozenset(subsets[suite]), frozenset(ipcs[suite]), frozenset(budgets[suite]), frozen.get(suite, {}))
+        for suite in subsets
+    }
 
 
 def commands(row: Row, section: Section, around: Surroundings) -> list[str]:
@@ -93,7 +99,9 @@ def _command(
         del where["subset"]
     if plan.everything or places is None or len(places.ipcs) < 2:
         del where["ipc"]
-    order = sorted(where, key=("baseline", "loss", "space", "subset", "ipc").index)
+    if places is None or len(places.budgets) < 2:
+        where.pop("budget", None)
+    order = sorted(where, key=("baseline", "loss", "space", "subset", "ipc", "budget").index)
     source = text if text and text not in around.shipped else around.reduced.get(suite, suite)
     source += f":{REDUCED}" if suite in around.reduced else ""
     return command("run", source, "--only", ",".join(f"{name}={where[name]}" for name in order))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, takewhile
+from math import prod
 
 from ddbench.entry_points import NOUNS
 from ddbench.files import digest
@@ -93,9 +94,40 @@ class Result:
         return sum(self.test.counts)
 
     @property
-    def num_bytes(self) -> int:
-        """The budget: the smaller of what is stored and the decoded images."""
-        return min(self.record.bytes_stored, self.record.bytes_images)
+    def images_per_class(self) -> float:
+        """That the set decodes to; the mean where classes differ."""
+        return self.record.num_images / max(len(self.record.data.counts), 1)
+
+    @property
+    def floats(self) -> int | None:
+        """That were optimised; of a record of before, those of the tensors that it names. None: nobody knows."""
+        record = self.record
+        if record.size or not record.stages:
+            return record.size.floats if record.size else 0 if self.plan.baseline else None
+        shapes = record.stages[record.chosen_stage].tensors
+        return sum(prod(shape) for name, shape in shapes.items() if name != "labels")
+
+    @property
+    def bytes_without_decoder(self) -> int | None:
+        """Of the stored tensors that are no networks which all images share. None: a record of before, which did not say."""
+        if self.record.size:
+            return self.record.size.bytes_without_decoder
+        return self.record.bytes_stored if self.plan.baseline else None
+
+    @property
+    def bytes_with_decoder(self) -> int | None:
+        """Of the stored tensors and what decodes them. None: nobody knows, as of a generator in a record of before."""
+        if self.record.size:
+            return self.record.size.bytes_with_decoder
+        return None if self.plan.generator else self.record.bytes_stored
+
+    @property
+    def num_bytes(self) -> int | None:
+        """That are delivered: the smaller of what is stored, with its decoder, and the rendered images. None: nobody knows."""
+        stored, rendered = self.bytes_with_decoder, self.record.bytes_images
+        if stored is None:
+            return rendered if self.record.bytes_stored >= rendered else None
+        return min(stored, rendered)
 
     @cached_property
     def seconds(self) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ LEGEND = """\
 ## How to read this page
 
 - Tables compare only what may be compared: one evaluation protocol, one data set (by the hash of its contents; a
-  changed copy is another data set), one kind of labels, one number of images per class (IPC).
+  changed copy is another data set), one kind of labels, one number of images per class (IPC), one budget.
 - **hard labels** are classes, **learned labels** probabilities that were distilled with the images, **stored soft
   labels** probabilities that a teacher, a network trained on the real training images, gave the finished images once.
   **Soft labels (teacher)**: the protocol's own teacher labels every augmented batch, and the set's labels do not count.
@@ -38,8 +38,13 @@ LEGEND = """\
 - **Bold** is the highest mean of its column among the rows of a table that saw the same, where there are two or more. Rows of
   unknown knowledge, full-data, and means over fewer networks or seeds than others have do not compete. It says nothing of luck:
   for that look at the ± and the intervals.
-- **KiB** is the budget beside IPC: the smaller of the bytes of the stored tensors and of the decoded images, four bytes
-  a value for real and synthetic images alike. **peak MiB** on a CPU is the resident memory of the whole process that
+- **KiB** is what a set is delivered in, the table **Size** takes it apart: the smaller of its stored tensors **with decoder**
+  (networks that its images share, and the weights of the generator that decodes them) and its images **rendered**, four bytes a
+  value for real and synthetic images alike; **stored** leaves the decoder out, and {unknown} is what a record does not say. With
+  the budget *images* IPC counts items as the papers do; with *bytes* every set is delivered in what IPC rendered images take, so
+  one whose stored form is smaller holds more images; no table mixes the two. **floats optimised** are those of the stage that was
+  chosen, without labels.
+- **peak MiB** on a CPU is the resident memory of the whole process that
   made the set, Python and torch included; on a GPU, what was allocated there.
 - **s to distil** is distillation and ranking of candidates, mean over seeds. **resources s** is what the row's
   shared resources (generators, proxies) took to build, once for all rows that share them; **evaluate s** is what

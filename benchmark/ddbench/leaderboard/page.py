@@ -11,13 +11,14 @@ import msgspec
 
 from ddbench.errors import ConfigError, command
 from ddbench.files import digest, write_if_changed
-from ddbench.leaderboard import costs, habits, knowledge, legend, trajectory, tuned
+from ddbench.leaderboard import budgets, costs, habits, knowledge, legend, trajectory, tuned
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
 from ddbench.leaderboard.sections import Section, sections
 from ddbench.leaderboard.tables import (
     MARKED,
     MIXED,
+    NOTHING,
     ONE_SEED,
     REFERENCE,
     SAW,
@@ -81,7 +82,7 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
         table = markdown(machines_table(results), left=("device", "kind", "instructions", "other versions"))
         parts += ["## Hardware and versions", "", table, ""]
     parts += [*_suites(around), *_failed(around)]
-    words = legend.LEGEND.format(one_seed=ONE_SEED, mixed=MIXED, marked=MARKED, reference=escape(reference))
+    words = legend.LEGEND.format(unknown=NOTHING, one_seed=ONE_SEED, mixed=MIXED, marked=MARKED, reference=escape(reference))
     tells = any(tuned.concerns(section) for section in made)
     return "\n".join(parts) + "\n" + words + (legend.TUNING if tells else "")
 
@@ -90,6 +91,7 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
     parts = [f"## {_title(section)}", "", *_facts(section), "", *_accuracy(section, "###")]
     parts += ["### Uncertainty (points of accuracy): 95 % interval of the mean / std over networks / error of the test set", ""]
     parts += [markdown(spread_table(section), left=("method",)), ""]
+    parts += ["### Size", "", markdown(budgets.budget_table(section), left=("method",)), ""]
     timing = timing_table(section, reference)
     if len(timing):
         parts += ["### Time and memory", "", markdown(timing, left=("method",)), ""]
@@ -136,7 +138,8 @@ LABELS = {
 
 
 def _title(section: Section) -> str:
-    ipc = "all training images" if section.ipc is None else f"IPC {section.ipc}"
+    bound = f"IPC {section.ipc}" + (" in bytes" if section.budget == "bytes" else "")
+    ipc = "all training images" if section.ipc is None else bound
     labels = LABELS[section.labels]
     return escape(f"{section.test.label}, {ipc}, {labels}, protocol {section.protocol}")
 
@@ -173,6 +176,7 @@ def _facts(section: Section) -> list[str]:
         f"- Protocol: {section.protocol} `{digest(msgspec.to_builtins(numbers))[:8]}`, {epochs}.{alike}",
         f"- Backbone: {backbones}. Judged by: {', '.join(section.networks)}.",
     ]
+    facts += [] if section.ipc is None else [f"- Budget: {budgets.TOLD[section.budget]}."]
     one = knowledge.told(min(section.kinds)) if len(section.kinds) == 1 else "as the table says"
     facts.append(f"- What the sets saw: {one}.")
     teacher = section.lead.judging.teacher
@@ -276,7 +280,7 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
     known, ranked, unranked = habits.bases(results), [], []
     for section in made:
         for row in section.rows:
-            plain = as_json(section, row, reference)
+            plain = as_json(section, row, reference) | budgets.as_json(section, row)
             if section.kind == "ranked":
                 ranked.append(plain)
             elif section.kind == "untuned":

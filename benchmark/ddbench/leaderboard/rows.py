@@ -38,7 +38,7 @@ class Row:
     @property
     def is_distilled(self) -> bool:
         """Whether a loss made it."""
-        return self.plan.loss is not None and not (self.plan.baseline or self.plan.imported)
+        return self.plan.is_distilled
 
     @cached_property
     def networks(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from ddbench.api import Budget
 from ddbench.files import digest
 from ddbench.leaderboard import knowledge
 from ddbench.leaderboard.join import Result
@@ -27,12 +28,13 @@ Groups = Mapping[str, list[Result]]
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that may share a table: of one protocol's numbers, one data set by hash, one kind of labels, one ipc."""
+    """Rows that may share a table: of one protocol's numbers, one data set by hash, one kind of labels, one ipc and budget."""
 
     kind: Kind
     protocols: tuple[str, ...]  # the ids that were asked for, sorted: equal numbers may have several
     labels: str  # that the networks learn: hard, learned, stored (a teacher's, once), teacher (for every batch), file's own
     ipc: int | None  # None: nothing but full data
+    budget: Budget  # what ipc bounds
     rows: tuple[Row, ...]
 
     @property
@@ -96,7 +98,8 @@ def labels_of(result: Result) -> str:
 
 
 def sections(results: Iterable[Result]) -> tuple[Section, ...]:
-    """Every table's rows, in the order of the page, whatever the order of the results. Full data stand in every ipc.
+    """Every table's rows, in the order of the page, whatever the order of the results. Full data stand in every ipc; sets that
+    were not distilled, which are the same under every budget, beside the distilled ones of each.
 
     The finished set of a distillation whose iterates were judged too is a result like any other; these, and the choice among
     them, stand apart.
@@ -120,8 +123,8 @@ def _not_tuned_alike(results: Iterable[Result]) -> set[int]:
     others of the table, or by none."""
     tables: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        if result.plan.loss and not result.plan.baseline and not result.plan.imported:
-            tables[_table(result)].append(result)
+        if result.plan.is_distilled:
+            tables[_table(result, result.plan.budget)].append(result)
     late = set()
     for own in tables.values():
         budgets = {id(result): result.tuning.tuning.budget if result.tuning else () for result in own}
@@ -134,30 +137,37 @@ def _not_tuned_alike(results: Iterable[Result]) -> set[int]:
 def _order(section: Section) -> tuple[Any, ...]:
     plan, data = section.lead.plan, (section.test.label, section.train.hash, section.test.hash)
     rest = section.kind, plan.synthetic_mean, plan.synthetic_std, digest(section.lead.judging.stem)
-    return section.kind != "ranked", section.kind != "untuned", section.protocol, *data, section.labels, section.ipc or 0, *rest
+    where = section.labels, section.ipc or 0, section.budget != "images"
+    return section.kind != "ranked", section.kind != "untuned", section.protocol, *data, *where, *rest
 
 
 def _tables(kind: Kind, results: Sequence[Result]) -> list[Section]:
-    tables: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    tables: dict[tuple[str, Budget], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    budgets = defaultdict[str, set[Budget]](set)
+    for result in results:
+        budgets[_table(result)] |= {result.plan.budget} if result.plan.is_distilled else set()
     full: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         if result.plan.everything:
             full[_shape(result)][_row(result)].append(result)
         else:
-            tables[_table(result)][_row(result)].append(result)
+            alike = (result.plan.budget,) if result.plan.is_distilled else budgets[_table(result)] or ("images",)
+            for budget in alike:
+                tables[_table(result), budget][_row(result)].append(result)
     made, placed = [], set()
-    for groups in tables.values():
+    for (_, budget), groups in tables.items():
         shape, ids = _shape(next(iter(groups.values()))[0]), _protocols(kind, groups)
         placed.add(shape)
-        made.append(_section(kind, ids, groups, _full_data(full.get(shape, {}), ids)))
-    return made + [_section(kind, _protocols(kind, full[shape]), {}, full[shape]) for shape in full.keys() - placed]
+        made.append(_section(kind, budget, ids, groups, _full_data(full.get(shape, {}), ids)))
+    left = full.keys() - placed
+    return made + [_section(kind, "images", _protocols(kind, full[shape]), {}, full[shape]) for shape in left]
 
 
-def _table(result: Result) -> str:
-    """Equal for what may share a table."""
+def _table(result: Result, budget: str = "") -> str:
+    """Equal for what may share a table, but for its budget."""
     plan = result.plan
     constants = plan.synthetic_mean, plan.synthetic_std
-    return digest([_judging(result), plan.train_hash, labels_of(result), plan.ipc, constants])
+    return digest([_judging(result), plan.train_hash, labels_of(result), plan.ipc, constants, budget])
 
 
 def _shape(result: Result) -> str:
@@ -190,10 +200,10 @@ def _full_data(groups: Groups, ids: set[str]) -> Groups:
     return asked or groups
 
 
-def _section(kind: Kind, ids: set[str], groups: Groups, full: Groups) -> Section:
+def _section(kind: Kind, budget: Budget, ids: set[str], groups: Groups, full: Groups) -> Section:
     parts = [part for group in (*groups.values(), *full.values()) for part in _parted(group)]
     first = parts[0][0]
-    return Section(kind, tuple(sorted(ids)), labels_of(first), first.plan.ipc if groups else None, _named(parts, ids))
+    return Section(kind, tuple(sorted(ids)), labels_of(first), first.plan.ipc if groups else None, budget, _named(parts, ids))
 
 
 def _parted(group: list[Result]) -> list[list[Result]]:

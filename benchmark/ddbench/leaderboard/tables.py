@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -136,6 +136,18 @@ def frame(rows: list[dict[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=str)
 
 
+def most(row: Row, number: Callable[[Result], int | None]) -> int | None:
+    """The most of its sets; None where it is unknown of one."""
+    values = [number(result) for result in row.results]
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
+
+
+def kib(num_bytes: int | None) -> str:
+    """`30.6`."""
+    return NOTHING if num_bytes is None else f"{num_bytes / 1024:,.1f}"
+
+
 def accuracy_table(section: Section) -> pd.DataFrame:
     """A line a row: accuracies by network, and what they were bought with; in ranked tables the best of each kind is bold."""
     lines, bold = [], _best(section) if section.kind == "ranked" else set()
@@ -147,7 +159,7 @@ def accuracy_table(section: Section) -> pd.DataFrame:
         repeats = sorted({len(values) for result in row.results for values in result.accuracies.values()})
         line["seeds"] = NOTHING if row.is_full_data else str(len(row.results))
         line["networks per seed"] = "–".join(map(str, dict.fromkeys((repeats[0], repeats[-1]))))
-        line["KiB"] = f"{max(result.num_bytes for result in row.results) / 1024:,.1f}"
+        line["KiB"] = kib(most(row, lambda result: result.num_bytes))
         line["s to distil"] = seconds(row, "distill", "rank") if row.is_distilled else NOTHING
         if tuned.concerns(section):
             line["tuning"] = tuned.spent(row)
@@ -262,7 +274,6 @@ def as_json(section: Section, row: Row, reference: str = REFERENCE) -> dict[str,
         "same_architecture": plain(row.same),
         "cross_architecture": plain(row.cross),
         "networks": {name: plain(value) for name, value in row.accuracies.items()},
-        "bytes": max(result.num_bytes for result in row.results),
         "steps": max(result.record.steps for result in row.results),
         "seconds": {phase: row.seconds(phase) for phase in PHASES},
         "seconds_distil": row.seconds("distill", "rank"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddbench.api import Generator, Run
+from ddbench.errors import ConfigError
 
 TOGETHER = 64  # px: images up to this side go through a generator together, larger ones one at a time
 
@@ -25,7 +26,13 @@ def starting_codes(run: Run, how: Start, samples: int) -> Tensor:
 
     Source: GLaD's code (CVPR 2023), which averages mapped codes. Averaging the noise before it is mapped changes nothing: the
     mapping scales it to unit size again.
+    Raises: ConfigError where a class has fewer codes than images, some of which would be equal.
     """
+    for label in range(run.spec.num_classes):
+        limit = run.generator.num_latents(label)
+        if limit is not None and limit < run.ipc:
+            told = f"the generator has {limit} codes of class {label}, and ipc {run.ipc} would make images of it equal"
+            raise ConfigError(f"{told}: it may be {limit} at most.")
     rng = run.rng("latents")
     if how == "average":
         return full_precision(torch.cat([_averages(run, label, samples, rng) for label in range(run.spec.num_classes)]))

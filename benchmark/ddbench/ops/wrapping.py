@@ -34,6 +34,11 @@ class Wrapping(Space):
         return self.inner.needs_generator
 
     @property
+    def is_rendered(self) -> bool:
+        """The inner space's."""
+        return self.inner.is_rendered
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """The inner space's."""
         return self.inner.tensors
@@ -48,9 +53,13 @@ class Wrapping(Space):
         """The inner space's."""
         return self.inner.saw
 
+    def inside(self, run: Run) -> Run:
+        """The run as the inner space is to see it: as it is."""
+        return run
+
     def needs(self, run: Run) -> tuple[Resource, ...]:
         """The inner space's."""
-        return self.inner.needs(run)
+        return self.inner.needs(self.inside(run))
 
     def check(self, depth: int) -> None:
         """The inner space's."""
@@ -58,36 +67,40 @@ class Wrapping(Space):
 
     def num_images(self, run: Run) -> int:
         """The inner space's."""
-        return self.inner.num_images(run)
+        return self.inner.num_images(self.inside(run))
+
+    def decoder(self, state: State) -> tuple[str, ...]:
+        """The inner space's."""
+        return self.inner.decoder(state)
 
     def num_stages(self, run: Run) -> int:
         """The inner space's."""
-        return self.inner.num_stages(run)
+        return self.inner.num_stages(self.inside(run))
 
     def init(self, run: Run) -> State:
         """The inner space's."""
-        return self.inner.init(run)
+        return self.inner.init(self.inside(run))
 
     def classes(self, state: State, run: Run) -> Tensor:
         """The inner space's."""
-        return self.inner.classes(state, run)
+        return self.inner.classes(state, self.inside(run))
 
     def advance(self, state: State, run: Run) -> State:
         """The inner space's."""
-        return self.inner.advance(state, run)
+        return self.inner.advance(state, self.inside(run))
 
     def project_(self, state: State, run: Run) -> None:
         """The inner space's."""
-        self.inner.project_(state, run)
+        self.inner.project_(state, self.inside(run))
 
     def init_memory(self, run: Run) -> Memory:
         """The inner space's."""
-        return self.inner.init_memory(run)
+        return self.inner.init_memory(self.inside(run))
 
     def penalty(self, state: State, memory: Memory, run: Run) -> Tensor | None:
         """The inner space's."""
-        return self.inner.penalty(state, memory, run)
+        return self.inner.penalty(state, memory, self.inside(run))
 
     def after_step(self, state: State, memory: Memory, run: Run) -> None:
         """The inner space's."""
-        self.inner.after_step(state, memory, run)
+        self.inner.after_step(state, memory, self.inside(run))

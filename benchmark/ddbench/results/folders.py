@@ -52,6 +52,10 @@ def contradiction(plan: SetPlan, record: SetRecord) -> str | None:
     expected = schema.sha256_of_everything(plan.train_hash) if plan.everything else record.files.get(TENSORS)
     if record.set_sha256 != expected or (plan.everything and TENSORS in record.files):
         return f"its set_sha256 is not the one of {'its data' if plan.everything else TENSORS}"
+    if record.stages and record.chosen_stage >= len(record.stages):
+        return f"it chose stage {record.chosen_stage} of {len(record.stages)}, counted from 0"
+    if record.size and record.size.budget != plan.budget:
+        return f"its budget is {record.size.budget}, and that of its plan {plan.budget}"
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef
 
-WHERE = ("loss", "space", "subset", "ipc", "seed", "baseline")  # the keys that name places in a grid
+WHERE = ("loss", "space", "subset", "ipc", "budget", "seed", "baseline")  # the keys that name places in a grid
 
 
 def coordinates(plan: SetPlan) -> dict[str, str]:
@@ -14,7 +14,7 @@ def coordinates(plan: SetPlan) -> dict[str, str]:
     if plan.baseline:
         return names | {"baseline": plan.baseline.written}
     if plan.loss and plan.space:
-        names |= {"loss": plan.loss.written, "space": plan.space.written}
+        names |= {"loss": plan.loss.written, "space": plan.space.written, "budget": plan.budget}
     return names
 
 

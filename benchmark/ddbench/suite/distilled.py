@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ddbench.api import Budget
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError, did_you_mean
 from ddbench.plan import SetPlan
 from ddbench.protocols import Protocol
@@ -21,7 +22,7 @@ from ddbench.suite.findings import Findings
 from ddbench.suite.generators import Generators
 from ddbench.suite.iterates import Asked
 from ddbench.suite.places import Places
-from ddbench.suite.stages import PlanningRun, iterate_steps
+from ddbench.suite.stages import PlanningRun, Unanswered, iterate_steps
 from ddbench.suite.tuning import Tune
 from ddbench.trials import Tuning
 
@@ -61,8 +62,9 @@ class Distilled:
         self._most_steps = 0  # of a distillation whose steps were asked for
 
     def plans(
-        self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, seed: int
-    ) -> Iterator[Placed]:
+        self, numbers: tuple[int, int], loss: Any, space: Any, dataset: PluginRef, train_hash: str, ipc: int, budget: Budget,
+        seed: int,
+    ) -> Iterator[Placed]:  # fmt: skip
         """The plans of a place, one for each of its variants, with what belongs to them; those where something is wrong are left
         out.
 
@@ -71,22 +73,23 @@ class Distilled:
         place = {
             "loss": loss.get("name") if isinstance(loss, dict) else loss,
             "space": space.get("name") if isinstance(space, dict) else space,
-            "subset": dataset.written, "ipc": str(ipc), "seed": str(seed),
+            "subset": dataset.written, "ipc": str(ipc), "budget": budget, "seed": str(seed),
         }  # fmt: skip
         fitting = self.places.fitting(place)
         for variant in self.places.variants_of(place):
-            key = (numbers, dataset, ipc, fitting, variant)
+            key = (numbers, dataset, ipc, budget, fitting, variant)
             if key not in self._plans:
                 values = self.places.values(place, fitting, loss, space, dataset, variant)
-                plan = self._plan(values[0], loss, space, dataset, train_hash, ipc) if values else None
+                plan = self._plan(values[0], loss, space, dataset, train_hash, ipc, budget) if values else None
                 self._unknown |= values is None
                 self._plans[key] = Placed(plan, self._iterates(plan), values[1]) if plan and values else None
             if made := self._plans[key]:
                 yield replace_place(made, plan=replace(made.plan, seed=seed))
 
     def _plan(
-        self, values: dict[str, Any], loss_entry: Any, space_entry: Any, dataset: PluginRef, train_hash: str, ipc: int
-    ) -> SetPlan | None:
+        self, values: dict[str, Any], loss_entry: Any, space_entry: Any, dataset: PluginRef, train_hash: str, ipc: int,
+        budget: Budget,
+    ) -> SetPlan | None:  # fmt: skip
         """The plan of seed 0. Goes on after a fault, so that all are found."""
         settings, given, labels = values.pop("generator"), values.pop("rates"), values.get("labels", "hard")
         total = values.pop("total_steps", None)
@@ -108,16 +111,29 @@ class Distilled:
             dataset=dataset, train_hash=train_hash, ipc=ipc, seed=0, held_out=making.held_out, backbone=self.common.backbone,
             loss=loss, space=space, generator=generator, rates=rates, ranking=protocol.judging.own_labels(),
             proxy=proxy, synthetic_mean=making.synthetic_mean, synthetic_std=making.synthetic_std, tf32=protocol.judging.tf32,
-            threads=self.common.threads, **values,
+            threads=self.common.threads, budget=budget, **values,
         ).without_idle_settings()  # fmt: skip
         for sentence in plan.check():
             self.findings.fault(sentence)
         if plan.proxy and plan.proxy.kind == "architectures":
             check_network(self.findings, dataset, plan.proxy)
+        self._check_items(plan)
         num = self._num_stages(plan, "'stage_steps' gives the steps of each stage") if plan.stage_steps else None
         if num and (sentence := plan.fit_of_stages(num)):
             self.findings.fault(f"{plan.method}: {sentence}")
         return plan if total is None else self._shared_out(plan, total)
+
+    def _check_items(self, plan: SetPlan) -> None:
+        """Whether an item of each class is in the budget. A space that needs to know more, or is broken, tells that later."""
+        assert plan.space
+        try:
+            run = self._run(plan)
+            if run is not None:
+                plan.space.ask(lambda plugin: int(plugin.num_images(run)))
+        except (DataError, PluginError, Unanswered):
+            return
+        except BenchError as error:
+            self.findings.fault(f"{plan.method} on '{plan.dataset.label}', ipc {plan.ipc}: {error}")
 
     def _shared_out(self, plan: SetPlan, total: int) -> SetPlan:
         """With so many steps over all stages."""
@@ -232,15 +248,19 @@ class Distilled:
         self._most_steps = max(self._most_steps, total)
         return tuple(sorted({*iterate_steps(num, total), *(step for step in asked if step < total)}))
 
+    def _run(self, plan: SetPlan) -> PlanningRun | None:
+        """What a space is asked with; None where the files of its generator are not there. Raises what a plugin raises."""
+        if plan.generator in self.findings.missing:
+            return None
+        depth = self.common.generators.depth(plan.generator, plan.dataset) if plan.generator else None
+        return PlanningRun(plan.dataset.make().spec(), plan.ipc, depth, budget=plan.budget)
+
     def _num_stages(self, plan: SetPlan, who: str) -> int | None:
         """How many stages the space of a plan has; None, and remembered, where nobody can say. `who` wants to know."""
         assert plan.space
-        if plan.generator in self.findings.missing:
-            return None
         try:
-            depth = self.common.generators.depth(plan.generator, plan.dataset) if plan.generator else None
-            run = PlanningRun(plan.dataset.make().spec(), plan.ipc, depth)
-            return plan.space.ask(lambda plugin: int(plugin.num_stages(run)))
+            run = self._run(plan)
+            return None if run is None else plan.space.ask(lambda plugin: int(plugin.num_stages(run)))
         except PluginError as error:
             self.findings.broke(error)
         except DataError as error:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddbench import protocols
+from ddbench.api import Budget
 from ddbench.data.subsets import expanded
 from ddbench.errors import BenchError, ConfigError, DataError, Faults, PluginError, did_you_mean
 from ddbench.files import canonical, digest
 from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
+from ddbench.suite.budgets import read_budgets
 from ddbench.suite.building import check_network
 from ddbench.suite.distilled import Common, Distilled
 from ddbench.suite.findings import Findings
@@ -31,7 +33,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 BASELINES = ("random", "full-data")  # unless told otherwise
 
 TOP = (
-    "schema", "name", "description", "protocol", "seeds", "ipc", "subsets", "losses", "spaces", "generator",
+    "schema", "name", "description", "protocol", "seeds", "ipc", "budget", "subsets", "losses", "spaces", "generator",
     "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "variant",
     "iterates", "reduced", "tune",
 )  # fmt: skip
@@ -88,6 +90,7 @@ class Axes:
     seeds: tuple[int, ...]
     ipcs: tuple[int, ...]
     networks: tuple[PluginRef, ...]
+    budgets: tuple[Budget, ...]  # baselines are the same in each
     subsets: tuple[tuple[PluginRef, Identified], ...]
     baselines: tuple[PluginRef, ...]
     teacher: PluginRef | None
@@ -172,6 +175,7 @@ class SuiteReader:
 
     def _cells(self) -> Iterator[Cell]:
         seeds, ipcs = self._numbers("seeds", [0], 0), self._numbers("ipc", [1], 1)
+        budgets = read_budgets(self.raw.get("budget", "images"), self.findings)
         wanted = self._value("networks", list, ["convnet"])
         networks = self._plugins("architectures", wanted)
         backbone = self.findings.plugin("architectures", self.raw.get("backbone", "convnet"))
@@ -194,9 +198,9 @@ class SuiteReader:
             self.findings.check_names("spaces", spaces)
         if not whole or backbone is None:
             return  # every cell is its own
-        axes = Axes(seeds, ipcs, networks, subsets, baselines, teacher)
-        num_variants = max(1, len(self.places.variants))
-        num = (len(losses) * len(spaces) * num_variants + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
+        axes = Axes(seeds, ipcs, networks, budgets, subsets, baselines, teacher)
+        num_methods = len(losses) * len(spaces) * len(axes.budgets) * max(1, len(self.places.variants))
+        num = (num_methods + len(baselines)) * len(subsets) * len(ipcs) * len(seeds)
         if num > MAX_CELLS:
             self.fault(f"the grid has {num} cells; at most {MAX_CELLS} are run from one suite.")
             return
@@ -256,9 +260,9 @@ class SuiteReader:
 
     def _distilled(self, axes: Axes, distilled: Distilled, losses: list[Any], spaces: list[Any]) -> Iterator[Cell]:
         """The product of the lists, in their order."""
-        grid = product(enumerate(losses), enumerate(spaces), axes.subsets, axes.ipcs, axes.seeds)
-        for (number, loss), (other, space), (dataset, identity), ipc, seed in grid:
-            for made in distilled.plans((number, other), loss, space, dataset, identity.train_hash, ipc, seed):
+        grid = product(enumerate(losses), enumerate(spaces), axes.subsets, axes.ipcs, axes.budgets, axes.seeds)
+        for (number, loss), (other, space), (dataset, identity), ipc, budget, seed in grid:
+            for made in distilled.plans((number, other), loss, space, dataset, identity.train_hash, ipc, budget, seed):
                 judgings = self._judged(axes, dataset, identity, seed)
                 seconds, tuning = distilled.common.asked.seconds, distilled.tuning(made.plan)
                 yield Cell(made.plan, judgings, self.repeats, self.protocol.id, made.iterates, seconds, made.marks, tuning=tuning)

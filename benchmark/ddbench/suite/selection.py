@@ -10,9 +10,9 @@ from ddbench.suite.coordinates import WHERE, coordinates, exact, plugin_at
 
 
 def select(cells: tuple[Cell, ...], only: str | None) -> tuple[Cell, ...]:
-    """The cells that `key=value,...` names; keys: loss, space, subset, ipc, seed, baseline. A plugin is named as suites name it,
-    which takes all its variants, or by its whole label: `loss=dc(batch_real=8)`, `loss=dc()` for the one without settings. Raises
-    ConfigError if nothing fits."""
+    """The cells that `key=value,...` names; keys: those of `WHERE`. A plugin is named as suites name it, which takes all its
+    variants, or by its whole label: `loss=dc(batch_real=8)`, `loss=dc()` for the one without settings. Raises ConfigError if
+    nothing fits."""
     if not only:
         return cells
     where: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""How many stages a space has, asked before anything is loaded: a run that knows the images' shape and a generator's depth."""
+"""What a space is asked before anything is loaded: a run that knows the images' shape, the budget and a generator's depth."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 
-from ddbench.api import Spec
+from ddbench.api import Budget, Spec
 from ddbench.data.weights import read_document
 from ddbench.errors import ConfigError
+
+
+class Unanswered(ConfigError):
+    """A plugin asks for what is there only later."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class PlanningRun:
     depth: int | None  # of the generator; None: the plan names none, or it is being asked
     folder: Path | None = None  # the user's data folder
     step: int = 0
+    budget: Budget = "images"
 
     @property
     def device(self) -> torch.device:
@@ -56,7 +61,7 @@ class PlanningRun:
 
 
 def _unanswered(what: str) -> Exception:
-    return AttributeError(what) if "__" in what else ConfigError(f"it asks for {what}, which is not there yet.")
+    return AttributeError(what) if "__" in what else Unanswered(f"it asks for {what}, which is not there yet.")
 
 
 def iterate_steps(num: int, total_steps: int) -> tuple[int, ...]:

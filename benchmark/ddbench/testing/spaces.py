@@ -6,18 +6,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ddbench.api import (
+    GENERATOR,
+    Budget,
     Space,
     State,
 )
+from ddbench.compute.distilled import Stored, bytes_of
 from ddbench.compute.run import DistillRun
+from ddbench.errors import ConfigError
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.seeds import stream
 from ddbench.testing.checks import Check, Skipped, assert_close, assert_says_what_it_saw
@@ -26,6 +32,8 @@ from ddbench.testing.pretended import Pretended
 from ddbench.testing.toys import (
     prepared,
 )
+
+ROOMY = (4, 9, 16, 36)  # ipc that may do where another is too small for an item; squares, for wrappers
 
 
 def _leaves(state: State) -> State:
@@ -196,6 +204,33 @@ def space_penalty_is_a_number(space: Space, run: DistillRun) -> None:
             assert any(tensor.grad is not None for tensor in state.params.values()), "the penalty reaches no parameter."
 
 
+def space_heeds_the_budget(space: Space, run: DistillRun) -> None:
+    """`num_images` says how many there are under both budgets; under that of bytes, no stage is delivered in more than IPC images
+    take. `decoder` names tensors that are there, or the generator."""
+    run = run_of(space, run)
+    for budget in get_args(Budget):
+        told = _with_room(space, replace(run, budget=budget))
+        whole = bytes_of(told.spec.num_classes * told.ipc, told.spec)
+        for state in stages(space, told):
+            num, said = len(space.classes(state, told)), space.num_images(told)
+            assert num == said, f"num_images says {said} under the budget of {budget}, and there are {num}."
+            odd = sorted({*space.decoder(state)} - {GENERATOR, *state.params, *state.fixed})
+            assert not odd, f"`decoder` names what is no tensor of stage {state.stage}: {', '.join(odd)}."
+            taken = Stored.of(space, state, told).delivered(num, told.spec)
+            assert budget == "images" or taken <= whole, (
+                f"stage {state.stage} takes {taken} bytes, and ipc {told.ipc} allows {whole}: num_images must heed run.budget."
+            )
+
+
+def _with_room(space: Space, run: DistillRun) -> DistillRun:
+    """With the first ipc that the space does not refuse."""
+    for ipc in (run.ipc, *ROOMY):
+        with suppress(ConfigError):
+            space.num_images(replace(run, ipc=ipc))
+            return replace(run, ipc=ipc)
+    raise Skipped(f"the space refuses the budget of {run.budget} at ipc {run.ipc}, {', '.join(map(str, ROOMY))}")
+
+
 def space_stays_on_its_device(space: Space, run: DistillRun) -> None:
     """Its tensors, and what a step asks of it, in every stage."""
     run = run_of(space, run)
@@ -236,6 +271,7 @@ space_checks: list[Check] = [
     space_keeps_images_when_it_advances,
     space_projects_once,
     space_penalty_is_a_number,
+    space_heeds_the_budget,
     space_stays_on_its_device,
     space_says_what_it_saw,
 ]

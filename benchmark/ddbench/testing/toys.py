@@ -126,6 +126,11 @@ class ToyGenerator(Generator):
                 setattr(made, name, [tensor.to(device) for tensor in value])
         return made
 
+    @property
+    def bytes_stored(self) -> int:
+        """Of all that is drawn but the classes' points, which codes hold."""
+        return sum(tensor.nbytes for tensor in (self.start, *self.kernels, *self.styles))
+
     def latents(self, classes: Tensor, rng: torch.Generator) -> Tensor:
         """[B] -> w [B,L,D]: the class's point and noise, equal in all layers."""
         noise = torch.randn(len(classes), self.codes, generator=rng).to(classes.device)

@@ -36,6 +36,12 @@ class KLGenerator(nn.Module, EncodingGenerator):
             moments = self.network.quant_conv(moments)
         return moments.chunk(2, 1)[0]
 
+    @property
+    def bytes_stored(self) -> int:
+        """Of the decoder: no image needs the encoder."""
+        parts = (self.network.decoder, self.network.post_quant_conv)
+        return sum(tensor.nbytes for part in parts if part is not None for tensor in part.state_dict().values())
+
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
         """F_start -> F_stop."""
         if hidden is None:

@@ -83,6 +83,11 @@ class Autoencoder(nn.Module, EncodingGenerator):
         self.decoder, self.encoder, self.run = decoder_modules(), encoder_modules(), run
         self.encodings = RealEncodings(run, self.encoder)
 
+    @property
+    def bytes_stored(self) -> int:
+        """Of the decoder: no image needs the encoder."""
+        return sum(tensor.nbytes for tensor in self.decoder.state_dict().values())
+
     def synthesize(self, w: Tensor, hidden: Tensor | None, start: int, stop: int) -> Tensor:
         """F_start -> F_stop."""
         if hidden is None:

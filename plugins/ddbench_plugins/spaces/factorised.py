@@ -35,7 +35,8 @@ class Factorised(Space):
     Source: Liu et al., Dataset Distillation via Factorization (HaBa), NeurIPS 2022. Departures: the loss sees the images of all
     networks in every step, and networks train on all of them, where HaBa draws one network for each image and inner step; the
     two networks of the cosine term are drawn for each step; scales start at 1 and shifts at 0, which is not known.
-    Raises: ConfigError for fewer than two networks, or images below 3 px.
+    The networks come on top of IPC bases, as in the paper; under the budget of bytes there are fewer bases, so that all fits.
+    Raises: ConfigError for fewer than two networks, images below 3 px, or networks that leave no room for a basis a class.
     """
 
     hallucinators: int = 5
@@ -56,7 +57,23 @@ class Factorised(Space):
         """Every basis through every network. Raises ConfigError."""
         if min(run.spec.shape[1:]) < KERNEL:
             raise ConfigError(f"space 'factorised' needs images of at least {KERNEL} px, got {list(run.spec.shape[1:])}.")
-        return run.spec.num_classes * run.ipc * self.hallucinators
+        return run.spec.num_classes * self._bases(run) * self.hallucinators
+
+    def _bases(self, run: Run) -> int:
+        """Of a class."""
+        if run.budget == "images":
+            return run.ipc
+        weights, of_bases = self.hallucinators * self.num_weights(run), run.spec.num_classes * math.prod(run.spec.shape)
+        num = (run.ipc * of_bases - weights) // of_bases
+        if num < 1:
+            told = f"its networks have {weights:,} weights, and one image of each class has {of_bases:,} values"
+            least = 1 - (-weights // of_bases)
+            raise ConfigError(f"space 'factorised': {told}: in bytes, it needs an ipc of at least {least}, got {run.ipc}.")
+        return num
+
+    def decoder(self, state: State) -> tuple[str, ...]:
+        """The networks."""
+        return ("hallucinators",)
 
     def num_weights(self, run: Run) -> int:
         """P, of a network."""
@@ -75,11 +92,13 @@ class Factorised(Space):
         bound = 1 / math.sqrt(run.spec.shape[0] * KERNEL**2)  # what torch's convolutions start from
         drawn = [(2 * torch.rand(self.hallucinators, math.prod(shape), generator=rng) - 1) * bound for shape in shapes]
         drawn[2], drawn[3] = torch.ones_like(drawn[2]), torch.zeros_like(drawn[3])
-        return State({"bases": starting_images(run, run.ipc), "hallucinators": torch.cat(drawn, 1).to(run.device)})
+        bases = starting_images(run, self._bases(run))
+        return State({"bases": bases, "hallucinators": torch.cat(drawn, 1).to(run.device)})
 
     def classes(self, state: State, run: Run) -> Tensor:
         """Sorted by class; the images of a basis follow each other."""
-        return torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(run.ipc * self.hallucinators)
+        each = len(state.params["bases"]) // run.spec.num_classes * self.hallucinators
+        return torch.arange(run.spec.num_classes, device=run.device).repeat_interleave(each)
 
     def decode(self, state: State, index: Tensor, run: Run) -> Tensor:
         """Image i is basis i div M through network i mod M."""

@@ -20,6 +20,7 @@ class Frequency(Space):
     """FreD: `kept` coefficients of every channel's discrete cosine transform, chosen once for each class.
 
     In the floats of IPC images there is room for floor(IPC * H * W / kept) images of a class; they start from as many real ones.
+    Under the budget of bytes the places of a class's coefficients count too, which FreD leaves out: one image fewer as a rule.
     Which coefficients a class keeps: those whose variance over its starting images, of the mean over channels, is largest.
     A coefficient is that of the un-normalised DCT-II divided by 2 sqrt(H W): orthonormal, but those of no frequency along an axis
     are sqrt(2) as large. So variances rank as they do in FreD's code, and a rate r of its code is r / (4 H W) here. Where a loss
@@ -42,10 +43,12 @@ class Frequency(Space):
         return run.spec.num_classes * self._per_class(run)
 
     def _per_class(self, run: Run) -> int:
-        size = math.prod(run.spec.shape[1:])
-        num = run.ipc * size // self.kept
+        channels, size = run.spec.shape[0], math.prod(run.spec.shape[1:])
+        num, most = run.ipc * size // self.kept, min(size, run.ipc * size // 2)
+        if run.budget == "bytes":  # a class stores one more number for each: where it lies
+            floats = run.ipc * channels * size
+            num, most = (floats - self.kept) // (channels * self.kept), min(size, floats // (2 * channels + 1))
         if self.kept > size or num < 2:
-            most = min(size, run.ipc * size // 2)
             told = f"keeps {self.kept} of {size} coefficients, which leaves a class {num} images at IPC {run.ipc}"
             raise ConfigError(f"space 'frequency' {told}: it needs 2 at least, so 'kept' must lie in 1..{most}.")
         return num

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -61,8 +61,15 @@ class Implicit(Space):
         floats = run.ipc * math.prod(run.spec.shape)
         if self.num_weights(run) > floats:
             told = f"a network has {self.num_weights(run)} weights, and the {run.ipc} images of a class have {floats} values"
-            raise ConfigError(f"space 'implicit': {told}: give it fewer 'units'.")
+            raise ConfigError(f"space 'implicit': {told}: give it fewer 'units', {self._most_units(floats, run)} at most.")
         return floats // self.num_weights(run)
+
+    def _most_units(self, floats: int, run: Run) -> int:
+        """Of a network of at most so many weights."""
+        most = 0
+        while replace(self, units=most + 1).num_weights(run) <= floats:
+            most += 1
+        return most
 
     def init(self, run: Run) -> State:
         """siren: [N, P], layer after layer, each its weights [outputs, inputs] and biases."""

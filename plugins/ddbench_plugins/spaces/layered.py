@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ddbench.api import Run, Space, State
+from ddbench.api import GENERATOR, Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.codes import full_precision, gaussian_like, pushed, starting_codes
 
@@ -61,18 +61,16 @@ class Layered(Space):
         """The layer of every stage; None is W+. Raises ConfigError where one does not exist."""
         if self.first is None:
             return (None,) * self.repeat
-        first, last = self._layer(self.first, depth), self._layer(self.first if self.last is None else self.last, depth)
+        named = (self.first, self.first if self.last is None else self.last)
+        first, last = (layer + depth + 1 if layer < 0 else layer for layer in named)
+        odd = dict.fromkeys(str(name) for name, layer in zip(named, (first, last), strict=True) if not 0 <= layer <= depth)
+        if odd:
+            which = f"layers {' and '.join(odd)} do" if len(odd) > 1 else f"layer {' '.join(odd)} does"
+            raise ConfigError(f"{which} not exist: this generator has layers 0..{depth}, where {depth} is the image.")
         if first > last:
             raise ConfigError(f"layer 'first' ({self.first}) lies behind 'last' ({self.last}) in a generator of {depth} layers.")
         walk = (*range(first, last, self.step), last)
         return tuple(layer for layer in walk for _ in range(self.repeat))
-
-    @staticmethod
-    def _layer(layer: int, depth: int) -> int:
-        found = layer + depth + 1 if layer < 0 else layer
-        if not 0 <= found <= depth:
-            raise ConfigError(f"layer {layer} does not exist: this generator has layers 0..{depth}, where {depth} is the image.")
-        return found
 
     def check(self, depth: int) -> None:
         """Every layer of the walk must exist."""
@@ -81,6 +79,10 @@ class Layered(Space):
     def num_stages(self, run: Run) -> int:
         """As many as the walk has layers, each as often as it is repeated."""
         return len(self.layers(run.generator.depth))
+
+    def decoder(self, state: State) -> tuple[str, ...]:
+        """The generator, where there is more to do than to show pixels."""
+        return () if "pixels" in state.params else (GENERATOR,)
 
     def init(self, run: Run) -> State:
         """w: [N, num_codes, D]; f: the feature map of layer `first` under w, or noise like it."""

@@ -36,6 +36,7 @@ class Pixel(Space):
     repeat: int = 1
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
     any_chunk: ClassVar[bool] = True
+    is_rendered: ClassVar[bool] = False  # a generator makes the start alone
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -66,7 +67,7 @@ class Pixel(Space):
             pixels = self._generated(run)
         else:
             pixels = starting_images(run, run.ipc)
-        return State({"pixels": pixels.to(run.device).clone()}, self._range(run))
+        return State({"pixels": pixels.to(run.device).clone()})
 
     def _generated(self, run: Run) -> Tensor:
         """A generator's images [K * IPC, C, H, W], normalised."""
@@ -74,18 +75,12 @@ class Pixel(Space):
             codes = starting_codes(run, "average" if self.init_from == "generator-average" else "sample", self.samples)
         return run.spec.normalise(pushed(run, codes, None, 0, run.generator.depth))
 
-    def _range(self, run: Run) -> dict[str, Tensor]:
-        """What black and white are in normalised units, [2,C,1,1], where they bound the pixels."""
-        if not self.clamp:
-            return {}
-        ends = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, run.spec.shape[0], 1, 1)
-        return {"range": run.spec.normalise(ends).to(run.device)}
-
     def project_(self, state: State, run: Run) -> None:
-        """Clamp, where asked for."""
-        if "range" in state.fixed and (run.step + 1) % self.clamp_every == 0:
-            low, high = state.fixed["range"]
-            state.params["pixels"].clamp_(low, high)
+        """Clamp to black and white in normalised units, where asked for."""
+        if self.clamp and (run.step + 1) % self.clamp_every == 0:
+            pixels = state.params["pixels"]
+            black = pixels.new_zeros(1, len(pixels[0]), 1, 1)
+            pixels.clamp_(run.spec.normalise(black), run.spec.normalise(black + 1))
 
     def classes(self, state: State, run: Run) -> Tensor:
         """Sorted by class."""

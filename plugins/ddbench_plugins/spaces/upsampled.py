@@ -42,7 +42,8 @@ class Upsampled(Space):
     def _sides(self, run: Run) -> list[int]:
         sides = [-(-side // self.factor) for side in run.spec.shape[1:]]
         if min(sides) < 2:
-            raise ConfigError(f"space 'upsampled' with factor {self.factor} leaves images of {sides}: it must be smaller.")
+            most = min(run.spec.shape[1:]) - 1
+            raise ConfigError(f"space 'upsampled' with factor {self.factor} leaves images of {sides}: it may be {most} at most.")
         return sides
 
     def _per_class(self, run: Run) -> int:
