@@ -120,9 +120,11 @@ class Shelf:
 
     def __init__(self) -> None:
         self.found = Found()
+        self.scores: dict[int, float | None] = {}
 
-    def put_aside(self, step: int, images: Tensor, labels: Tensor) -> None:
+    def put_aside(self, step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
         self.found[step] = (images.clone(), labels.clone())
+        self.scores[step] = score
 
 
 @pytest.mark.parametrize("name", WALKS)
@@ -132,9 +134,9 @@ def test_iterates_are_those_of_evenly_spaced_steps(run: DistillRun, name: str) -
     assert iterate_steps(num, total) == steps
     put: list[int] = []
 
-    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
+    def put_aside(step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
         put.append(step)
-        shelf.put_aside(step, images, labels)
+        shelf.put_aside(step, images, labels, score)
 
     made = distill(plan, run, Stopwatch(run.device), iterates=steps, put_aside=put_aside)
     assert put == list(steps)  # each once, in order
@@ -479,8 +481,8 @@ SECONDS = (0.0, 5.0, 6.0, 6.5, 100.0)  # of steps of two seconds: before steps 0
 def test_iterates_by_seconds_are_those_of_the_first_step_by_which_they_passed(run: DistillRun, time: Time) -> None:
     plan, shelf = walk(Pixel()), Shelf()
 
-    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
-        shelf.put_aside(step, images, labels)
+    def put_aside(step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
+        shelf.put_aside(step, images, labels, score)
         time.now += 50  # off the clock
 
     made = distill(plan, run, Stopwatch(run.device), iterates=(7,), put_aside=put_aside, iterate_seconds=SECONDS)
