@@ -41,6 +41,7 @@ from ddbench.grid.planning import Planned, with_needs
 from ddbench.plan import Cell, Judging, PluginRef, SetPlan
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import judgement_job, set_job
+from ddbench.results.losses import read_losses
 from ddbench.results.store import Store
 from ddbench.schema import JobFile, Repeat
 from ddbench.suite.load import load
@@ -309,6 +310,11 @@ def test_iterates_are_kept_beside_a_set_that_they_do_not_change(
     plan = plan_of(identity)
     assert_same(iterates_of(whole, plan.key), by_hand(plan, open_run(plan, few, CPU, {}), STEPS))
     assert len({record.sha256 for record in whole.iterates(plan.key).values()}) == 4  # no iterate is another
+    losses = read_losses(whole, whole.read_record(plan.key))
+    assert losses
+    assert len(losses.values.unique()) == plan.steps
+    assert [record.loss for record in whole.iterates(plan.key).values()] == losses.values[list(STEPS)].tolist()
+    assert {record.step_score for record in whole.iterates(plan.key).values()} == {None}  # it ranks nothing
     plain = contents(done(set_file(plan), opened()))
     assert {path for path in contents(whole) if "iterates" not in path} == plain.keys()
     assert {path: contents(whole)[path] for path in plain} == plain

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE = 64  # at least, of a tile
-LABEL_WIDTH = 26  # letters of a line
+LABEL_WIDTH, LABEL_LENGTH = 28, 100  # letters of a line, and of a whole label: four lines at the height of a tile
 SHORT = 7  # letters of a class's name that stands level above its column
 Tiles = Sequence[Sequence[np.ndarray]]
 """By row, uint8 [H,W,3], all of one size."""
@@ -50,15 +50,18 @@ def sheet(rows: Tiles, labels: Sequence[str], classes: Sequence[str]) -> tuple[b
             paper[y * pitch_y : y * pitch_y + large.shape[0], x * pitch_x : x * pitch_x + large.shape[1]] = large
     names = [textwrap.shorten(plain(name), 16, placeholder="…") for name in classes[:columns]]
     short = max(map(len, names)) <= SHORT
-    left, top, margin = 190, 25 if short else 90, 8
-    size = paper.shape[1] + left + margin, paper.shape[0] + top + margin
+    left, right, top, bottom = 190, 8 if short else 60, 25 if short else 90, 8
+    size = left + paper.shape[1] + right, top + paper.shape[0] + bottom
 
     def draw(figure: Figure) -> None:
-        box = (left / size[0], margin / size[1], paper.shape[1] / size[0], paper.shape[0] / size[1])
+        box = (left / size[0], bottom / size[1], paper.shape[1] / size[0], paper.shape[0] / size[1])
         axis = figure.add_axes(box)
         axis.imshow(paper, interpolation="none", aspect="auto")
         axis.set_yticks([y * pitch_y + height * factor / 2 for y in range(len(rows))])
-        axis.set_yticklabels([textwrap.fill(plain(label), LABEL_WIDTH) for label in labels], fontsize=9)
+        axis.set_yticklabels(
+            [textwrap.fill(textwrap.shorten(plain(label), LABEL_LENGTH, placeholder=" …"), LABEL_WIDTH) for label in labels],
+            fontsize=8,
+        )
         axis.set_xticks([x * pitch_x + width * factor / 2 for x in range(columns)])
         turned: dict[str, Any] = {} if short else {"rotation": 45, "ha": "left", "rotation_mode": "anchor"}
         axis.set_xticklabels(names, fontsize=9, **turned)
@@ -120,7 +123,7 @@ def beside_figure(store: Store, rows: Sequence[Row], name: str) -> Drawn | None:
     for row, result in zip(rows, results, strict=True):
         tensors, meta = store.read_set(result.key)
         shown.append(as_tiles(tensors["images"], tensors["classes"], meta))
-        labels.append(row.name)
+        labels.append(f"{row.label('space')}{row.name.removeprefix(row.plan.method)}")  # all else of its name is the others' too
         if 0 in store.iterates(result.key):
             images = store.read_iterate(result.key, 0)[0]
             starts[row.name] = images
@@ -133,7 +136,8 @@ def beside_figure(store: Store, rows: Sequence[Row], name: str) -> Drawn | None:
     png, svg = sheet(shown, labels, class_names(results[0])[:WALK_COLUMNS])
     caption = f"The first image of each class, of sets of one loss, generator and seed ({seeds[0]}). {told}"
     values = {"kind": "beside", "methods": [row.name for row in rows], "seed": seeds[0], "same_start": common}
-    return Drawn(name, "Side by side: " + ", ".join(row.name for row in rows), caption, png, svg, values)
+    title = f"Side by side: {', '.join(labels[bool(common) :])} of {rows[0].label('loss')} on {rows[0].label('generator')}"
+    return Drawn(name, title, caption, png, svg, values)
 
 
 def _about_starts(starts: dict[str, Tensor], num: int) -> tuple[str, bool | None]:
