@@ -61,7 +61,7 @@ def trajectory(*records: made_up.Judged) -> Section:
 
 
 def accuracy() -> Drawn:
-    drawn = accuracy_figure(trajectory(walked(0), walked(1, 0.02)), "name", "title")
+    drawn = accuracy_figure(trajectory(walked(0), walked(1, 0.02)), "title")
     assert drawn
     return drawn
 
@@ -116,7 +116,7 @@ def test_scores_and_losses_are_held_against_the_accuracy_of_the_same_iterate() -
     }
     row = section.rows[0]
     ranked = Row(row.name, tuple(changed(result, rank_steps="feature-distance") for result in row.results), row.backbone)
-    drawn = ranking_figure(ranked, kept, "name")
+    drawn = ranking_figure(ranked, kept)
     assert drawn
     assert list(drawn.values["panels"]) == ["step_score"]  # of the losses there are two, too few for a correlation
     panel = drawn.values["panels"]["step_score"]
@@ -127,8 +127,8 @@ def test_scores_and_losses_are_held_against_the_accuracy_of_the_same_iterate() -
     assert told(panel) == "Spearman -0.80 (n = 4)"
     assert drawn.values["judged_by"] == "convnet"
     by_loss = Row(row.name, tuple(changed(result, rank_steps="loss") for result in row.results), row.backbone)
-    assert ranking_figure(by_loss, kept, "name") is None  # the score is the loss, and is not shown twice
-    assert ranking_figure(row, {}, "name") is None
+    assert ranking_figure(by_loss, kept) is None  # the score is the loss, and is not shown twice
+    assert ranking_figure(row, {}) is None
 
 
 def changed(result: Result, **fields: Any) -> Result:
@@ -144,10 +144,10 @@ def test_losses_are_drawn_by_step_over_all_seeds() -> None:
         first: Losses(1, np.array([8.0, 4.0, 2.0, np.nan], dtype=np.float32)),
         second: Losses(1, np.array([10.0, 6.0, 2.0, np.nan], dtype=np.float32)),
     }
-    drawn = loss_figure(section.rows, losses, "dm", "name", "title")
+    drawn = loss_figure(section.rows, losses, "dm", "title")
     assert drawn
     assert drawn.values["lines"] == {"dm / pixel": {"steps": [0.0, 1.0, 2.0], "median": [9.0, 5.0, 2.0]}}
-    assert loss_figure(section.rows, {}, "dm", "name", "title") is None
+    assert loss_figure(section.rows, {}, "dm", "title") is None
 
 
 # ---------------------------------------------------------------- pictures of a store
@@ -210,25 +210,26 @@ def test_one_start_is_claimed_only_where_it_is_known(
     tmp_path: Path, starts: dict[str, float | None], same: bool | None, sentence: str
 ) -> None:  # fmt: skip
     store = store_of(tmp_path / "store", starts)
-    drawn = beside_figure(store, rows_of(store), "name")
+    kept = {key: one.iterates for key, one in read_contents(store).sets.items()}
+    drawn = beside_figure(store, rows_of(store), kept)
     assert drawn
     assert drawn.values == {"kind": "beside", "methods": ["dm / glad / cvae", "dm / hpd / cvae"], "seed": 0, "same_start": same}
     assert sentence in drawn.caption
-    assert beside_figure(store, rows_of(store)[:1], "name") is None
+    assert beside_figure(store, rows_of(store)[:1], kept) is None
 
 
 def test_a_walk_is_shown_by_its_stages(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", {"glad": None, "hpd": None})
     glad, hpd = rows_of(store)
-    drawn = walk_figure(store, hpd, hpd.results[0], "name")
+    drawn = walk_figure(store, hpd, hpd.results[0])
     assert drawn
     assert drawn.values["stages"] == ["layer 2, after step 5, score 0.25", "stage 2, after step 10, score 0.25 (chosen)"]
     assert drawn.values["classes"] == ["0", "1", "2"]  # the data set is not installed
-    assert walk_figure(store, glad, glad.results[0], "name") is None
+    assert walk_figure(store, glad, glad.results[0]) is None
     path = store.folder(HPD.key) / "stages.png"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"stages\.png is missing or damaged"):
-        walk_figure(store, hpd, hpd.results[0], "name")
+        walk_figure(store, hpd, hpd.results[0])
 
 
 @pytest.mark.slow
@@ -288,6 +289,14 @@ def test_an_empty_store_has_a_page_that_says_what_to_ask_for(tmp_path: Path, cap
     assert "iterates = { steps = [0, 100] }" in Path(capsys.readouterr().out.strip()).read_text()
 
 
+@pytest.mark.slow
+def test_a_store_of_before_has_what_its_records_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Path(__file__).parents[2] / "leaderboards" / "quickstart" / "store"
+    assert main(["figures", str(store), "--out", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["figures"]
+    assert [(each["kind"], each["same_start"]) for each in told] == [("beside", None), ("beside", None)]  # of dm and dsa
+
+
 # ---------------------------------------------------------------- where a network looks
 
 
@@ -343,7 +352,7 @@ def test_a_classifier_is_trained_once_on_the_training_images_of_the_set_alone(
     monkeypatch.setattr(attention, "trained_classifier", lambda ref, data, *more: Pooled().requires_grad_(False))
     classifiers = Classifiers(None, 2, torch.device("cpu"), None)
     for row in rows_of(store):
-        drawn = attention_figure(store, row, row.results[0], classifiers, "name")
+        drawn = attention_figure(store, row, row.results[0], classifiers)
         assert drawn
         assert (drawn.values["network"], len(drawn.values["right"])) == ("convnet", 3)
     assert len(asked) == 1

@@ -57,7 +57,7 @@ class Classifiers:
         return self.trained[known], ref
 
 
-def attention_figure(store: Store, row: Row, result: Result, classifiers: Classifiers, name: str) -> Drawn | None:
+def attention_figure(store: Store, row: Row, result: Result, classifiers: Classifiers) -> Drawn | None:
     """Of a set; None where nothing names an architecture."""
     found = classifiers.of(result)
     if found is None:
@@ -67,9 +67,8 @@ def attention_figure(store: Store, row: Row, result: Result, classifiers: Classi
     labels = torch.arange(min(int(tensors["classes"].max()) + 1, WALK_COLUMNS))
     index = torch.searchsorted(tensors["classes"].contiguous(), labels)
     images = tensors["images"][index].to(classifiers.device)
-    with torch.random.fork_rng(devices=[]):
-        maps = class_activation(network, images, labels.to(classifiers.device)).cpu()
-        right = [bool(same) for same in network(images).argmax(1).cpu() == labels]
+    maps = class_activation(network, images, labels.to(classifiers.device)).cpu()
+    right = [bool(same) for same in network(images).argmax(1).cpu() == labels]
     plain = as_tiles(tensors["images"], tensors["classes"], meta)
     over = [overlay(tile, map) for tile, map in zip(plain, maps, strict=True)]
     png, svg = sheet([plain, over], ["images", f"where {ref.label} looks"], class_names(result)[:WALK_COLUMNS])
@@ -79,7 +78,7 @@ def attention_figure(store: Store, row: Row, result: Result, classifiers: Classi
         f"{sum(right)} of these {len(right)} images for their class."
     )
     values = {"kind": "attention", "method": row.name, "seed": result.seed, "network": ref.label, "right": right}
-    return Drawn(name, f"Class-activation maps: {row.name}, seed {result.seed}", caption, png, svg, values)
+    return Drawn(f"Class-activation maps: {row.name}, seed {result.seed}", caption, png, svg, values)
 
 
 def overlay(tile: np.ndarray, map: Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ Line = list[dict[str, Any]]
 """Points, in order."""
 
 
-def accuracy_figure(section: Section, name: str, title: str) -> Drawn | None:
+def accuracy_figure(section: Section, title: str) -> Drawn | None:
     """Of a section of iterates; None where no panel has anything."""
     wanted = [column for column in columns(section.rows[0], section) if column in (CROSS, ALL, same_column(section))]
     panels = {column: {row.name: _line(row, section, column) for row in section.rows} for column in wanted}
@@ -54,7 +54,7 @@ def accuracy_figure(section: Section, name: str, title: str) -> Drawn | None:
         f"point of a line is the finished set. Seconds are those of the hardware the sets were made on.{several}"
     )
     png, svg = rendered((9.6, 3.0 * len(panels) + 0.3 + 0.2 * len(section.rows)), draw)
-    return Drawn(name, title, caption, png, svg, {"kind": "accuracy", "panels": panels})
+    return Drawn(title, caption, png, svg, {"kind": "accuracy", "panels": panels})
 
 
 def _draw_lines(axis: Axes, lines: Mapping[str, Line], x: str) -> None:
@@ -117,7 +117,7 @@ class Losses:
     values: np.ndarray
 
 
-def loss_figure(rows: Sequence[Row], losses: Mapping[str, Losses], loss: str, name: str, title: str) -> Drawn | None:
+def loss_figure(rows: Sequence[Row], losses: Mapping[str, Losses], loss: str, title: str) -> Drawn | None:
     """Of rows of one loss, whose sets' losses are given by key; None without any."""
     lines = {row.name: made for row in rows if (made := _binned(row, losses))}
     if not lines:
@@ -130,9 +130,9 @@ def loss_figure(rows: Sequence[Row], losses: Mapping[str, Losses], loss: str, na
             look = style(number) | {"marker": "", "linewidth": 1.1}
             axis.plot(steps, middle, label=plain(method), **look)
             axis.fill_between(steps, low, high, color=look["color"], alpha=0.2, linewidth=0)
-            for step in borders[method]:
-                place: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "clip_on": False, "in_layout": False}
-                axis.plot([step], [1.02 + 0.03 * number], marker="|", color=look["color"], **place)
+            height = [0.97 - 0.04 * number] * len(borders[method])
+            strokes = {"linestyle": "", "marker": "|", "markersize": 9, "markeredgewidth": 2.0, "color": look["color"]}
+            axis.plot(borders[method], height, transform=axis.get_xaxis_transform(), **strokes)
         least, most = min(min(line[1]) for line in lines.values()), max(max(line[3]) for line in lines.values())
         if least > 0 and most / least > LOG_FROM:
             axis.set_yscale("log")
@@ -143,12 +143,12 @@ def loss_figure(rows: Sequence[Row], losses: Mapping[str, Losses], loss: str, na
 
     caption = (
         f"The loss of steps, over all seeds: lines are the median of each of at most {BINS} stretches of steps, bands go from "
-        "the 5th to the 95th percentile. Strokes above the panel are the steps at which a walk began another stage. Losses of "
+        "the 5th to the 95th percentile. Strokes at the top are the steps at which a walk began another stage. Losses of "
         "different spaces are of the same formula; of different stages too."
     )
     png, svg = rendered((9.6, 3.9 + 0.2 * len(lines)), draw)
     values = {method: {"steps": list(line[0]), "median": list(line[2])} for method, line in lines.items()}
-    return Drawn(name, title, caption, png, svg, {"kind": "loss", "loss": loss, "lines": values})
+    return Drawn(title, caption, png, svg, {"kind": "loss", "loss": loss, "lines": values})
 
 
 def _binned(row: Row, losses: Mapping[str, Losses]) -> tuple[list[float], list[float], list[float], list[float]] | None:

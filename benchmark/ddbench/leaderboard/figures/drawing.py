@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ddbench.errors import ConfigError
+from ddbench.schema import IterateRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,20 +19,22 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 DPI = 100
+Kept = Mapping[str, Mapping[int, IterateRecord]]
+"""By key of a set, its iterates by step."""
 SETTINGS: Any = {"svg.hashsalt": "ddbench", "font.size": 9.0, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}
 MISSING = "figures are drawn by matplotlib, which is not installed. Install it with: pip install 'ddbench[figures]'"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: its file's name, words for people, and what is drawn as plain values."""
+    """A figure: words for people, and what is drawn as plain values, `kind` first."""
 
-    name: str  # without a suffix
     title: str
     caption: str
     png: bytes
     svg: bytes
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any]
+    name: str = ""  # of its files, without a suffix
 
     @property
     def files(self) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ddbench.compute.picture import WALK_COLUMNS, tiles
 from ddbench.errors import DataError
 from ddbench.files import sha256_file
-from ddbench.leaderboard.figures.drawing import DPI, Drawn, plain, rendered
+from ddbench.leaderboard.figures.drawing import DPI, Drawn, Kept, plain, rendered
 from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.walks import rows_of_walk
@@ -74,7 +74,7 @@ def sheet(rows: Tiles, labels: Sequence[str], classes: Sequence[str]) -> tuple[b
     return rendered((size[0] / DPI, size[1] / DPI), draw, layout=None)
 
 
-def walk_figure(store: Store, row: Row, result: Result, name: str) -> Drawn | None:
+def walk_figure(store: Store, row: Row, result: Result) -> Drawn | None:
     """The stages of a set's walk; None where no picture of it was kept. Raises DataError where that is damaged."""
     record = result.record
     if WALK not in record.files:
@@ -91,7 +91,7 @@ def walk_figure(store: Store, row: Row, result: Result, name: str) -> Drawn | No
     )
     png, svg = sheet(rows, labels, classes)
     values = {"kind": "walk", "method": row.name, "seed": result.seed, "stages": labels, "classes": list(classes)}
-    return Drawn(name, f"Through the stages: {row.name}, seed {result.seed}", caption, png, svg, values)
+    return Drawn(f"Through the stages: {row.name}, seed {result.seed}", caption, png, svg, values)
 
 
 def class_names(result: Result) -> tuple[str, ...]:
@@ -112,9 +112,9 @@ def _tiles_of(content: bytes, num_rows: int, num_columns: int, where: str) -> li
         raise DataError(f"{where} is no picture of a walk ({error}). {REMEDY_FOLDER}") from error
 
 
-def beside_figure(store: Store, rows: Sequence[Row], name: str) -> Drawn | None:
+def beside_figure(store: Store, rows: Sequence[Row], kept: Kept) -> Drawn | None:
     """Sets that several spaces make of one loss and generator with one seed; None for fewer than two. Their starts are the
-    iterates before step 0, where these were kept."""
+    iterates before step 0, where these are among the sound ones."""
     seeds = sorted(set.intersection(*({result.seed for result in row.results} for row in rows))) if len(rows) > 1 else []
     if not seeds:
         return None
@@ -124,7 +124,7 @@ def beside_figure(store: Store, rows: Sequence[Row], name: str) -> Drawn | None:
         tensors, meta = store.read_set(result.key)
         shown.append(as_tiles(tensors["images"], tensors["classes"], meta))
         labels.append(f"{row.label('space')}{row.name.removeprefix(row.plan.method)}")  # all else of its name is the others' too
-        if 0 in store.iterates(result.key):
+        if 0 in kept.get(result.key, {}):
             images = store.read_iterate(result.key, 0)[0]
             starts[row.name] = images
             first = as_tiles(images, tensors["classes"], meta) if len(images) == len(tensors["classes"]) else None
@@ -137,7 +137,7 @@ def beside_figure(store: Store, rows: Sequence[Row], name: str) -> Drawn | None:
     caption = f"The first image of each class, of sets of one loss, generator and seed ({seeds[0]}). {told}"
     values = {"kind": "beside", "methods": [row.name for row in rows], "seed": seeds[0], "same_start": common}
     title = f"Side by side: {', '.join(labels[bool(common) :])} of {rows[0].label('loss')} on {rows[0].label('generator')}"
-    return Drawn(name, title, caption, png, svg, values)
+    return Drawn(title, caption, png, svg, values)
 
 
 def _about_starts(starts: dict[str, Tensor], num: int) -> tuple[str, bool | None]:

@@ -9,22 +9,19 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ddbench.leaderboard.figures.drawing import COLOURS, MARKERS, Drawn, plain, rendered
+from ddbench.leaderboard.figures.drawing import COLOURS, MARKERS, Drawn, Kept, plain, rendered
 from ddbench.leaderboard.join import Accuracies, Result
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.statistics import spearman
 from ddbench.results.iterates import step_at
-from ddbench.schema import IterateRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Kept = Mapping[str, Mapping[int, IterateRecord]]
-"""By key of a set, its iterates by step."""
 LEAST = 3  # points, for a correlation
 
 
-def ranking_figure(row: Row, kept: Kept, name: str) -> Drawn | None:
+def ranking_figure(row: Row, kept: Kept) -> Drawn | None:
     """Of a row whose iterates were judged; None where nothing is known of them but their accuracy."""
     ranker = getattr(row.plan.rank_steps, "label", row.plan.rank_steps)
     measures = {"step_score": f"score of the step ranker {ranker}", "loss": f"loss {row.label('loss')} of the step"}
@@ -59,7 +56,7 @@ def ranking_figure(row: Row, kept: Kept, name: str) -> Drawn | None:
     ) + _within(panels, measures)
     png, svg = rendered((4.8 * len(panels) if len(panels) > 1 else 5.6, 3.9), draw)
     values = {"kind": "ranking", "method": row.name, "judged_by": judged_by, "panels": panels}
-    return Drawn(name, f"Scores and accuracy of iterates: {row.name}", caption, png, svg, values)
+    return Drawn(f"Scores and accuracy of iterates: {row.name}", caption, png, svg, values)
 
 
 def told(panel: Mapping[str, Any]) -> str:

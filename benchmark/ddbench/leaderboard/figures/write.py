@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ddbench.errors import ConfigError, DataError
@@ -42,38 +42,31 @@ class _Gallery:
     names: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
 
-    def name(self, section: Section, what: str) -> str:
-        """A file's name that no other figure has."""
-        plain = re.sub("[^a-z0-9]+", "-", f"{what} {section.test.label} ipc {section.ipc} {section.labels}".lower())[:80].strip(
-            "-"
-        )
-        numbers = (f"{plain}-{number}" for number in range(1, len(self.names) + 2))
-        name = next(each for each in numbers if each not in self.names)
-        self.names.add(name)
-        return name
-
     def of(self, section: Section) -> Iterator[Drawn]:
-        """All figures of a section."""
-        title = title_of(section)
-        if section.kind == "trajectory":
-            yield from _some(accuracy_figure(section, self.name(section, "accuracy"), f"Accuracy on the way: {title}"))
-            kept = {key: one.iterates for key, one in self.contents.sets.items()}
-            for row in section.rows:
-                yield from _some(ranking_figure(row, kept, self.name(section, "ranking")))
-        if section.kind in RESULTS:
-            rows = [row for row in section.rows if row.is_distilled]
-            yield from self._losses(section, rows, title)
-            for row in rows:
-                yield from self._walk(section, row)
-            for alike in _one_generator(rows):
-                yield from _some(beside_figure(self.store, alike, self.name(section, "beside")))
-            for row in rows if self.classifiers else ():
-                assert self.classifiers
-                yield from _some(
-                    attention_figure(self.store, row, row.results[0], self.classifiers, self.name(section, "attention"))
-                )
+        """All figures of a section, each under a name that no other has."""
+        for drawn in self._drawn(section):
+            if drawn:
+                words = f"{drawn.values['kind']} {section.test.label} ipc {section.ipc} {section.labels}"
+                plain = re.sub("[^a-z0-9]+", "-", words.lower())[:80].strip("-")
+                numbers = (f"{plain}-{number}" for number in range(1, len(self.names) + 2))
+                name = next(each for each in numbers if each not in self.names)
+                self.names.add(name)
+                yield replace(drawn, name=name)
 
-    def _losses(self, section: Section, rows: Sequence[Row], title: str) -> Iterator[Drawn]:
+    def _drawn(self, section: Section) -> Iterator[Drawn | None]:
+        title, rows = title_of(section), [row for row in section.rows if row.is_distilled]
+        kept = {key: one.iterates for key, one in self.contents.sets.items()}
+        if section.kind == "trajectory":
+            yield accuracy_figure(section, f"Accuracy on the way: {title}")
+            yield from (ranking_figure(row, kept) for row in section.rows)
+        if section.kind in RESULTS:
+            yield from self._losses(rows, title)
+            yield from map(self._walk, rows)
+            yield from (beside_figure(self.store, alike, kept) for alike in _one_generator(rows))
+            if self.classifiers:
+                yield from (attention_figure(self.store, row, row.results[0], self.classifiers) for row in rows)
+
+    def _losses(self, rows: Sequence[Row], title: str) -> Iterator[Drawn | None]:
         by_loss: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             by_loss[row.label("loss") or ""].append(row)
@@ -87,18 +80,14 @@ class _Gallery:
                     continue
                 if found:
                     losses[result.key] = Losses(found.every, found.values.numpy())
-            yield from _some(loss_figure(own, losses, loss, self.name(section, "loss"), f"Loss of steps: {loss}, {title}"))
+            yield loss_figure(own, losses, loss, f"Loss of steps: {loss}, {title}")
 
-    def _walk(self, section: Section, row: Row) -> Iterator[Drawn]:
+    def _walk(self, row: Row) -> Drawn | None:
         try:
-            yield from _some(walk_figure(self.store, row, row.results[0], self.name(section, "walk")))
+            return walk_figure(self.store, row, row.results[0])
         except DataError as error:
             self.faults.append(str(error))
-
-
-def _some(drawn: Drawn | None) -> Iterator[Drawn]:
-    if drawn is not None:
-        yield drawn
+            return None
 
 
 def _one_generator(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -128,7 +117,8 @@ def write_figures(store: Store, contents: Contents, out: Path, classifiers: Clas
     try:
         for section in sections(results):
             drawn = list(gallery.of(section))
-            parts += [f"## {title_of(section)}", ""] if drawn else []
+            behind = " (on the way)" if section.kind == "trajectory" else ""
+            parts += [f"## {title_of(section)}{behind}", ""] if drawn else []
             for each in drawn:
                 parts += [f"### {escape(each.title)}", "", f"![{escape(each.title)}]({each.name}.png)", ""]
                 parts += [f"{escape(each.caption)} ([SVG]({each.name}.svg))", ""]
