@@ -28,7 +28,7 @@ from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import GOES_ON, Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, foreign, require
-from ddbench.results.iterates import Scored, iterate_record, lacking
+from ddbench.results.iterates import UNSCORED, Scored, Scores, iterate_record, lacking
 from ddbench.results.layout import ASKED
 from ddbench.schema import JobFile, Place, SetRecord
 
@@ -226,13 +226,11 @@ def _scored(plan: SetPlan, made: DistilledSet | None, folder: Path, steps: Itera
     return scored
 
 
-def iterate_files(
-    key: str, set_sha256: str, iterates: Mapping[int, bytes], scored: Mapping[int, Scored] | None = None
-) -> dict[str, bytes]:
+def iterate_files(key: str, set_sha256: str, iterates: Mapping[int, bytes], scored: Scores = UNSCORED) -> dict[str, bytes]:
     """The files of iterates beside a set, by name."""
     files = {}
     for step, content in iterates.items():
-        record = iterate_record(key, set_sha256, step, content, (scored or {}).get(step, Scored()))
+        record = iterate_record(key, set_sha256, step, content, scored.get(step, Scored()))
         files[f"iterates/{step}.safetensors"] = content
         files[f"iterates/{step}.json"] = schema.to_bytes(record)
     return files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from ddbench.errors import DataError
@@ -16,6 +16,11 @@ class Scored(NamedTuple):
 
     step_score: float | None = None  # the step ranker's
     loss: float | None = None  # of the step that began with it
+
+
+Scores = Mapping[int, Scored]
+"""By step."""
+UNSCORED: Scores = {}
 
 
 def iterate_record(key: str, set_sha256: str, step: int, content: bytes, scored: Scored) -> IterateRecord:
