@@ -431,6 +431,10 @@ class Space(ABC):
         """How many sets of tensors are optimised one after the other."""
         return 1
 
+    def stage_name(self, stage: int, run: Run) -> str:
+        """What a stage is called under pictures, such as `layer 4`; empty: by its number."""
+        return ""
+
     def advance(self, state: State, run: Run) -> State:
         """The next stage's tensors: others, that decode to the same images."""
         raise NotImplementedError  # abstract where num_stages > 1

@@ -89,6 +89,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     chosen_step: Count  # over all stages; the number of updates the chosen tensors had seen
     step_score: float | None  # the step ranker's score of the chosen iterate, smaller is better
     stage_score: float | None
+    name: str = ""  # as its space calls it, such as `layer 4`
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -151,6 +152,8 @@ class IterateRecord(_Record, frozen=True, kw_only=True):
     set_sha256: Sha256
     step: Count
     sha256: Sha256  # of <step>.safetensors
+    step_score: float | None = None  # the step ranker's, smaller is better; None where none scores
+    loss: float | None = None  # of the step that began with it
     checksum: str = ""
 
 

@@ -666,6 +666,8 @@ def test_going_on_from_a_checkpoint_at_any_step_is_bit_equal(run: DistillRun, sc
         assert torch.equal(again.labels, whole.labels)
         assert (again.stages, again.chosen_stage, again.learned) == (whole.stages, whole.chosen_stage, whole.learned)
         assert (again.steps, again.stored) == (whole.steps, whole.stored)
+        assert again.losses.kept == whole.losses.kept  # type: ignore[union-attr]
+        assert torch.equal(again.walk, whole.walk) if whole.walk is not None else again.walk is None  # type: ignore[arg-type]
 
 
 def test_an_interruption_of_an_interruption(run: DistillRun, tmp_path: Path) -> None:

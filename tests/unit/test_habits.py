@@ -41,6 +41,7 @@ from ddbench.grid.planning import Planned, with_needs
 from ddbench.plan import Cell, Judging, PluginRef, SetPlan
 from ddbench.results.contents import read_contents
 from ddbench.results.layout import judgement_job, set_job
+from ddbench.results.losses import read_losses
 from ddbench.results.store import Store
 from ddbench.schema import JobFile, Repeat
 from ddbench.suite.load import load
@@ -120,9 +121,11 @@ class Shelf:
 
     def __init__(self) -> None:
         self.found = Found()
+        self.scores: dict[int, float | None] = {}
 
-    def put_aside(self, step: int, images: Tensor, labels: Tensor) -> None:
+    def put_aside(self, step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
         self.found[step] = (images.clone(), labels.clone())
+        self.scores[step] = score
 
 
 @pytest.mark.parametrize("name", WALKS)
@@ -132,9 +135,9 @@ def test_iterates_are_those_of_evenly_spaced_steps(run: DistillRun, name: str) -
     assert iterate_steps(num, total) == steps
     put: list[int] = []
 
-    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
+    def put_aside(step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
         put.append(step)
-        shelf.put_aside(step, images, labels)
+        shelf.put_aside(step, images, labels, score)
 
     made = distill(plan, run, Stopwatch(run.device), iterates=steps, put_aside=put_aside)
     assert put == list(steps)  # each once, in order
@@ -307,6 +310,11 @@ def test_iterates_are_kept_beside_a_set_that_they_do_not_change(
     plan = plan_of(identity)
     assert_same(iterates_of(whole, plan.key), by_hand(plan, open_run(plan, few, CPU, {}), STEPS))
     assert len({record.sha256 for record in whole.iterates(plan.key).values()}) == 4  # no iterate is another
+    losses = read_losses(whole, whole.read_record(plan.key))
+    assert losses
+    assert len(losses.values.unique()) == plan.steps
+    assert [record.loss for record in whole.iterates(plan.key).values()] == losses.values[list(STEPS)].tolist()
+    assert {record.step_score for record in whole.iterates(plan.key).values()} == {None}  # it ranks nothing
     plain = contents(done(set_file(plan), opened()))
     assert {path for path in contents(whole) if "iterates" not in path} == plain.keys()
     assert {path: contents(whole)[path] for path in plain} == plain
@@ -479,8 +487,8 @@ SECONDS = (0.0, 5.0, 6.0, 6.5, 100.0)  # of steps of two seconds: before steps 0
 def test_iterates_by_seconds_are_those_of_the_first_step_by_which_they_passed(run: DistillRun, time: Time) -> None:
     plan, shelf = walk(Pixel()), Shelf()
 
-    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
-        shelf.put_aside(step, images, labels)
+    def put_aside(step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
+        shelf.put_aside(step, images, labels, score)
         time.now += 50  # off the clock
 
     made = distill(plan, run, Stopwatch(run.device), iterates=(7,), put_aside=put_aside, iterate_seconds=SECONDS)

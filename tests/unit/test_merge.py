@@ -18,6 +18,7 @@ from ddbench.cli import main
 from ddbench.errors import ConfigError
 from ddbench.plan import short
 from ddbench.results.contents import read_contents
+from ddbench.results.iterates import Scored
 from ddbench.results.layout import judgement_job, set_job
 from ddbench.results.merge import MergeReport, merge
 from ddbench.results.store import Store
@@ -34,7 +35,7 @@ def judged(plan: Any, judging: Any = CONVNET, accuracies: Any = (0.5, 0.25), **c
 
 def add_iterate(store: Store, plan: Any, value: float, accuracies: Any = (0.1,)) -> None:
     """The iterate at step 5, and a judgement of it."""
-    store.add_iterates(plan.key, store.read_record(plan.key).set_sha256, {5: set_bytes(value)})
+    store.add_iterates(plan.key, store.read_record(plan.key).set_sha256, {5: set_bytes(value)}, {5: Scored(0.75, value)})
     store.publish_judgement(judged(plan, AT_FIVE, accuracies, set_sha256=store.iterates(plan.key)[5].sha256))
 
 
@@ -153,7 +154,8 @@ def test_iterates_join_a_set_of_equal_bits(here: Store, there: Store) -> None:
     add_iterate(there, TWO, 0.5)
     report = merge(here, there)
     assert report.is_clean
-    assert list(here.iterates(TWO.key)) == [5]
+    assert here.iterates(TWO.key) == there.iterates(TWO.key)
+    assert [(each.step_score, each.loss) for each in here.iterates(TWO.key).values()] == [(0.75, 0.5)]
     assert accuracies(here, TWO, AT_FIVE) == [0.1]
 
 

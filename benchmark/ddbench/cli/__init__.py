@@ -17,6 +17,7 @@ from ddbench.cli import (
     data,
     download,
     evaluate,
+    figures,
     leaderboard,
     plan,
     plugins,
@@ -32,7 +33,23 @@ from ddbench.cli.terminal import plainly
 from ddbench.cli.words import Parser, complete
 from ddbench.errors import BenchError, command
 
-VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
+VERBS = (
+    run,
+    plan,
+    prepare,
+    tune,
+    data,
+    resources,
+    store,
+    evaluate,
+    leaderboard,
+    figures,
+    check,
+    plugins,
+    protocols,
+    presets,
+    download,
+)
 GREETING = """\
 ddbench {version} makes tiny synthetic training sets out of large ones (dataset distillation), judges them by training networks on
 them, and compares the methods in tables.

@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from ddbench.api import GENERATOR, Budget, Run, Space, Spec, State
-from ddbench.compute.picture import grid_png
+from ddbench.compute.picture import grid_png, walk_png
+from ddbench.compute.trace import LossTrace
 from ddbench.files import tensors_to_bytes
 from ddbench.plan import SetPlan
 from ddbench.protocols import synthetic_spec
+from ddbench.results.layout import LOSSES, WALK
 from ddbench.schema import Size
 
 SET_SCHEMA = 1
@@ -29,6 +31,7 @@ class Stage:
     chosen_step: int  # over all stages; the number of updates the chosen tensors had seen
     distance: float | None  # the step ranker's score of the chosen iterate, smaller is better
     score: float | None  # the stage ranker's
+    name: str = ""  # as the space calls it
 
     def to_json(self) -> dict[str, Any]:
         """Without the tensors' values."""
@@ -38,6 +41,7 @@ class Stage:
             "chosen_step": self.chosen_step,
             "step_score": self.distance,
             "stage_score": self.score,
+            "name": self.name,
         }
 
 
@@ -93,6 +97,8 @@ class DistilledSet:
     chosen_stage: int = 0
     learned: dict[str, Any] = field(default_factory=dict)  # the loss's own learned tensors
     timeline: tuple[tuple[int, float], ...] = ()  # (step, seconds that had passed before it)
+    losses: LossTrace | None = None  # None where nothing was distilled
+    walk: Tensor | None = None  # [S,K',C,H,W], an image of each class from its stages, where there are several
 
     @property
     def bytes_images(self) -> int:
@@ -101,7 +107,8 @@ class DistilledSet:
 
 
 def set_files(plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[str, Tensor] | None = None) -> dict[str, bytes]:
-    """set.safetensors, the set with all that is needed to use it, and images.png, its picture.
+    """set.safetensors, the set with all that is needed to use it, images.png, its picture, and, of a distillation,
+    losses.safetensors, the loss of its steps, and stages.png, the picture of its walk.
 
     `spec` is the data set's own. `whitening` holds zca_mean [D] and zca_matrix [D,D], where they and no normalisation have made
     the images; the picture then shows the values between the smallest and the largest.
@@ -123,7 +130,11 @@ def set_files(plan: SetPlan, made: DistilledSet, spec: Spec, whitening: Mapping[
     if whitening:
         low, high = shown.min(), shown.max()
         shown = told.normalise((shown - low) / (high - low).clamp(min=1e-12))
-    return {"set.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(shown, made.classes, told)}
+    files = {"set.safetensors": tensors_to_bytes(tensors, meta), "images.png": grid_png(shown, made.classes, told)}
+    if made.losses and made.losses.kept:
+        told_of = {"schema": SET_SCHEMA, "key": plan.key, "every": made.losses.every}
+        files[LOSSES] = tensors_to_bytes({"losses": made.losses.even()}, told_of)
+    return files | ({} if made.walk is None else {WALK: walk_png(made.walk, told)})
 
 
 def marks_of(plan: SetPlan, made: DistilledSet, spec: Spec) -> tuple[str, ...]:

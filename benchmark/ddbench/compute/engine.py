@@ -18,8 +18,10 @@ from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, Stored, bytes_of, state_from, state_tensors, under
+from ddbench.compute.picture import WALK_COLUMNS, stages_shown
 from ddbench.compute.rank import StageBest, scorer
 from ddbench.compute.run import DistillRun
+from ddbench.compute.trace import LossTrace
 from ddbench.errors import ConfigError, DivergedError, PluginError
 from ddbench.plan import SetPlan
 from ddbench.refs import require
@@ -65,7 +67,7 @@ class Distillation:
             raise ConfigError(f"{plan.method}: {sentence}")
         self.total_steps = plan.stage_start(self.num_stages)
         self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
-        self.bad_step = torch.tensor(-1, device=run.device)
+        self.losses = LossTrace(self.total_steps)
         self.stages: list[Stage] = []
         self.timeline: list[tuple[int, float]] = []
         self.step = 0
@@ -170,7 +172,7 @@ class Distillation:
         if penalty is not None:
             penalty.backward()
             value = value + penalty.detach()
-        self.bad_step = torch.where(value.isfinite() | (self.bad_step >= 0), self.bad_step, self.step)
+        self.losses.note(self.step, value)
         if self.plan.rank_steps != "last" and (self.step - self.plan.stage_start(self.state.stage)) % self.plan.rank_every == 0:
             self._offer(value, leaf if picked is None else None)
         pull_back()
@@ -207,6 +209,14 @@ class Distillation:
             value = value if penalty is None else value + penalty.detach()
         self._offer(value, None)
 
+    def aside(self) -> tuple[Tensor, Tensor, float | None]:
+        """Images and labels of the iterate before this step, and the step ranker's score of it; the step's loss will be kept."""
+        self.losses.asked.add(self.step)
+        images, score = self.images(self.state), math.nan
+        if self.step_score:
+            score = float(self.step_score(images, self.labels(self.state, images).detach(), self.classes))
+        return images, self.labels(self.state, images, finished=True).detach(), score if math.isfinite(score) else None
+
     def images(self, state: State, index: Tensor | None = None) -> Tensor:
         """The whole set, or the images of an index, decoded without a graph."""
         parts = (self.index if index is None else index).split(self.plan.chunk)
@@ -222,9 +232,9 @@ class Distillation:
         return any(before < wanted <= now for wanted in seconds)
 
     def look(self) -> None:
-        """Stop if the loss is no longer a number."""
-        step = int(self.bad_step)
-        if step >= 0:
+        """Fetch the losses since the last look, and stop where one is no number."""
+        step = self.losses.fetch()
+        if step is not None:
             rates = ", ".join(f"{name} = {rate:g}" for name, rate in self.plan.rates.items())
             raise DivergedError(
                 f"{self.plan.name}: the loss was NaN or infinite at step {step}. Lower its rates ({rates}) in the suite."
@@ -244,16 +254,33 @@ class Distillation:
             with self.watch.phase("rank"):
                 images = self.images(state)
                 score = float(self.stage_score(images, self.labels(state, images, True).detach(), self.classes))
-        self.stages.append(Stage(state, chosen, distance, score))
+        self.stages.append(Stage(state, chosen, distance, score, self._stage_name(len(self.stages))))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():
                 self._enter(replace(self.space.advance(state, self.run.at(self.step)), stage=len(self.stages)))
             self._look_at_images()
 
+    def _stage_name(self, stage: int) -> str:
+        return self.space.stage_name(stage, self.run) if self.num_stages > 1 else ""
+
+    def _walk(self) -> Tensor | None:
+        """One image of each class, of the first ones, from the stages that a picture shows: [S,K',C,H,W]; of a walk alone."""
+        if self.num_stages == 1:
+            return None
+        shown = list[Tensor]()
+        for number in stages_shown(self.num_stages):
+            state = self.stages[number].state
+            self._number(state)
+            labels = torch.arange(min(self.run.spec.num_classes, WALK_COLUMNS), device=self.run.device)
+            shown.append(self.images(state, torch.searchsorted(self.classes, labels)).float().cpu())
+        return torch.stack(shown)
+
     def result(self) -> DistilledSet:
         """The best stage's set: the smallest score, the earliest of equals; the last stage where none was scored."""
         scored = [(stage.score, number) for number, stage in enumerate(self.stages) if stage.score is not None]
         chosen = min(scored)[1] if scored else len(self.stages) - 1
+        with self.watch.phase("aside"):
+            walk = self._walk()
         state = self.stages[chosen].state
         self._number(state)
         stored, images = Stored.of(self.space, state, self.run), self.images(state)
@@ -268,6 +295,8 @@ class Distillation:
             chosen,
             {name: tensor.detach().cpu().tolist() for name, tensor in self.loss.params(self.memory).items()},
             tuple(self.timeline),
+            self.losses,
+            walk,
         )
 
     def put_away(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -275,6 +304,7 @@ class Distillation:
         self.look()
         tensors = {f"memory.{name}": tensor for name, tensor in self.memory.items()}
         tensors |= {f"space.{name}": tensor for name, tensor in self.space_memory.items()}
+        tensors |= {f"losses.{name}": tensor for name, tensor in self.losses.tensors().items()}
         tensors |= state_tensors("state", self.state) | {f"best.{name}": tensor for name, tensor in self.best.tensors().items()}
         for number, stage in enumerate(self.stages):
             tensors |= state_tensors(f"stage{number}", stage.state)
@@ -291,10 +321,12 @@ class Distillation:
         """Go on where a checkpoint ends."""
         tensors = {name: tensor.to(self.run.device) for name, tensor in tensors.items()}
         self.memory, self.space_memory = under("memory.", tensors), under("space.", tensors)
+        self.losses.take_up(under("losses.", tensors))
         for name in self.loss.params(self.memory):
             self.memory[name].requires_grad_()
         self.stages = [
-            Stage(state_from(f"stage{number}", number, tensors), **entry) for number, entry in enumerate(meta["stages"])
+            Stage(state_from(f"stage{number}", number, tensors), **entry, name=self._stage_name(number))
+            for number, entry in enumerate(meta["stages"])
         ]
         self._enter(state_from("state", len(self.stages), tensors))
         if self.plan.labels == "learned":
@@ -315,11 +347,11 @@ class Distillation:
 def distill(
     plan: SetPlan, run: DistillRun, watch: Stopwatch, keeper: Keeper | None = None,
     tick: Callable[[int, int], None] | None = None, iterates: Collection[int] = (),
-    put_aside: Callable[[int, Tensor, Tensor], None] | None = None, iterate_seconds: Collection[float] = (),
+    put_aside: Callable[[int, Tensor, Tensor, float | None], None] | None = None, iterate_seconds: Collection[float] = (),
 ) -> DistilledSet:  # fmt: skip
     """Distil a plan's set. Goes on from the keeper's checkpoint if there is one; `tick(done, total)` is called there and
-    after every step, `put_aside(step, images, labels)`, off the clock, before each of the steps `iterates` and before the first
-    point of the timeline at which each of `iterate_seconds` has passed.
+    after every step, `put_aside(step, images, labels, score)`, off the clock, before each of the steps `iterates` and before the
+    first point of the timeline at which each of `iterate_seconds` has passed; `score` is the step ranker's, where one scores.
 
     Raises PluginError where the loss stops being a number, and whatever a plugin raises.
     """
@@ -337,8 +369,7 @@ def distill(
                 passes = loop.passes(iterate_seconds)
                 if put_aside and (passes or loop.step in iterates):
                     with watch.phase("aside"):
-                        images = loop.images(loop.state)
-                        put_aside(loop.step, images, loop.labels(loop.state, images, finished=True).detach())
+                        put_aside(loop.step, *loop.aside())
                 loop.one_step()
                 if loop.step % LOOK_EVERY == 0:
                     loop.look()

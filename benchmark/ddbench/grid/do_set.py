@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ddbench.files import read_tensors, tensors_to_bytes, write_bytes
 from ddbench.grid.do import GOES_ON, Clock, End, Report, Used, Workplace, data_of, load_resources, plan_data
 from ddbench.plan import SetPlan
 from ddbench.refs import PluginRef, foreign, require
-from ddbench.results.iterates import lacking
+from ddbench.results.iterates import UNSCORED, Scored, Scores, iterate_record, lacking
 from ddbench.results.layout import ASKED
 from ddbench.schema import JobFile, Place, SetRecord
 
@@ -94,8 +94,9 @@ def _make(file: JobFile, run: DistillRun, work: Path, here: Workplace, watch: St
             return built(plan.baseline, run)
     keeper = Checkpoint(work, here.checkpoint_seconds)
 
-    def put_aside(step: int, images: Tensor, labels: Tensor) -> None:
+    def put_aside(step: int, images: Tensor, labels: Tensor, score: float | None) -> None:
         content = tensors_to_bytes({"images": images.float().cpu(), "labels": labels.cpu()})
+        write_bytes(work / "iterates" / f"{step}.score.json", msgspec.json.encode(score))
         write_bytes(work / "iterates" / f"{step}.safetensors", content)
 
     def tick(done: int, total: int) -> None:
@@ -174,7 +175,8 @@ def _publish(
             what = "distilling it again gave other bits than those that are kept, so its iterates would not be its own"
             raise DataError(f"{plan.name}: {what}. Use the machine and versions of its record, or --redo it.")
         wanted = store.lacking(plan, file.iterates, file.iterate_seconds)
-        store.add_iterates(plan.key, sha256, {step: kept[step].read_bytes() for step in wanted})
+        missing = {step: kept[step].read_bytes() for step in wanted}
+        store.add_iterates(plan.key, sha256, missing, _scored(plan, made, folder, wanted))
         shutil.rmtree(store.work(file.name), ignore_errors=True)
         return
     identity = here.identity(plan.dataset)
@@ -211,18 +213,30 @@ def _publish(
     )
     wanted = lacking(plan, record, (), file.iterates, file.iterate_seconds) if kept else []
     iterates = {step: kept[step].read_bytes() for step in wanted}
-    store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates))
+    scored = _scored(plan, made, folder, wanted)
+    store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates, scored))
 
 
 def _marks(plan: SetPlan, made: DistilledSet | None, data: TrainingData) -> tuple[str, ...]:
     return marks_of(plan, made, data.spec) if made else ()
 
 
-def iterate_files(key: str, set_sha256: str, iterates: dict[int, bytes]) -> dict[str, bytes]:
+def _scored(plan: SetPlan, made: DistilledSet | None, folder: Path, steps: Iterable[int]) -> dict[int, Scored]:
+    """What is known of iterates whose files lie in a folder; where the loss ranks steps, it is the score."""
+    losses = made.losses.kept if made and made.losses else {}
+    scored = {}
+    for step in steps:
+        path = folder / f"{step}.score.json"  # an earlier ddbench, whose work goes on here, wrote none
+        score: float | None = msgspec.json.decode(path.read_bytes()) if path.is_file() else None
+        scored[step] = Scored(losses.get(step) if plan.rank_steps == "loss" else score, losses.get(step))
+    return scored
+
+
+def iterate_files(key: str, set_sha256: str, iterates: Mapping[int, bytes], scored: Scores = UNSCORED) -> dict[str, bytes]:
     """The files of iterates beside a set, by name."""
     files = {}
     for step, content in iterates.items():
-        record = schema.IterateRecord(key=key, set_sha256=set_sha256, step=step, sha256=_sha256(content))
+        record = iterate_record(key, set_sha256, step, content, scored.get(step, Scored()))
         files[f"iterates/{step}.safetensors"] = content
         files[f"iterates/{step}.json"] = schema.to_bytes(record)
     return files

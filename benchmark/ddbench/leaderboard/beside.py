@@ -14,6 +14,7 @@ from ddbench.leaderboard.join import Result
 from ddbench.leaderboard.rows import Row
 from ddbench.leaderboard.sections import LOOKS, Section
 from ddbench.plan import short
+from ddbench.results.layout import PICTURE, WALK
 from ddbench.results.store import Store
 from ddbench.schema import FailureRecord, JudgementRecord
 from ddbench.suite import bases
@@ -124,11 +125,11 @@ def _evaluation(row: Row, section: Section, records: Sequence[JudgementRecord]) 
 
 
 def copy_image(store: Store, result: Result, out: Path) -> bool:
-    """Copy a set's grid beside the page, where it has one."""
-    name = "images.png"
-    if name in result.record.files:
-        write_if_changed(out / "images" / f"{short(result.key)}.png", (store.folder(result.key) / name).read_bytes())
-    return name in result.record.files
+    """Copy a set's grid beside the page, where it has one, and the picture of its walk."""
+    for name, copy in ((PICTURE, f"{short(result.key)}.png"), (WALK, f"{short(result.key)}-{WALK}")):
+        if name in result.record.files:
+            write_if_changed(out / "images" / copy, (store.folder(result.key) / name).read_bytes())
+    return PICTURE in result.record.files
 
 
 def copy_plan(store: Store, result: Result, out: Path) -> None:

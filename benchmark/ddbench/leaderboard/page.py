@@ -33,8 +33,10 @@ from ddbench.leaderboard.tables import (
     timing_table,
 )
 from ddbench.leaderboard.texts import chosen_texts
+from ddbench.leaderboard.walks import rows_of_walk
 from ddbench.plan import short
 from ddbench.results.contents import Contents, read_contents
+from ddbench.results.layout import WALK
 from ddbench.results.store import Store
 
 
@@ -68,7 +70,7 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
     late = [section for section in made if section.kind == "untuned"]
     parts += [legend.UNTUNED] if late else []
     for section in late:
-        parts += [f"### {_title(section)}", "", *_accuracy(section, "####"), *_reproduce(section, around, "####")]
+        parts += [f"### {title_of(section)}", "", *_accuracy(section, "####"), *_reproduce(section, around, "####")]
     unranked = [section for section in made if section.kind in ("constants", "choice")]
     parts += [legend.HABITS] if unranked else []
     known = habits.bases(results) if unranked else {}
@@ -88,7 +90,7 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
 
 
 def _section(section: Section, around: Surroundings, reference: str) -> list[str]:
-    parts = [f"## {_title(section)}", "", *_facts(section), "", *_accuracy(section, "###")]
+    parts = [f"## {title_of(section)}", "", *_facts(section), "", *_accuracy(section, "###")]
     parts += ["### Uncertainty (points of accuracy): 95 % interval of the mean / std over networks / error of the test set", ""]
     parts += [markdown(spread_table(section), left=("method",)), ""]
     parts += ["### Size", "", markdown(budgets.budget_table(section), left=("method",)), ""]
@@ -103,7 +105,7 @@ def _section(section: Section, around: Surroundings, reference: str) -> list[str
 def _trajectory(section: Section, around: Surroundings) -> list[str]:
     """The accuracies of iterates, and how to see them again."""
     table = markdown(trajectory.trajectory_table(section), left=("method", "iterate"))
-    parts = [f"### {_title(section)}", "", *_facts(section), "", "#### Accuracy on the way (%)", "", table, ""]
+    parts = [f"### {title_of(section)}", "", *_facts(section), "", "#### Accuracy on the way (%)", "", table, ""]
     return [*parts, *_footnotes(section), *_reproduce(section, around, "####")]
 
 
@@ -125,7 +127,7 @@ def _habit(section: Section) -> list[str]:
     told = [f"- What it is: {habits.described(section)}."]
     if section.kind == "choice":
         told.append(f"- Iterates judged beside the finished set: {habits.iterates(section)}.")
-    return [f"### {_title(section)}", "", *map(escape, told), *_facts(section), ""]
+    return [f"### {title_of(section)}", "", *map(escape, told), *_facts(section), ""]
 
 
 LABELS = {
@@ -137,7 +139,8 @@ LABELS = {
 }
 
 
-def _title(section: Section) -> str:
+def title_of(section: Section) -> str:
+    """The heading of a section."""
     bound = f"IPC {section.ipc}" + (" in bytes" if section.budget == "bytes" else "")
     ipc = "all training images" if section.ipc is None else bound
     labels = LABELS[section.labels]
@@ -220,6 +223,9 @@ def _images(section: Section, around: Surroundings, level: str) -> list[str]:
             others = ", ".join(f"[{each.seed}](images/{short(each.key)}.png)" for each in have[1:])
             parts += [f"**{caption}**" + (f" (other seeds: {others})" if others else ""), ""]
             parts += [f"![{caption}](images/{short(have[0].key)}.png)", ""]
+        if have and WALK in have[0].record.files:
+            parts += [f"Through the stages, from the top: {escape('; '.join(rows_of_walk(have[0])))}", ""]
+            parts += [f"![{caption}, through the stages](images/{short(have[0].key)}-{WALK})", ""]
     return [f"{level} Images", "", *parts] if parts else []
 
 

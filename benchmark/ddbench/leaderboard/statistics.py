@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
@@ -89,3 +90,20 @@ def pooled_variance(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
     parts = [(len(group) - 1, statistics.variance(group)) for group in groups if len(group) > 1]
     df = sum(num for num, _ in parts)
     return (sum(num * variance for num, variance in parts) / df, df) if df else (0.0, 0)
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """The rank correlation, ties with their mean ranks; None for fewer than three pairs, or where all of a side are equal."""
+    if len(one) < 3:
+        return None
+    first, second = _ranks(one), _ranks(other)
+    if first.min() == first.max() or second.min() == second.max():
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1 on; equal values share the mean of theirs."""
+    array = np.asarray(values, dtype=float)
+    order = np.sort(array)
+    return (np.searchsorted(order, array, "left") + np.searchsorted(order, array, "right") + 1) / 2

@@ -77,6 +77,10 @@ class Wrapping(Space):
         """The inner space's."""
         return self.inner.num_stages(self.inside(run))
 
+    def stage_name(self, stage: int, run: Run) -> str:
+        """The inner space's."""
+        return self.inner.stage_name(stage, run)
+
     def init(self, run: Run) -> State:
         """The inner space's."""
         return self.inner.init(self.inside(run))

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from ddbench.errors import DataError
 from ddbench.plan import Judging, SetPlan, short
-from ddbench.schema import SetRecord
+from ddbench.schema import IterateRecord, SetRecord
+
+
+class Scored(NamedTuple):
+    """What is known of an iterate without judging it."""
+
+    step_score: float | None = None  # the step ranker's
+    loss: float | None = None  # of the step that began with it
+
+
+Scores = Mapping[int, Scored]
+"""By step."""
+UNSCORED: Scores = {}
+
+
+def iterate_record(key: str, set_sha256: str, step: int, content: bytes, scored: Scored) -> IterateRecord:
+    """The record of an iterate whose file has that content."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return IterateRecord(key=key, set_sha256=set_sha256, step=step, sha256=sha256, step_score=scored.step_score, loss=scored.loss)
 
 
 def step_at(plan: SetPlan, record: SetRecord, seconds: float) -> int | None:

@@ -2,6 +2,7 @@
 
     STORE/store.json                                           that it is a store, and of which schema
     STORE/sets/<key16>/                                        plan.json record.json set.safetensors images.png
+                                                               losses.safetensors stages.png
     STORE/sets/<key16>/iterates/<step>.safetensors <step>.json iterates of the distillation that led to the set
     STORE/judgements/<set16>/<key16>.<first>-<last>.json       one network on one set, a block of repeats
     STORE/trials/<key16>.json                                  a set that was distilled to try rates, scored
@@ -31,6 +32,7 @@ from ddbench.schema import JobFile
 from ddbench.trials import trial_key
 
 PLAN, RECORD, TENSORS, PICTURE, ITERATES = "plan.json", "record.json", "set.safetensors", "images.png", "iterates"
+LOSSES, WALK = "losses.safetensors", "stages.png"  # of distillations; the second where they have several stages
 ASKED = "asked.json"  # in the work on a set: the steps, and the seconds, whose iterates are to be kept
 FOLDERS = ("sets", "judgements", "trials", "tuning", "resources", "suites", "failed", "work", "locks")
 MAX_REPEATS = 1_000_000  # of a block

@@ -14,6 +14,7 @@ from ddbench.errors import ConfigError
 from ddbench.plan import differences, short
 from ddbench.results.contents import StoredSet
 from ddbench.results.folders import Fault
+from ddbench.results.iterates import Scored
 from ddbench.results.layout import ITERATES, judgement_job, resource_job, set_job, trial_job
 from ddbench.results.resources import TENSORS as RESOURCE_TENSORS
 from ddbench.results.store import Store
@@ -157,7 +158,8 @@ class _Merging:
                 self.differs(f"iterate {step} of {name}", here.iterates[step].sha256, iterate.sha256)
             elif step in here.iterates:
                 self.report.present["iterates"] += 1
-        self.into.add_iterates(one.plan.key, one.record.set_sha256, missing)
+        scored = {step: Scored(one.iterates[step].step_score, one.iterates[step].loss) for step in missing}
+        self.into.add_iterates(one.plan.key, one.record.set_sha256, missing, scored)
         self.report.added["iterates"] += len(missing)
         added = {step: one.iterates[step] for step in missing}
         self.kept[one.plan.key] = StoredSet(here.plan, here.record, here.iterates | added)

@@ -18,6 +18,7 @@ from ddbench.errors import BenchError, DataError
 from ddbench.files import publish, read_tensors, write_bytes
 from ddbench.plan import SetPlan, short
 from ddbench.results import folders, iterates, tidying
+from ddbench.results.iterates import UNSCORED, Scored, Scores
 from ddbench.results.layout import (
     ITERATES,
     PLAN,
@@ -169,7 +170,7 @@ class Store(Layout):
         tensors, _ = read_tensors(path.with_suffix(".safetensors"), "iterate", folders.REMEDY_ITERATE)
         return tensors["images"], tensors["labels"], iterate.sha256
 
-    def add_iterates(self, key: str, set_sha256: str, contents: Mapping[int, bytes]) -> None:
+    def add_iterates(self, key: str, set_sha256: str, contents: Mapping[int, bytes], scored: Scores = UNSCORED) -> None:
         """Keep iterates of a distillation that ran again and ended in a set of that SHA-256; its working folder goes. The caller
         holds the set's lock. Raises DataError where the set that is kept has other bytes, or an iterate of that step has."""
         folder, record = self.folder(key), self.read_record(key)
@@ -177,12 +178,12 @@ class Store(Layout):
             what = f"set {folder} has other bytes than the same distillation gives here"
             raise DataError(f"{what}: another machine made it. Add its iterates there, or make it anew with --redo.")
         for step, content in contents.items():
-            path, sha256 = folder / ITERATES / f"{step}.json", hashlib.sha256(content).hexdigest()
+            path = folder / ITERATES / f"{step}.json"
+            iterate = iterates.iterate_record(record.key, set_sha256, step, content, scored.get(step, Scored()))
             if path.is_file():
-                if folders.read_iterate(path, record).sha256 != sha256:
+                if folders.read_iterate(path, record).sha256 != iterate.sha256:
                     raise DataError(f"iterate {path} has other bytes than the same distillation gives here: the first is kept.")
                 continue
-            iterate = IterateRecord(key=record.key, set_sha256=set_sha256, step=step, sha256=sha256)
             write_bytes(path.with_suffix(".safetensors"), content)
             schema.write(path, iterate)  # last: with it the iterate is there
         remove([self.work(set_job(key))])

@@ -159,11 +159,14 @@ def space_passes_gradients(space: Space, run: DistillRun) -> None:
 
 
 def space_keeps_images_when_it_advances(space: Space, run: DistillRun) -> None:
-    """`advance` gives other tensors that decode to the same images of the same classes."""
+    """`advance` gives other tensors that decode to the same images of the same classes; every stage has a name, which may be
+    empty."""
     run = run_of(space, run)
     if space.num_stages(run) == 1:
         raise Skipped("the space has one stage")
     entered = list(stages(space, run))
+    names = [space.stage_name(state.stage, run) for state in entered]
+    assert all(isinstance(name, str) for name in names), f"stage_name must give texts, got {names}."
     for before, after in pairwise(entered):
         what = f"advance from stage {before.stage} to {after.stage}"
         assert torch.equal(space.classes(before, run), space.classes(after, run)), f"{what} changes the classes."

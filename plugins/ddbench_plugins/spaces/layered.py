@@ -84,6 +84,12 @@ class Layered(Space):
         """The generator, where there is more to do than to show pixels."""
         return () if "pixels" in state.params else (GENERATOR,)
 
+    def stage_name(self, stage: int, run: Run) -> str:
+        """The layer, codes or images."""
+        depth = run.generator.depth
+        layer = self.layers(depth)[stage]
+        return "codes" if layer is None else "images" if layer == depth else f"layer {layer}"
+
     def init(self, run: Run) -> State:
         """w: [N, num_codes, D]; f: the feature map of layer `first` under w, or noise like it."""
         with torch.no_grad():
