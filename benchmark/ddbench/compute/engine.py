@@ -18,7 +18,7 @@ from ddbench.api import Batch, Loss, Memory, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, state_from, state_tensors, under
-from ddbench.compute.rank import StageBest, scorer
+from ddbench.compute.rank import StageBest, scores
 from ddbench.compute.run import DistillRun
 from ddbench.errors import DivergedError, PluginError
 from ddbench.plan import SetPlan
@@ -62,7 +62,8 @@ class Distillation:
         self.loss: Loss = require(plan.loss, "loss").make()
         self.num_stages = self.space.num_stages(run)
         self.total_steps = plan.stage_start(self.num_stages)
-        self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
+        with watch.phase("rank"):
+            self.step_score, self.stage_score = scores(plan, run)
         self.bad_step = torch.tensor(-1, device=run.device)
         self.stages: list[Stage] = []
         self.timeline: list[tuple[int, float]] = []
@@ -179,7 +180,7 @@ class Distillation:
             score = value
             if self.step_score:
                 images = self.images(self.state) if images is None else images
-                score = self.step_score(images, self.labels(self.state, images).detach(), self.classes)
+                score = self.step_score(Batch(images, self.labels(self.state, images), self.classes), self.step)
             self.best.offer(self.state, score, self.step)
 
     def _offer_last(self) -> None:
@@ -232,7 +233,7 @@ class Distillation:
         if self.stage_score:
             with self.watch.phase("rank"):
                 images = self.images(state)
-                score = float(self.stage_score(images, self.labels(state, images, True).detach(), self.classes))
+                score = float(self.stage_score(Batch(images, self.labels(state, images, True), self.classes), self.step))
         self.stages.append(Stage(state, chosen, distance, score))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():

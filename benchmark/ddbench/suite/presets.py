@@ -51,10 +51,14 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 LENGTHS = {"steps": "total_steps", "total_steps": "steps"}
 """The two ways to say how long a distillation is: each, and the one that it displaces."""
-WORDS = ("labels", "rank_steps", "rank_stages", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
+WORDS = ("labels", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
-SETTABLE: Mapping[str, type] = {**NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), "proxy": dict}
+PLUGINS = ("proxy", "rank_steps", "rank_stages")
+"""Each a plugin by name, or a table with its name: one on top displaces the other."""
+SETTABLE: Mapping[str, type] = {
+    **NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), **dict.fromkeys(PLUGINS, dict),
+}  # fmt: skip
 """What a `set` table takes, and of which type."""
 
 
@@ -67,20 +71,20 @@ def misfit(value: Any, kind: type, where: str) -> str:
 
 
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
-    """Put a `set` table on top of `values`, tables merged but for the proxy, which is a plugin by name or a table with it; a
-    sentence for each key of it that does not fit."""
+    """Put a `set` table on top of `values`, tables merged but for those of plugins that may be a name; a sentence for each key of
+    it that does not fit."""
     faults = []
     if LENGTHS.keys() <= new.keys():
         faults.append(f"{where} has 'steps', of every stage, and 'total_steps', shared out over the stages: give one of them.")
     for key, given in new.items():
-        value = {"name": given} if key == "proxy" and isinstance(given, str) else given
-        if key not in SETTABLE:
+        kind = str if key in PLUGINS and isinstance(given, str) else SETTABLE.get(key)
+        if kind is None:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
-        elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):
-            faults.append(fault)
+        elif fault := misfit(given, kind, f"{where}: '{key}'"):
+            faults.append(fault.replace("a table", "a name or a table with it") if key in PLUGINS else fault)
         else:
             values.pop(LENGTHS.get(key, ""), None)
-            values[key] = values.get(key, {}) | value if key in TABLES else SETTABLE[key](value)
+            values[key] = values.get(key, {}) | given if key in TABLES else kind(given)
     return faults
 
 
