@@ -224,7 +224,8 @@ class Distillation:
         """Keep the stage's winner and go on from it, if there is another stage."""
         self.look()
         if self.plan.rank_steps != "last":
-            self._offer_last()
+            with self.watch.phase("rank"):
+                self._offer_last()
         ranked = bool(self.best.params)
         state = self.best.state(self.state) if ranked else self.state.clone()
         chosen = int(self.best.step) if ranked else self.step
