@@ -150,9 +150,10 @@ class Distilled:
             return str(name)
         if isinstance(name, str) and not REGISTRIES["rankers"].offers(name):
             known = [*words, *REGISTRIES["rankers"].names()]
-            told = f"'{name}' takes no settings" if name in words else f"there is no ranker '{name}'"
-            near = "" if name in words else did_you_mean(name, known)
-            self.findings.fault(f"'{role}': {told}.{near} It takes: {', '.join(known)}.")
+            told = f"there is no ranker '{name}'.{did_you_mean(name, known)}"
+            if any(name in others for others in RANKS.values()):
+                told = f"'{name}' takes no settings." if name in words else f"'{name}' ranks the steps of a stage only."
+            self.findings.fault(f"'{role}': {told} It takes: {', '.join(known)}.")
             return None
         ref = self.findings.plugin("rankers", entry)
         if ref is None or self.findings.answer("uses_proxy", ref, lambda plugin: bool(plugin.uses_proxy)) is None:

@@ -29,7 +29,7 @@ def _plan(ranker: Ranker, run: DistillRun) -> SetPlan:
     backbone = require(run.backbone, "backbone")
     return SetPlan(
         dataset=Given.of("datasets", None), train_hash="0" * 64, ipc=EACH, seed=0, held_out=0.1, backbone=backbone,
-        proxy=backbone, proxy_epochs=1, rank_steps=Given.of("rankers", ranker), rank_epochs=4, ranking=TOY_RECIPE,
+        proxy=backbone, proxy_epochs=1, rank_steps=Given.of("rankers", ranker), rank_epochs=20, ranking=TOY_RECIPE,
     )  # fmt: skip
 
 
