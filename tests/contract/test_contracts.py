@@ -436,8 +436,8 @@ class Nearness(Ranker):
             return {
                 "global": lambda: value + torch.rand(()), "memory": lambda: value * len(calls), "nan": lambda: value * torch.nan,
                 "constant": lambda: torch.zeros((), device=run.device), "graph": lambda: value.requires_grad_(),
-                "classes": lambda: value.expand(3), "number": lambda: float(value), "left": lambda: (syn.images - torch.zeros(run.spec.shape)).sum(),
-                "wait": lambda: value + float(value),
+                "classes": lambda: value.expand(3), "number": lambda: float(value), "wait": lambda: value + float(value),
+                "left": lambda: (syn.images - torch.zeros(run.spec.shape)).sum(),
             }.get(self.fault, lambda: value)()  # fmt: skip
 
         return score
