@@ -17,7 +17,7 @@ normalised float32; images of data sets are uint8; generators give pixels, about
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -657,6 +657,84 @@ class Proxy(ABC):
         of the data set's classes [B,K], in their order."""
 
 
+Gradients = Literal["grad-cam", "elementwise"]
+"""What weighs the maps of a proxy: the spatial mean of their gradient, or the gradient itself."""
+
+
+@dataclass(frozen=True)
+class RankDefaults:
+    """What a suite says once for all rankers of a plan (`proxy_layer`, `proxy_gradient`, `rank_epochs`, `rank_repeats`); a
+    ranker's own settings go above it."""
+
+    layer: str = ""  # of the proxy, the one whose maps are compared; empty: the last before the head
+    gradient: Gradients = "grad-cam"
+    epochs: int = 100  # over which networks are trained on a set
+    repeats: int = 1  # how many of them
+
+
+class RankRun(Run, Protocol):
+    """What a ranker may ask for: a run, and training images only, also those that are held out. There is no test data here."""
+
+    @property
+    def defaults(self) -> RankDefaults:
+        """What the suite says for all rankers."""
+        ...
+
+    @property
+    def proxy(self) -> nn.Module:
+        """The plan's proxy, frozen, in evaluation mode, as `Proxy.load` promises it. Only where the ranker `uses_proxy`."""
+        ...
+
+    def training_batches(self, size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """All real training images, in the order of their classes, so many at once: normalised [B,C,H,W], classes [B]."""
+        ...
+
+    def trained_on(self, syn: Batch, epochs: int, *name: str | int) -> nn.Module:
+        """`network` of that name, trained on a set as the protocol trains networks that judge, over so many epochs; in evaluation
+        mode. Its streams are the same at every step, so that sets are compared under equal chances. Only where the ranker
+        `uses_held_out`."""
+        ...
+
+    def held_out_error(self, network: nn.Module) -> Tensor:
+        """The share of the held-out training images that a network gets wrong, 0-d. Only where the ranker `uses_held_out`."""
+        ...
+
+
+Score = Callable[[Batch, int], Tensor]
+"""(the whole set, the step) -> 0-d on the run's device, without a graph; smaller is better. It changes nothing of the set and
+remembers nothing: the same set at the same step has the same score, also in a process that goes on from a checkpoint."""
+
+
+class Ranker(ABC):
+    """Chooses among the iterates of a stage, and among the best of each stage, by a score. A frozen dataclass. Abstract: open.
+
+    `last` and `loss` are no plugins: what comes last, and the loss's own value, need no score.
+    """
+
+    plugin_kind: ClassVar[str] = "rankers"
+    numerics: ClassVar[int] = 1  # raised by its author when equal settings give other numbers than before
+    uses_proxy: ClassVar[bool] = False  # True: it looks through the plan's proxy, `run.proxy`
+    uses_held_out: ClassVar[bool] = False  # True: it trains networks on the set, which held-out training images judge
+
+    @property
+    def saw(self) -> Saw:
+        """What it compares sets with, beside what its resources and the proxy saw: the training images."""
+        return TRAIN
+
+    def needs(self, run: Run) -> tuple[Resource, ...]:
+        """What must be trained before `open`."""
+        return ()
+
+    def check(self, run: Run) -> None:
+        """Raise ConfigError where it cannot rank sets of such images, or with this backbone; asked before any step, of a run
+        without data."""
+        return
+
+    @abstractmethod
+    def open(self, run: RankRun) -> Score:
+        """The score, with what it compares sets with. On a device it should not wait, for it may be asked at every step."""
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """A split of a data set."""
@@ -885,6 +963,7 @@ PLUGIN_TYPES: Mapping[str, type[Any]] = {
     "generators": GeneratorConfig,
     "architectures": Arch,
     "proxies": Proxy,
+    "rankers": Ranker,
     "datasets": Dataset,
     "baselines": Baseline,
     "presets": Presets,

@@ -27,6 +27,7 @@ NOUNS: Mapping[str, str] = {
     "generators": "generator",
     "architectures": "architecture",
     "proxies": "proxy",
+    "rankers": "ranker",
     "datasets": "dataset",
     "baselines": "baseline",
     "presets": "preset",

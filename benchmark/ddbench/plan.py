@@ -22,7 +22,7 @@ from ddbench.api import Budget
 from ddbench.errors import ConfigError
 from ddbench.files import digest
 from ddbench.protocols import Numbers
-from ddbench.refs import PluginRef
+from ddbench.refs import OURS, PluginRef
 from ddbench.trials import Tuning
 
 NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1, "crops": 2}
@@ -30,8 +30,8 @@ NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1, "crop
 and what it trains with; in `ddbench.evaluate`; in `ddbench.ops.crops`, for the numbers that ask for its crops."""
 
 LABELS = ("hard", "learned", "teacher")
-STEP_RANKERS = ("last", "loss", "feature-distance")
-STAGE_RANKERS = ("last", "feature-distance", "validation")
+RANKS = {"rank_steps": ("last", "loss"), "rank_stages": ("last",)}
+"""What steps and stages are ranked by where no ranker gives a score: the order of events, and the loss."""
 PROXY_GRADIENTS = ("grad-cam", "elementwise")
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "cosine")
@@ -77,13 +77,13 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     optimizer: str = "sgd"  # or adam, with betas 0.5 and 0.9, as SRe2L has it
     schedule: str = "constant"  # of the rates; or cosine, to 0 over every stage
     labels: str = "hard"
-    rank_steps: str = "last"
+    rank_steps: str | PluginRef = "last"  # last, loss, or a ranker: see `in_plan`
     rank_every: int = 1  # steps between two candidates; the last iterate always is one
-    rank_stages: str = "last"
-    rank_epochs: int = 100  # of the networks that rank stages by validation
+    rank_stages: str | PluginRef = "last"  # likewise without loss
+    rank_epochs: int = 100  # of the networks that rankers train on a set
     rank_repeats: int = 1
-    ranking: Numbers | None = None  # how these networks are trained, over `rank_epochs`
-    proxy: PluginRef | None = None  # of the class-relevant feature distance: an architecture, or a network of others
+    ranking: Numbers | None = None  # how these networks are trained, over `rank_epochs`; None where no ranker trains any
+    proxy: PluginRef | None = None  # that rankers look through: an architecture, or a network of others; None where none does
     proxy_epochs: int = 10  # for which an architecture is trained
     proxy_layer: str = ""  # of its modules, the one whose maps are compared; empty: the last before the head
     proxy_gradient: str = "grad-cam"  # what weighs a map: the spatial mean of its gradient; or elementwise, the gradient
@@ -100,7 +100,20 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def refs(self) -> tuple[PluginRef, ...]:
         """Its plugins."""
         refs = (self.dataset, self.baseline, self.backbone, self.loss, self.space, self.generator, self.proxy)
-        return tuple(ref for ref in refs if ref)
+        return tuple(ref for ref in (*refs, *self.rankers) if ref)
+
+    def ranker(self, role: str) -> PluginRef | None:
+        """What gives the scores of steps (`rank_steps`) or of stages (`rank_stages`); None where nothing does. Raises ConfigError
+        or PluginError where a ranker of ddbench's own is not as it should be."""
+        named: str | PluginRef = getattr(self, role)
+        if self.baseline or self.imported or named in RANKS[role]:
+            return None
+        return named if isinstance(named, PluginRef) else PluginRef.resolve("rankers", named, {})
+
+    @cached_property
+    def rankers(self) -> tuple[PluginRef, ...]:
+        """Those of steps and of stages, each once."""
+        return tuple(dict.fromkeys(ref for ref in map(self.ranker, RANKS) if ref))
 
     @property
     def everything(self) -> bool:
@@ -154,14 +167,9 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return bool(self.synthetic_mean or self.synthetic_std)
 
     @property
-    def ranks_by_distance(self) -> bool:
-        """Whether a ranker of a distillation reads the class-relevant feature distance."""
-        return not (self.baseline or self.imported) and "feature-distance" in (self.rank_steps, self.rank_stages)
-
-    @property
     def pretrained(self) -> PluginRef | None:
         """The rankers' proxy, where others have trained it."""
-        return self.proxy if self.ranks_by_distance and self.proxy and self.proxy.kind == "proxies" else None
+        return self.proxy if self.proxy and self.proxy.kind == "proxies" else None
 
     def identity(self) -> dict[str, Any]:
         """What the key is made of. The data set is its hash; its name says nothing more."""
@@ -203,14 +211,14 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return replace(self, steps=total // num_stages, extra_steps=total % num_stages)
 
     def without_idle_settings(self) -> SetPlan:
-        """The same plan with the settings that nothing of it reads at their defaults, so that they do not count."""
-        rankers = (self.rank_steps, self.rank_stages)
+        """The same plan with the settings that nothing of it reads at their defaults, so that they do not count. Raises
+        PluginError where a ranker cannot say what it uses."""
         idle: dict[str, Any] = {}
-        if "feature-distance" not in rankers:
+        if not any(ref.ask(lambda ranker: bool(ranker.uses_proxy)) for ref in self.rankers):
             idle |= dict.fromkeys(("proxy", "proxy_epochs", "proxy_layer", "proxy_gradient"))
         elif self.pretrained:
             idle |= dict.fromkeys(("proxy_epochs",))
-        if "validation" not in rankers:
+        if not any(ref.ask(lambda ranker: bool(ranker.uses_held_out)) for ref in self.rankers):
             idle |= dict.fromkeys(("rank_epochs", "rank_repeats", "ranking"))
         if self.rank_steps == "last":
             idle |= dict.fromkeys(("rank_every",))
@@ -231,9 +239,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ]
         if min(self.stage_steps, default=1) < 1:
             faults.append(f"'stage_steps' must give every stage at least 1, got {list(self.stage_steps)}.")
-        words = (("budget", get_args(Budget)), ("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
-        more = (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("proxy_gradient", PROXY_GRADIENTS))
-        for name, allowed in (*words, *more):
+        words = (("budget", get_args(Budget)), ("labels", LABELS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
+        for name, allowed in (*words, ("proxy_gradient", PROXY_GRADIENTS)):
             if getattr(self, name) not in allowed:
                 faults.append(f"'{name}' must be one of {', '.join(allowed)}, got '{getattr(self, name)}'.")
         if not 0 <= self.momentum < 1:
@@ -308,6 +315,13 @@ class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The name that its random streams begin with: by what the network is, and not by its label or its rate."""
         what = {name: value for name, value in self.network.what.items() if name not in ("numerics", "lr", "software")}
         return ("evaluate", self.draw, short(digest(what)))
+
+
+def in_plan(ranker: PluginRef) -> str | PluginRef:
+    """A ranker as plans hold it: one of ddbench's own at its defaults is its name, so that a plan, and its key, say no more than
+    that, as they did before rankers were plugins."""
+    plain = {"plugin": ranker.name, "from": OURS, "numerics": 1, "settings": {}}
+    return ranker.name if ranker.what == plain else ranker
 
 
 def _identity(plan: msgspec.Struct, without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -168,13 +168,15 @@ class Registry:
 
 losses, spaces, generators = Registry("losses"), Registry("spaces"), Registry("generators")
 architectures, datasets, baselines = Registry("architectures"), Registry("datasets"), Registry("baselines")
-proxies = Registry("proxies")
+proxies, rankers = Registry("proxies"), Registry("rankers")
 presets, protocols, executors = Registry("presets"), Registry("protocols"), Registry("executors")
 assets = Registry("assets")
 REGISTRIES: Mapping[str, Registry] = {
     each.kind: each
-    for each in (losses, spaces, generators, architectures, proxies, datasets, baselines, presets, protocols, executors, assets)
-}
+    for each in (
+        losses, spaces, generators, architectures, proxies, rankers, datasets, baselines, presets, protocols, executors, assets,
+    )
+}  # fmt: skip
 
 
 def _resolve_nested(kind: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

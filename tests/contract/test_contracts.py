@@ -44,10 +44,13 @@ from ddbench.api import (
     Presets,
     ProtocolText,
     Proxy,
+    Ranker,
+    RankRun,
     Request,
     Resource,
     Run,
     Saw,
+    Score,
     Site,
     Space,
     Spec,
@@ -58,7 +61,7 @@ from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation, distill
 from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError, ConfigError, DataError
-from ddbench.ops.moves import send_network
+from ddbench.ops.moves import send, send_network
 from ddbench.ops.pretrained import Adapted
 from ddbench.ops.wrapping import Wrapping
 from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGenerator, run_checks, toy_network, toy_plan, toy_run
@@ -66,7 +69,7 @@ from ddbench.testing import CHECKS, TOY_ARCH, TOY_NORMED_ARCH, Skipped, ToyGener
 # Given to every plugin that has the setting, so that tests are quick.
 SMALL = {
     "width": 16, "samples": 8, "epochs": 1, "num_experts": 3, "syn_steps": 5, "teacher_epochs": 2, "side": 32,
-    "units": 3, "fit_steps": 3, "inner": "pixel",
+    "units": 3, "fit_steps": 3, "inner": "pixel", "networks": 2, "batches": 2,
     "classes": ("n02102040", "n01440764"),
 }  # fmt: skip
 EXCEPTIONS: dict[tuple[str, str, str], str] = {}  # (kind, name, check) -> why it fails; each a strict xfail
@@ -85,6 +88,7 @@ MADE = {  # of those that read files of users, what makes small ones and gives t
     ("baselines", "latent-clusters"): made_pipelines.few_steps,
     ("baselines", "ddim-groups"): made_pipelines.few_groups,
 }
+OWN = {("rankers", "validation"): {"epochs": 20}}  # of those that SMALL makes too small: one epoch trains nothing
 DIFFUSED = {("generators", "autoencoder-kl"), ("baselines", "latent-clusters"), ("baselines", "ddim-groups")}
 IN_COLOUR = {("generators", "tiny-autoencoder"), *DIFFUSED}  # that make no other images
 EXTRAS = dict.fromkeys(DIFFUSED, "diffusers")  # what users install for some plugins alone
@@ -100,7 +104,7 @@ NAMED = [
 def make(kind: str, name: str) -> Any:
     source = registry.REGISTRIES[kind]
     known = source.settings(name)
-    own = MADE[kind, name](files()) if (kind, name) in MADE else {}
+    own = MADE[kind, name](files()) if (kind, name) in MADE else OWN.get((kind, name), {})
     return source.make(name, {key: value for key, value in SMALL.items() if key in known} | own)
 
 
@@ -184,6 +188,8 @@ def may_skip(kind: str, plugin: Any, user_data: Path | None) -> set[str]:
         except BenchError:  # its file or package is not there
             return {check.__name__ for check in CHECKS[kind]} - {"proxy_says_what_it_saw"}
         return set()
+    if kind == "rankers":
+        return {"ranker_stays_on_its_device"} if plugin.uses_held_out else set()
     if kind == "datasets":
         try:
             plugin.load("train", user_data)
@@ -414,6 +420,36 @@ class Batchwise(Adapted):
 
 
 SOUND["proxies"] = (Elsewhere(), set())
+
+
+@dataclass(frozen=True)
+class Nearness(Ranker):
+    """|mean of the set - mean of the real images|^2 and a little noise of the step's; `fault` says what is wrong."""
+
+    fault: str = ""
+
+    def open(self, run: RankRun) -> Score:
+        real, calls = torch.cat([images for images, _ in run.training_batches(5)]).mean(0), []
+        if self.fault == "real":
+            run.data.images.zero_()  # type: ignore[attr-defined]
+
+        def score(syn: Batch, step: int) -> Tensor:
+            calls.append(step)
+            noise = 1e-3 * torch.rand((), generator=FREE if self.fault == "clock" else run.rng("noise", step))
+            value = (syn.images.mean(0) - real).square().sum() + send(noise, run.device)
+            if self.fault in ("images", "labels"):
+                getattr(syn, self.fault).mul_(0.5)
+            return {
+                "global": lambda: value + torch.rand(()), "memory": lambda: value * len(calls), "nan": lambda: value * torch.nan,
+                "constant": lambda: torch.zeros((), device=run.device), "graph": lambda: value.requires_grad_(),
+                "classes": lambda: value.expand(3), "number": lambda: float(value), "wait": lambda: value + float(value),
+                "left": lambda: (syn.images - torch.zeros(run.spec.shape)).sum(),
+            }.get(self.fault, lambda: value)()  # fmt: skip
+
+        return score
+
+
+SOUND["rankers"] = (Nearness(), set())
 
 
 def refuse_small(spec: Spec) -> nn.Module:
@@ -1050,6 +1086,39 @@ BROKEN_PROXIES: dict[str, list[tuple[str, Proxy, str]]] = {
 
 
 @dataclass(frozen=True)
+class SecretiveToo(Nearness):
+    """Says what there is no word for."""
+
+    saw: ClassVar[Any] = frozenset({"imagenet"})
+
+
+BROKEN_RANKERS: dict[str, list[tuple[str, Ranker, str]]] = {
+    "ranker_scores_a_set": [
+        ("classes", Nearness("classes"), r"must be a tensor \[\], got"),
+        ("number", Nearness("number"), r"must be a tensor \[\], got"),
+        ("nan", Nearness("nan"), "must be a finite number"),
+        ("graph", Nearness("graph"), "must have no graph"),
+    ],
+    "ranker_tells_sets_apart": [("constant", Nearness("constant"), "very different sets all have the score 0.0")],
+    "ranker_repeats_itself": [
+        ("global", Nearness("global"), "global generator"),
+        ("memory", Nearness("memory"), "asked again, it gives another score"),
+        ("clock", Nearness("clock"), "asked again, it gives another score"),
+    ],
+    "ranker_leaves_images_alone": [
+        ("images", Nearness("images"), "has changed the set's images"),
+        ("labels", Nearness("labels"), "has changed the set's labels"),
+        ("real", Nearness("real"), "has changed the real images"),
+    ],
+    "ranker_stays_on_its_device": [
+        ("left", Nearness("left"), "mixes tensors on cpu and cuda:0"),
+        ("wait", Nearness("wait"), "a score makes the host wait"),
+    ],
+    "ranker_says_what_it_saw": [("word", SecretiveToo(), "got also imagenet")],
+}
+
+
+@dataclass(frozen=True)
 class Brought(Asset):
     """A file that is copied; `fault` says what it gets wrong."""
 
@@ -1091,6 +1160,7 @@ BROKEN_ASSETS: dict[str, list[tuple[str, Asset, str]]] = {
 
 BROKEN: dict[str, dict[str, list[Any]]] = {
     "proxies": BROKEN_PROXIES,  # type: ignore[dict-item]
+    "rankers": BROKEN_RANKERS,  # type: ignore[dict-item]
     "spaces": BROKEN_SPACES,  # type: ignore[dict-item]
     "losses": BROKEN_LOSSES,  # type: ignore[dict-item]
     "generators": BROKEN_GENERATORS,  # type: ignore[dict-item]

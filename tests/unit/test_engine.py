@@ -11,19 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from msgspec.structs import replace as replace_plan
+from ranking import feature_distance, images_of, validation_error
 from torch import Tensor
 
-from ddbench.api import Batch, Loss, Memory, Run, Space, State
-from ddbench.compute import engine
+from ddbench.api import Batch, Loss, Memory, Ranker, RankRun, Run, Score, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf
 from ddbench.compute.engine import Distillation, DistilledSet, distill, starting_labels
-from ddbench.compute.rank import feature_distance, needs, validation_error
+from ddbench.compute.rank import StageBest, needs
 from ddbench.compute.run import DistillRun
 from ddbench.errors import ConfigError, PluginError
 from ddbench.files import read_tensors, tensors_to_bytes
 from ddbench.plan import SetPlan
-from ddbench.testing import ToyGenerator, prepared, toy_plan, toy_run
+from ddbench.testing import Given, ToyGenerator, prepared, toy_plan, toy_run
 from ddbench_plugins.losses.dc import GradientMatching
 from ddbench_plugins.losses.dm import DistributionMatching
 from ddbench_plugins.spaces.layered import glad, hpd, w_plus
@@ -173,21 +173,70 @@ def test_the_loss_ranker_compares_the_images_picked(run: DistillRun) -> None:
     assert all(syn.num_images == 6 for syn in loss.given)
 
 
-def test_another_ranker_sees_the_whole_set(run: DistillRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+SEEN: list[tuple[Batch, int]] = []
 
-    def score(images: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        seen.append((images.clone(), labels, classes))
-        return torch.tensor(float(-len(seen)))
 
-    monkeypatch.setattr(engine, "scorer", lambda name, plan, run: score if name == "feature-distance" else None)
+@dataclass(frozen=True)
+class Watching(Ranker):
+    """Finds every set better than the one before."""
+
+    def open(self, run: RankRun) -> Score:
+        def score(syn: Batch, step: int) -> Tensor:
+            SEEN.append((replace(syn, images=syn.images.clone()), step))
+            return torch.tensor(float(-len(SEEN)))
+
+        return score
+
+
+WATCHING = Given.of("rankers", Watching(), "watching")
+
+
+def test_another_ranker_sees_the_whole_set(run: DistillRun) -> None:
     for loss in (Some(), Pull()):
-        seen.clear()
-        loop = start(plan_of(loss=loss, rank_steps="feature-distance"), run)
+        SEEN.clear()
+        loop = start(plan_of(loss=loss, rank_steps=WATCHING), run)
         wanted = loop.images(loop.state)
         loop.one_step()
-        assert torch.equal(seen[0][0], wanted)
-        assert [len(part) for part in seen[0]] == [6, 6, 6]
+        ((syn, step),) = SEEN
+        assert torch.equal(syn.images, wanted)
+        assert [len(part) for part in (syn.images, syn.labels, syn.classes)] == [6, 6, 6]
+        assert step == 0
+        assert not syn.leaves
+
+
+def test_ranking_decodes_nothing_that_the_step_has_decoded(run: DistillRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the iterate after the last update, and, in each stage, the winner that a stage ranker is shown."""
+    decoded: list[int] = []
+    decode = Pixel.decode
+    monkeypatch.setattr(Pixel, "decode", lambda self, *given: decoded.append(len(given[1])) or decode(self, *given))
+
+    def images_decoded(**changes: Any) -> int:
+        decoded.clear()
+        made_by(toy_plan(DistributionMatching(4), Pixel(), **({"steps": 5} | changes)), run)
+        return sum(decoded)
+
+    plain = images_decoded()
+    assert images_decoded(rank_steps="loss") == plain + 6
+    assert images_decoded(rank_steps=WATCHING) == plain + 6
+    assert images_decoded(rank_steps=WATCHING, rank_stages=WATCHING) == plain + 12
+    assert images_decoded(rank_steps=WATCHING, chunk=2) == images_decoded(chunk=2) + 6
+
+
+def test_the_seconds_of_ranking_stand_apart(run: DistillRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a ranker, scoring steps, what the last iterate takes, and scoring stages: nothing else."""
+    phases: list[str] = []
+    watch = Stopwatch(run.device)
+    opened, offer, images = Watching.open, StageBest.offer, Distillation.images
+    monkeypatch.setattr(Watching, "open", lambda self, run: phases.append(watch.running[-1]) or opened(self, run))
+    monkeypatch.setattr(StageBest, "offer", lambda self, *given: phases.append(watch.running[-1]) or offer(self, *given))
+    plan = plan_of(Sum(2), steps=2, rank_steps=WATCHING, rank_stages=WATCHING)
+    distill(plan, run, watch)
+    assert phases == ["rank"] * (1 + 2 * 3)
+    phases.clear()
+    monkeypatch.setattr(Distillation, "images", lambda self, *given: phases.append(watch.running[-1]) or images(self, *given))
+    distill(plan_of(Sum(2), steps=2, rank_steps="loss"), run, watch)
+    # offers; images of the last iterates; pictures of the stages; the result
+    assert phases == [*["rank"] * 4, "rank", *["rank"] * 3, *["aside"] * 2, "distill"]
 
 
 @pytest.mark.parametrize(
@@ -387,7 +436,7 @@ def test_the_loss_ranker_picks_the_true_minimum(run: DistillRun, loss: Loss, spa
 
 def test_candidates_are_counted_from_the_start_of_each_stage(run: DistillRun) -> None:
     loop, offered = start(plan_of(Sum(2), steps=3, rank_steps="loss", rank_every=2), run), []
-    loop.step_score = lambda images, labels, classes: torch.tensor(float(offered.append(loop.step) or 0))
+    loop.step_score = lambda syn, step: torch.tensor(float(offered.append(loop.step) or 0))
     for _ in range(2):
         for _ in range(3):
             loop.one_step()
@@ -446,7 +495,7 @@ def test_the_feature_distance_ranker_picks_the_true_minimum(run: DistillRun) -> 
     scores = []
     for params, _ in iterates(plan, run):
         images = space.decode(State(params), torch.arange(6), run)
-        scores.append(float(score(images, torch.empty(0), torch.arange(3).repeat_interleave(2))))
+        scores.append(float(score(images_of(images, torch.arange(3).repeat_interleave(2)), 0)))
     made = made_by(plan, run)
     assert made.stages[0]["chosen_step"] == scores.index(min(scores))
     assert made.stages[0]["step_score"] == pytest.approx(min(scores), rel=1e-4)
@@ -489,14 +538,14 @@ def test_the_best_stage_is_that_of_the_smallest_validation_error(run: DistillRun
     made = made_by(plan, run)
     scores = [stage["stage_score"] for stage in made.stages]
     assert made.chosen_stage == scores.index(min(scores))
-    error = validation_error(plan, run)(made.images, made.labels, made.classes)
+    error = validation_error(plan, run)(Batch(made.images, made.labels, made.classes), 0)
     assert float(error) == pytest.approx(min(scores))
 
 
 @pytest.mark.parametrize(("scores", "winner"), [([3, 1, 2], 1), ([2, 1, 1], 1), ([1, 1, 1], 0)])
 def test_the_earliest_of_equal_stages_wins(run: DistillRun, scores: list[float], winner: int) -> None:
     loop, answers = start(plan_of(Sum(3), steps=1), run), iter(scores)
-    loop.stage_score = lambda images, labels, classes: torch.tensor(float(next(answers)))
+    loop.stage_score = lambda syn, step: torch.tensor(float(next(answers)))
     for _ in range(3):
         loop.one_step()
         loop.leave_stage()

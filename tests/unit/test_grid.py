@@ -194,7 +194,7 @@ CASES = {
     "negative chunk": (GOOD + "chunk = 0\n", "'chunk' must be at least 1, got 0."),
     "momentum": (GOOD + "momentum = nan\n", "'momentum' must lie in [0, 1), got nan."),
     "labels": (GOOD + 'labels = "soft"\n', "'labels' must be one of hard, learned, teacher, got 'soft'."),
-    "ranker": (GOOD + 'rank_stages = "loss"\n', "'rank_stages' must be one of last, feature-distance, validation, got 'loss'."),
+    "ranker": (GOOD + 'rank_stages = "loss"\n', "'rank_stages': 'loss' ranks the steps of a stage only. It takes: last, "),
     "rate of nothing": (changed("losses", '["dm"]') + "rates = { pixel = 1.0 }\n", "there is no tensor 'pixel' to give a rate. Did you mean 'pixels'? Known: "),
     "rate 0": (GOOD + "rates = { pixels = 0 }\n", "rate 'pixels' must be a number above 0, got 0.0."),
     "rate infinite": (GOOD + "rates = { pixels = inf }\n", "rate 'pixels' must be a number above 0, got inf."),

@@ -38,7 +38,7 @@ from ddbench.refs import PluginRef
 from ddbench_plugins.losses.dm import DistributionMatching
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identities.json"
-KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "baselines")  # data sets are their hash
+KINDS = ("losses", "spaces", "generators", "architectures", "proxies", "rankers", "baselines")  # data sets are their hash
 MEMBERS: dict[str, dict[str, Any]] = {  # an example of every family
     "architectures timm": {"model": "resnet18"},
     "generators stylegan-xl": {"weights": "imagenet128"},

@@ -127,7 +127,7 @@ def test_a_set_saw_what_any_part_of_it_saw() -> None:
 
 def test_a_proxy_counts_where_a_ranker_reads_it() -> None:
     plan = plan_of(proxy=Plugin(EXTERNAL))
-    assert saw_of_set(plan, ()) == ("train",)
+    assert saw_of_set(plan.without_idle_settings(), ()) == ("train",)
     for role in ("rank_steps", "rank_stages"):
         wanted = ("train", "external-images", "external-labels")
         assert saw_of_set(replace_plan(plan, **{role: "feature-distance"}), ()) == wanted
@@ -428,7 +428,7 @@ def test_a_suite_names_a_proxy_by_place_and_is_told_what_cannot_be(
     assert main(["plan", str(wool("", nameless)), "--store", "store"]) == 0
     assert "unknown proxy 'tests-seers'. Did you mean 'tests-seer'?" in faults('proxy = "tests-seers"')
     assert "unknown architecture 'convnett'. Did you mean 'convnet'?" in faults('proxy = "convnett"')
-    assert "'proxy' must be a table, got 3." in faults("proxy = 3")
+    assert "'proxy' must be a name or a table with it, got 3." in faults("proxy = 3")
     assert "'proxy_gradient' must be one of grad-cam, elementwise, got 'sum'." in faults('proxy_gradient = "sum"')
     override = '[[override]]\nwhere = { space = "pixel" }\nset = { proxy = { name = "efficientnet-lite0-imagenet", side = -1 } }'
     assert "'side' must be at least 0" in faults(override)

@@ -160,7 +160,7 @@ def test_hooks_go_even_where_the_network_fails() -> None:
 def test_a_backbone_without_maps_is_refused_before_the_first_step(loss: Loss, run: DistillRun) -> None:
     assert loss.needs(run) == ()
     tokens = replace(run, backbone=Given.of("architectures", vit(width=16, depth=1)))
-    with pytest.raises(ConfigError, match=r"matches maps inside the backbone, and this one shows none. Name a convolutional"):
+    with pytest.raises(ConfigError, match=r"are compared, and this one shows none. Name a convolutional"):
         loss.needs(tokens)
 
 

@@ -14,15 +14,17 @@ import torch
 import torch.nn.functional as F
 from msgspec.structs import replace as replace_plan
 from PIL import Image
+from ranking import feature_distance, images_of
 from torch import Tensor, nn
 
 from ddbench import testing
 from ddbench.api import IMAGENET_CLASSES, Proxy, Run, Spec
-from ddbench.compute.rank import class_means, feature_distance, gated_features, layer_of, needs, scorer
+from ddbench.compute.rank import needs, scores
 from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
 from ddbench.errors import ConfigError, DataError
 from ddbench.files import sha256_file
+from ddbench.ops.gated import class_means, gated_features, layer_of
 from ddbench.ops.pretrained import Adapted
 from ddbench.ops.vision import load_torchvision
 from ddbench.seeds import global_stream
@@ -98,7 +100,8 @@ def test_the_distance_takes_the_options() -> None:
     network, run = toy(), on(SPEC)
     images = torch.randn(3, *SPEC.shape, generator=run.rng("images"))
     classes, real = torch.arange(3), run.data.seen(run.data.images)
-    found = feature_distance(network, run, "elementwise", "features.2")(images, torch.empty(0), classes)
+    score = feature_distance(network, run, gradient="elementwise", layer="features.2")
+    found = score(images_of(images, classes), 0)
     cut = layer_of(network, "features.2")
     means = class_means(gated_features(network, real, run.data.labels, "elementwise", cut), run.data.labels, 3)
     plain = (means - gated_features(network, images, classes, "elementwise", cut)).square().sum()
@@ -162,16 +165,16 @@ def test_a_ranker_reads_the_proxy_of_the_plan() -> None:
     assert needs(plan) == ()
     assert plan.pretrained is given
     run, images = on(SPEC), torch.randn(3, *SPEC.shape)
-    score = scorer("feature-distance", plan, run)
-    wanted = feature_distance(Toy().load(run), run, "elementwise", "features.2")
+    score, _ = scores(plan, run)
+    wanted = feature_distance(Toy().load(run), run, gradient="elementwise", layer="features.2")
     assert score is not None
-    rest = (torch.empty(0), torch.arange(3))
-    assert torch.equal(score(images, *rest), wanted(images, *rest))
-    habit = scorer("feature-distance", plan, replace(run, fed=replace(SPEC, mean=(0.0,) * 3)))
+    syn = images_of(images, torch.arange(3))
+    assert torch.equal(score(syn, 0), wanted(syn, 0))
+    habit, _ = scores(plan, replace(run, fed=replace(SPEC, mean=(0.0,) * 3)))
     assert habit is not None
-    assert torch.equal(habit(images, *rest), wanted(images, *rest))
+    assert torch.equal(habit(syn, 0), wanted(syn, 0))
     with pytest.raises(ConfigError, match="'proxy_layer'"):
-        scorer("feature-distance", replace_plan(plan, proxy_layer="layer9"), run)
+        scores(replace_plan(plan, proxy_layer="layer9"), run)
 
 
 # ---------------------------------------------------------------- ResNet-18 from a file

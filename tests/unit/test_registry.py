@@ -361,6 +361,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(install: Install) -> None:
         "generators": "unknown generator ",
         "architectures": "unknown architecture ",
         "proxies": "unknown proxy ",
+        "rankers": "unknown ranker ",
         "datasets": "unknown dataset ",
         "baselines": "unknown baseline ",
         "presets": "unknown preset ",

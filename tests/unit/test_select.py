@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from msgspec.structs import replace as replace_plan
+from ranking import feature_distance, images_of, validation_error
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Spec, State
-from ddbench.compute.rank import (
-    Classifier,
-    StageBest,
-    _real_means,
-    class_means,
-    feature_distance,
-    gated_features,
-    needs,
-    scorer,
-    validation_error,
-)
+from ddbench.api import Arch, Batch, Spec, State
+from ddbench.compute.rank import Classifier, StageBest, needs, scores
 from ddbench.compute.run import DistillRun
 from ddbench.compute.train import predict, train
 from ddbench.data.subsets import TrainingData
-from ddbench.errors import ConfigError, PluginError
+from ddbench.errors import PluginError
+from ddbench.ops.gated import class_means, gated_features, means_of_batches
 from ddbench.ops.layers import Network
 from ddbench.testing import TOY_ARCH, Given, toy_data, toy_plan, toy_run, toy_spec
 from ddbench_plugins.losses.dm import DistributionMatching
@@ -43,8 +36,8 @@ def plan() -> Any:
     return toy_plan(DistributionMatching(), Pixel())
 
 
-def real_set(run: DistillRun) -> tuple[Tensor, Tensor, Tensor]:
-    return run.data.seen(run.data.images), F.one_hot(run.data.labels, 3).float(), run.data.labels
+def real_set(run: DistillRun) -> Batch:
+    return Batch(run.data.seen(run.data.images), F.one_hot(run.data.labels, 3).float(), run.data.labels)
 
 
 # ---------------------------------------------------------------- gated features
@@ -87,10 +80,10 @@ def test_gated_features_of_a_real_network_by_autograd(run: DistillRun) -> None:
 
 
 def test_gated_features_work_without_a_graph_around(run: DistillRun) -> None:
-    network, (images, _, classes) = run.network("proxy").eval(), real_set(run)
+    network, real = run.network("proxy").eval(), real_set(run)
     with torch.no_grad():
-        inside = gated_features(network, images, classes)
-    assert torch.equal(inside, gated_features(network, images, classes))
+        inside = gated_features(network, real.images, real.classes)
+    assert torch.equal(inside, gated_features(network, real.images, real.classes))
 
 
 def test_class_means() -> None:
@@ -108,7 +101,7 @@ def test_feature_distance_is_its_formula(run: DistillRun) -> None:
     network = run.network("proxy").eval().requires_grad_(False)
     images = torch.randn(6, 3, 8, 8, generator=run.rng("images"))
     classes = torch.arange(3).repeat_interleave(2)
-    score = feature_distance(network, run)(images, torch.empty(0), classes)
+    score = feature_distance(network, run)(images_of(images, classes), 0)
     plain = 0.0
     for c in range(3):
         real = run.data.seen(run.data.images[run.data.labels == c])
@@ -121,56 +114,56 @@ def test_feature_distance_is_its_formula(run: DistillRun) -> None:
 
 def test_feature_distance_is_zero_for_the_real_set_and_grows_with_noise(run: DistillRun) -> None:
     distance = feature_distance(run.network("proxy").eval(), run)
-    images, labels, classes = real_set(run)
-    assert float(distance(images, labels, classes)) == pytest.approx(0, abs=1e-10)
-    noise = torch.randn(images.shape, generator=run.rng("noise"))
-    scores = [float(distance(images + size * noise, labels, classes)) for size in (0, 0.3, 1, 3)]
-    assert scores == sorted(scores)
-    assert scores[0] < scores[1] / 100
+    real = real_set(run)
+    assert float(distance(real, 0)) == pytest.approx(0, abs=1e-10)
+    noise = torch.randn(real.images.shape, generator=run.rng("noise"))
+    found = [float(distance(replace(real, images=real.images + size * noise), 0)) for size in (0, 0.3, 1, 3)]
+    assert found == sorted(found)
+    assert found[0] < found[1] / 100
 
 
 def test_feature_distance_looks_at_all_real_images() -> None:
     """More than one batch of them."""
     spec = toy_spec(channels=3)
     run = replace(toy_run(channels=3), data=toy_data(spec, per_class=100))
-    images, labels, classes = real_set(run)
-    assert float(feature_distance(run.network("proxy").eval(), run)(images, labels, classes)) == pytest.approx(0, abs=1e-10)
+    assert float(feature_distance(run.network("proxy").eval(), run)(real_set(run), 0)) == pytest.approx(0, abs=1e-10)
 
 
 @pytest.mark.parametrize("per_class", [2, 100, 300])  # several classes a batch, and several batches a class
 def test_the_real_means_are_those_of_all_features_at_once(per_class: int) -> None:
     run = replace(toy_run(channels=3), data=toy_data(toy_spec(channels=3), per_class=per_class))
-    network, (images, _, classes) = run.network("proxy").eval(), real_set(run)
-    whole = class_means(gated_features(network, images, classes), classes, 3)
-    torch.testing.assert_close(_real_means(network, run.data, "grad-cam", None), whole)
+    network, real = run.network("proxy").eval(), real_set(run)
+    whole = class_means(gated_features(network, real.images, real.classes), real.classes, 3)
+    batches = zip(real.images.split(256), real.classes.split(256), strict=True)
+    torch.testing.assert_close(means_of_batches(batches, run.class_counts, partial(gated_features, network)), whole)
 
 
 def test_the_proxy_is_trained_on_real_images_only_where_a_ranker_needs_it(run: DistillRun, plan: Any) -> None:
-    assert needs(plan) == ()
+    assert needs(plan.without_idle_settings()) == ()
+    assert needs(replace_plan(plan, rank_stages="validation").without_idle_settings()) == ()
     ranked = replace_plan(plan, rank_steps="feature-distance", proxy_epochs=250)
-    (need,) = needs(ranked)
+    (need,) = needs(ranked.without_idle_settings())
     assert need == Classifier(plan.proxy, 250)
-    assert need in needs(replace_plan(ranked, rank_steps="last", rank_stages="feature-distance"))
+    assert need in needs(replace_plan(ranked, rank_steps="last", rank_stages="feature-distance").without_idle_settings())
     assert needs(replace_plan(ranked, baseline=Given.of("baselines", None))) == ()
-    with pytest.raises(ConfigError, match="names no proxy"):
-        needs(replace_plan(ranked, proxy=None))
     tensors = need.build(run)
     network = run.build(ranked.proxy, "anything")
     network.load_state_dict(tensors)
-    assert float((predict(network.eval(), *real_set(run)[:1], 9) == run.data.labels).float().mean()) > 0.8
-    loaded = scorer("feature-distance", ranked, replace(run, resources={need: tensors}))
-    assert loaded is not None
+    real = real_set(run)
+    assert float((predict(network.eval(), real.images, 9) == run.data.labels).float().mean()) > 0.8
+    loaded, of_stages = scores(ranked, replace(run, resources={need: tensors}))
+    assert loaded
+    assert of_stages is None
     wanted = feature_distance(network.requires_grad_(False), run)
-    images, *rest = real_set(run)
-    noisy = (images + torch.randn(images.shape, generator=run.rng("noise")), *rest)
-    torch.testing.assert_close(loaded(*noisy), wanted(*noisy))
+    noisy = replace(real, images=real.images + torch.randn(real.images.shape, generator=run.rng("noise")))
+    torch.testing.assert_close(loaded(noisy, 0), wanted(noisy, 0))
     with pytest.raises(PluginError, match="not declared"):
-        scorer("feature-distance", ranked, run)
+        scores(ranked, run)
 
 
 def test_last_and_loss_have_no_score(run: DistillRun, plan: Any) -> None:
-    assert scorer("last", plan, run) is None
-    assert scorer("loss", plan, run) is None
+    assert scores(plan, run) == (None, None)
+    assert scores(replace_plan(plan, rank_steps="loss"), run) == (None, None)
 
 
 # ---------------------------------------------------------------- validation
@@ -178,16 +171,17 @@ def test_last_and_loss_have_no_score(run: DistillRun, plan: Any) -> None:
 
 def test_validation_error_is_the_error_of_networks_trained_on_the_set(run: DistillRun, plan: Any) -> None:
     plan = replace_plan(plan, rank_epochs=6, rank_repeats=2, ranking=replace_plan(plan.ranking, epochs=20, warmup_epochs=10))
-    images, labels, classes = (tensor[::3] for tensor in real_set(run))
-    score = validation_error(plan, run)(images, labels, classes)
+    real = real_set(run)
+    few = Batch(real.images[::3], real.labels[::3], real.classes[::3])
+    score = validation_error(plan, run)(few, 0)
     recipe = replace_plan(plan.ranking, epochs=6, warmup_epochs=3).recipe(TOY_ARCH.lr)
     errors = []
     for repeat in range(2):
         network = run.network("rank", repeat)
-        train(network, images, labels, recipe, ("toy", "rank", repeat), run.augment)
+        train(network, few.images, few.labels, recipe, ("toy", "rank", repeat), run.augment)
         errors.append((network(run.data.seen(run.data.validation_images)).argmax(1) != run.data.validation_labels).float().mean())
     assert float(score) == pytest.approx(float(sum(errors)) / 2)
-    assert torch.equal(score, validation_error(plan, run)(images, labels, classes))
+    assert torch.equal(score, validation_error(plan, run)(few, 5))  # at every step alike
 
 
 @dataclass(frozen=True)
@@ -203,27 +197,27 @@ class Forbidden(TrainingData):
 def test_validation_error_reads_the_held_out_images_only(run: DistillRun, plan: Any) -> None:
     data = run.data
     guarded = Forbidden(data.spec, data.images, data.labels, data.starts, data.validation_images, data.validation_labels)
-    images, labels, classes = real_set(run)
+    real = real_set(run)
     plan = replace_plan(plan, rank_epochs=60, ranking=replace_plan(plan.ranking, lr_factor=2.0, augment="none"))
-    good = float(validation_error(plan, replace(run, data=guarded))(images, labels, classes))
+    good = float(validation_error(plan, replace(run, data=guarded))(real, 0))
     swapped = replace(data, validation_labels=(data.validation_labels + 1) % 3)
-    bad = float(validation_error(plan, replace(run, data=swapped))(images, labels, classes))
+    bad = float(validation_error(plan, replace(run, data=swapped))(real, 0))
     assert good < 0.2
     assert bad > 0.8
 
 
 def test_validation_trains_on_the_labels_of_the_set(run: DistillRun, plan: Any) -> None:
     """Learned labels are part of the set: wrong ones make a bad set of good images."""
-    images, labels, classes = real_set(run)
+    real = real_set(run)
     plan = replace_plan(plan, rank_epochs=60, ranking=replace_plan(plan.ranking, lr_factor=2.0, augment="none"))
     score = validation_error(plan, run)
-    assert float(score(images, labels.roll(1, 1), classes)) > 0.8 > float(score(images, labels, classes))
+    assert float(score(replace(real, labels=real.labels.roll(1, 1)), 0)) > 0.8 > float(score(real, 0))
 
 
 def test_validation_without_held_out_images_is_a_sentence(run: DistillRun, plan: Any) -> None:
     data = replace(run.data, validation_images=run.data.images[:0], validation_labels=run.data.labels[:0])
     with pytest.raises(PluginError, match="needs a validation split"):
-        validation_error(plan, replace(run, data=data))
+        validation_error(plan, replace(run, data=data))(real_set(run), 0)
 
 
 # ---------------------------------------------------------------- the best of a stage

@@ -19,7 +19,7 @@ from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, Stored, bytes_of, state_from, state_tensors, under
 from ddbench.compute.picture import WALK_COLUMNS, stages_shown
-from ddbench.compute.rank import StageBest, scorer
+from ddbench.compute.rank import StageBest, scores
 from ddbench.compute.run import DistillRun
 from ddbench.compute.trace import LossTrace
 from ddbench.errors import ConfigError, DivergedError, PluginError
@@ -66,7 +66,8 @@ class Distillation:
         if sentence := plan.fit_of_stages(self.num_stages):
             raise ConfigError(f"{plan.method}: {sentence}")
         self.total_steps = plan.stage_start(self.num_stages)
-        self.step_score, self.stage_score = scorer(plan.rank_steps, plan, run), scorer(plan.rank_stages, plan, run)
+        with watch.phase("rank"):
+            self.step_score, self.stage_score = scores(plan, run)
         self.losses = LossTrace(self.total_steps)
         self.stages: list[Stage] = []
         self.timeline: list[tuple[int, float]] = []
@@ -192,7 +193,7 @@ class Distillation:
             score = value
             if self.step_score:
                 images = self.images(self.state) if images is None else images
-                score = self.step_score(images, self.labels(self.state, images).detach(), self.classes)
+                score = self.step_score(Batch(images, self.labels(self.state, images), self.classes), self.step)
             self.best.offer(self.state, score, self.step)
 
     def _offer_last(self) -> None:
@@ -214,7 +215,7 @@ class Distillation:
         self.losses.asked.add(self.step)
         images, score = self.images(self.state), math.nan
         if self.step_score:
-            score = float(self.step_score(images, self.labels(self.state, images).detach(), self.classes))
+            score = float(self.step_score(Batch(images, self.labels(self.state, images), self.classes), self.step))
         return images, self.labels(self.state, images, finished=True).detach(), score if math.isfinite(score) else None
 
     def images(self, state: State, index: Tensor | None = None) -> Tensor:
@@ -244,7 +245,8 @@ class Distillation:
         """Keep the stage's winner and go on from it, if there is another stage."""
         self.look()
         if self.plan.rank_steps != "last":
-            self._offer_last()
+            with self.watch.phase("rank"):
+                self._offer_last()
         ranked = bool(self.best.params)
         state = self.best.state(self.state) if ranked else self.state.clone()
         chosen = int(self.best.step) if ranked else self.step
@@ -253,7 +255,7 @@ class Distillation:
         if self.stage_score:
             with self.watch.phase("rank"):
                 images = self.images(state)
-                score = float(self.stage_score(images, self.labels(state, images, True).detach(), self.classes))
+                score = float(self.stage_score(Batch(images, self.labels(state, images, True), self.classes), self.step))
         self.stages.append(Stage(state, chosen, distance, score, self._stage_name(len(self.stages))))
         if len(self.stages) < self.num_stages:
             with torch.no_grad():

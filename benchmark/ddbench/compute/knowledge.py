@@ -19,9 +19,9 @@ def declares(resource: Resource) -> bool:
 
 
 def saw_of_set(plan: SetPlan, resources: Iterable[Resource]) -> tuple[Seen, ...]:
-    """What all has seen that has a part in a set: generator, space, loss and the rankers' proxy, or the baseline, and all that
-    is trained or read for them. Raises PluginError where a plugin says what is no such thing."""
-    refs = (plan.baseline,) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained)
+    """What all has seen that has a part in a set: generator, space, loss, rankers and their proxy, or the baseline, and all
+    that is trained or read for them. Raises PluginError where a plugin says what is no such thing."""
+    refs = (plan.baseline,) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained, *plan.rankers)
     found = {word for ref in refs if ref for word in _words(ref.ask(lambda plugin: plugin.saw), ref.label)}
     return _put_together(found, resources, plan.dataset)
 

@@ -79,11 +79,12 @@ def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:
 
 
 def needs_of(plan: SetPlan, run: DistillRun, core: Iterable[Resource]) -> list[Need]:
-    """All that the making of a set needs, without repetition; `core` are the rankers' own needs. Imported sets need nothing."""
+    """All that the making of a set needs, without repetition; `core` is what no plugin asks for. Imported sets need nothing."""
     if plan.imported:
         return []
     wanted: list[tuple[Resource, PluginRef | None]] = [(resource, None) for resource in core]
-    for ref in (plan.generator, plan.baseline) if plan.baseline else (plan.generator, plan.space, plan.loss, plan.pretrained):
+    makers = (plan.baseline,) if plan.baseline else (plan.space, plan.loss, plan.pretrained, *plan.rankers)
+    for ref in (plan.generator, *makers):
         if ref:
             asked: tuple[Resource, ...] = ref.ask(lambda plugin: plugin.needs(run))
             wanted.extend((resource, ref) for resource in asked)

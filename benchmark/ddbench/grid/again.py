@@ -10,7 +10,7 @@ from ddbench import schema
 from ddbench.data.subsets import default_root
 from ddbench.errors import BenchError, ConfigError, Faults
 from ddbench.grid.planning import Identities, Planned, with_needs
-from ddbench.plan import Cell, SetPlan, differences
+from ddbench.plan import RANKS, Cell, SetPlan, differences
 from ddbench.refs import PluginRef
 from ddbench.schema import SetPlanFile
 from ddbench.suite.reader import Suite
@@ -43,9 +43,9 @@ def load_plan(path: Path) -> tuple[Suite, Planned, Identities]:
 def _resolved_again(plan: SetPlan, path: Path) -> SetPlan:
     """The plan with its plugins as they are installed now."""
     changes = {}
-    for name in ("dataset", "baseline", "backbone", "loss", "space", "generator", "proxy"):
-        ref: PluginRef | None = getattr(plan, name)
-        if ref:
+    for name in ("dataset", "baseline", "backbone", "loss", "space", "generator", "proxy", *RANKS):
+        ref: PluginRef | str | None = getattr(plan, name)
+        if isinstance(ref, PluginRef):
             try:
                 changes[name] = replace(PluginRef.resolve(ref.kind, ref.name, ref.settings), label=ref.label)
             except BenchError as error:

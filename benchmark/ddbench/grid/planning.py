@@ -23,7 +23,7 @@ from ddbench.data.subsets import Identity, TrainingData, identify, known_identit
 from ddbench.errors import BenchError, DataError, Faults, PluginError
 from ddbench.evaluate.teacher import teacher_needs
 from ddbench.files import canonical
-from ddbench.plan import Cell, Judging, SetPlan
+from ddbench.plan import RANKS, Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
 from ddbench.results.store import Store
 
@@ -115,8 +115,9 @@ def plan_of_need(plan: SetPlan, need: Need) -> SetPlan:
     built: others share what comes out."""
     asking = ("baseline", "generator") if plan.baseline else ("loss", "space", "generator")
     if plan.pretrained and plan.pretrained != need.owner:
-        plan = replace(plan, proxy=None, rank_steps="last", rank_stages="last")
-    return replace(plan, resources=(), **{name: None for name in asking if getattr(plan, name) != need.owner})
+        plan = replace(plan, proxy=None)
+    others = {role: "last" for role in RANKS if plan.ranker(role) != need.owner}
+    return replace(plan, resources=(), **others, **{name: None for name in asking if getattr(plan, name) != need.owner})
 
 
 def with_needs(cells: Iterable[Cell], sets: bool = True) -> Planned:
@@ -166,10 +167,10 @@ def with_subsets(planned: Planned, identities: Identities, root: Path | None, mi
 def check_plans(
     cells: Iterable[Cell], identities: Identities, root: Path | None, missing: dict[PluginRef, str] | None = None
 ) -> None:
-    """Ask every loss and baseline whether it can make such a set, every generator and proxy whether it could be loaded, and
-    whether the classes have enough images. Raises Faults with all that is refused; what a broken plugin raises instead breaks its
-    own cells, later. With `missing`, nothing is asked of data that stand in it, and files of generators and proxies that are not
-    there are added to it."""
+    """Ask every loss and baseline whether it can make such a set, every ranker whether it can rank it, every generator and proxy
+    whether it could be loaded, and whether the classes have enough images. Raises Faults with all that is refused; what a broken
+    plugin raises instead breaks its own cells, later. With `missing`, nothing is asked of data that stand in it, and files of
+    generators and proxies that are not there are added to it."""
     faults, asked = list[str](), set[str]()
     for cell in cells:
         plan, subset = cell.set, cell.set.dataset.label
@@ -179,7 +180,8 @@ def check_plans(
         if key not in asked and (missing or {}).keys().isdisjoint((plan.dataset, plan.baseline)):
             asked.add(key)
             faults += _refused(f"{plan.method} on '{subset}', ipc {plan.ipc}", partial(_check, plan, identities, root, missing))
-        for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained)):
+        rankers = [("ranker", ref) for ref in plan.rankers]
+        for noun, ref in (("generator", plan.generator), ("proxy", plan.pretrained), *rankers):
             if ref and (key := canonical([ref.what, subset])) not in asked:
                 asked.add(key)
                 faults += _refused(f"{noun} '{ref.label}' on '{subset}'", partial(_check_files, ref, plan, root, missing))

@@ -1,4 +1,4 @@
-"""The maps inside a network, for losses that match more than its embedding."""
+"""The maps inside a network, for losses and rankers that compare more than its embedding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stages(network: nn.Module) -> list[nn.Module]:
     found = [layer for layer in members if isinstance(layer, ACTIVATIONS) or list(layer.children())]
     if not found:
         raise ConfigError(
-            "the loss matches maps inside the backbone, and this one shows none. Name a convolutional backbone, whose "
+            "maps inside the backbone are compared, and this one shows none. Name a convolutional backbone, whose "
             "`features` are an nn.Sequential with activation layers among them."
         )
     return found

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ddbench.api import Budget
 from ddbench.errors import BenchError, ConfigError, DataError, PluginError, did_you_mean
-from ddbench.plan import SetPlan
+from ddbench.plan import RANKS, SetPlan, in_plan
 from ddbench.protocols import Protocol
 from ddbench.refs import PluginRef
 from ddbench.registry import REGISTRIES
@@ -97,6 +97,7 @@ class Distilled:
         loss = self.findings.plugin("losses", loss_entry, values.pop("loss"))
         space = self.findings.plugin("spaces", space_entry, values.pop("space"))
         proxy = self._proxy(values.pop("proxy", self.raw.get("proxy", self.raw.get("backbone", "convnet"))))
+        rankers = self._rankers({role: values.pop(role, "last") for role in RANKS})
         rates = self._rates(loss, space, given, labels) if loss and space else None
         if loss is None or space is None or rates is None:
             self._unknown = True
@@ -104,14 +105,14 @@ class Distilled:
         self._check_loss(loss, labels)
         needs_generator = self.findings.answer("needs_generator", space, lambda plugin: bool(plugin.needs_generator))
         generator = self.common.generators.of(space, dataset, settings) if needs_generator else None
-        if needs_generator is None or (needs_generator and generator is None) or proxy is None:
+        if needs_generator is None or (needs_generator and generator is None) or proxy is None or rankers is None:
             return None
         protocol, making = self.common.protocol, self.common.protocol.set
         plan = SetPlan(
             dataset=dataset, train_hash=train_hash, ipc=ipc, seed=0, held_out=making.held_out, backbone=self.common.backbone,
             loss=loss, space=space, generator=generator, rates=rates, ranking=protocol.judging.own_labels(),
             proxy=proxy, synthetic_mean=making.synthetic_mean, synthetic_std=making.synthetic_std, tf32=protocol.judging.tf32,
-            threads=self.common.threads, budget=budget, **values,
+            threads=self.common.threads, budget=budget, **rankers, **values,
         ).without_idle_settings()  # fmt: skip
         for sentence in plan.check():
             self.findings.fault(sentence)
@@ -158,6 +159,33 @@ class Distilled:
             self.findings.fault(f"unknown proxy '{name}': name an architecture, which is trained for it, or one of {known}.")
             return None
         return self.findings.plugin(kinds[0] if kinds else "proxies" if near else "architectures", entry)
+
+    def _rankers(self, entries: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What ranks steps and stages, as plans hold it; None where one of them cannot."""
+        held = {role: self._ranker(role, entry) for role, entry in entries.items()}
+        return None if None in held.values() else held
+
+    def _ranker(self, role: str, entry: Any) -> str | PluginRef | None:
+        """A word of the role, or a ranker that held-out images are there for."""
+        name, words = entry.get("name") if isinstance(entry, dict) else entry, RANKS[role]
+        if name in words and entry in (name, {"name": name}):
+            return str(name)
+        if isinstance(name, str) and not REGISTRIES["rankers"].offers(name):
+            known = [*words, *REGISTRIES["rankers"].names()]
+            told = f"there is no ranker '{name}'.{did_you_mean(name, known)}"
+            if any(name in others for others in RANKS.values()):
+                told = f"'{name}' takes no settings." if name in words else f"'{name}' ranks the steps of a stage only."
+            self.findings.fault(f"'{role}': {told} It takes: {', '.join(known)}.")
+            return None
+        ref = self.findings.plugin("rankers", entry)
+        if ref is None or self.findings.answer("uses_proxy", ref, lambda plugin: bool(plugin.uses_proxy)) is None:
+            return None
+        uses_held_out = self.findings.answer("uses_held_out", ref, lambda plugin: bool(plugin.uses_held_out))
+        if uses_held_out and not self.common.protocol.set.held_out:
+            reads = f"'{role}': ranker '{ref.name}' reads held-out training images"
+            none = f"protocol '{self.common.protocol.id}' holds out none"
+            self.findings.fault(f"{reads}, and {none}: name another ranker, or another protocol.")
+        return None if uses_held_out is None else in_plan(ref)
 
     def _check_loss(self, loss: PluginRef, labels: str) -> None:
         """Whether the backbone and the labels suit it."""

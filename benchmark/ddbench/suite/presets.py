@@ -52,16 +52,14 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 LENGTHS = ("steps", "stage_steps", "total_steps")
 """The ways to say how long a distillation is; of two that are given in two places, the one on top counts."""
-WORDS = ("labels", "rank_steps", "rank_stages", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
+WORDS = ("labels", "proxy_layer", "proxy_gradient", "optimizer", "schedule")
 ROLES = {"loss": "losses", "space": "spaces", "generator": "generators"}
 TABLES = ("rates", *ROLES)
+PLUGINS = ("proxy", "rank_steps", "rank_stages")
+"""Each a plugin by name, or a table with its name: one on top displaces the other."""
 SETTABLE: Mapping[str, type] = {
-    **NUMBERS,
-    **dict.fromkeys(WORDS, str),
-    **dict.fromkeys(TABLES, dict),
-    "proxy": dict,
-    "stage_steps": list,
-}
+    **NUMBERS, **dict.fromkeys(WORDS, str), **dict.fromkeys(TABLES, dict), **dict.fromkeys(PLUGINS, dict), "stage_steps": list,
+}  # fmt: skip
 """What a `set` table takes, and of which type."""
 
 
@@ -80,24 +78,24 @@ def displaced(values: Collection[str]) -> set[str]:
 
 
 def merge(values: dict[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
-    """Put a `set` table on top of `values`, tables merged but for the proxy, which is a plugin by name or a table with it; a
-    sentence for each key of it that does not fit."""
+    """Put a `set` table on top of `values`, tables merged but for those of plugins that may be a name; a sentence for each key of
+    it that does not fit."""
     faults = []
     if len(lengths := [f"'{name}'" for name in LENGTHS if name in new]) > 1:
         told = "'steps', of every stage, 'stage_steps', of each, or 'total_steps', shared out over the stages"
         faults.append(f"{where} has {' and '.join(lengths)}: give one of {told}.")
     for key, given in new.items():
-        value = {"name": given} if key == "proxy" and isinstance(given, str) else given
-        if key not in SETTABLE:
+        kind = str if key in PLUGINS and isinstance(given, str) else SETTABLE.get(key)
+        if kind is None:
             faults.append(f"{where} has no key '{key}'.{did_you_mean(key, SETTABLE)} It takes: {', '.join(SETTABLE)}.")
-        elif fault := misfit(value, SETTABLE[key], f"{where}: '{key}'"):
-            faults.append(fault)
-        elif key == "stage_steps" and not (value and all(type(steps) is int for steps in value)):
-            faults.append(f"{where}: 'stage_steps' must be a list of whole numbers, one for each stage, got {value!r}.")
+        elif fault := misfit(given, kind, f"{where}: '{key}'"):
+            faults.append(fault.replace("a table", "a name or a table with it") if key in PLUGINS else fault)
+        elif key == "stage_steps" and not (given and all(type(steps) is int for steps in given)):
+            faults.append(f"{where}: 'stage_steps' must be a list of whole numbers, one for each stage, got {given!r}.")
         else:
             for name in displaced(new):
                 values.pop(name, None)
-            values[key] = values.get(key, {}) | value if key in TABLES else SETTABLE[key](value)
+            values[key] = values.get(key, {}) | given if key in TABLES else kind(given)
     return faults
 
 

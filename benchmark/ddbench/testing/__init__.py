@@ -34,6 +34,7 @@ from ddbench.testing.losses import loss_checks
 from ddbench.testing.presets import preset_checks
 from ddbench.testing.protocols import protocol_checks
 from ddbench.testing.proxies import proxy_checks
+from ddbench.testing.rankers import ranker_checks
 from ddbench.testing.spaces import space_checks, stages
 from ddbench.testing.toys import (
     TOY_ARCH,
@@ -73,6 +74,7 @@ __all__ = [
     "preset_checks",
     "protocol_checks",
     "proxy_checks",
+    "ranker_checks",
     "run_checks",
     "space_checks",
     "stages",

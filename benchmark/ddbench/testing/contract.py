@@ -23,6 +23,7 @@ from ddbench.testing.losses import loss_checks
 from ddbench.testing.presets import preset_checks
 from ddbench.testing.protocols import protocol_checks
 from ddbench.testing.proxies import proxy_checks
+from ddbench.testing.rankers import ranker_checks
 from ddbench.testing.spaces import space_checks
 from ddbench.testing.toys import TOY_NORMED_ARCH, toy_run
 
@@ -32,6 +33,7 @@ CHECKS: dict[str, list[Check]] = {
     "generators": generator_checks,
     "architectures": architecture_checks,
     "proxies": proxy_checks,
+    "rankers": ranker_checks,
     "datasets": dataset_checks,
     "baselines": baseline_checks,
     "presets": preset_checks,
@@ -46,6 +48,7 @@ ASKED: Mapping[str, Callable[[Any, DistillRun], object]] = {
     "generators": lambda generator, run: (generator.depth(run), generator.check(run)),
     "architectures": lambda arch, run: None,
     "proxies": lambda proxy, run: proxy.check(run),
+    "rankers": lambda ranker, run: ranker.check(run),
     "baselines": lambda baseline, run: baseline.check(run),
 }
 """What a plugin refuses a run by, of the kinds that may."""

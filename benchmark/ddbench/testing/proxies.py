@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ddbench.api import Proxy
-from ddbench.compute.rank import gated_features
 from ddbench.compute.run import DistillRun
 from ddbench.errors import BenchError
+from ddbench.ops.gated import gated_features
 from ddbench.testing.checks import Check, Skipped, assert_close, assert_says_what_it_saw
 from ddbench.testing.devices import all_on, runs_ahead
 from ddbench.testing.pretended import Pretended

@@ -1,0 +1,1 @@
+"""Built-in rankers: what chooses among iterates and stages."""
