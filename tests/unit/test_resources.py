@@ -103,7 +103,7 @@ def test_the_key_depends_on_what_the_content_depends_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(Noise, "numerics", 2)
     different.append(need())
     monkeypatch.undo()
-    monkeypatch.setitem(NUMERICS, "training", NUMERICS["training"] + 1)  # type: ignore[arg-type]
+    monkeypatch.setitem(NUMERICS, "training", NUMERICS["training"] + 1)
     different.append(need())
     assert len({one.key for one in different}) == len(different)
 
@@ -147,12 +147,12 @@ def test_needs_are_gathered_without_repetition() -> None:
     loss, space = PluginRef.resolve("losses", "dm", {}), PluginRef.resolve("spaces", "hpd", {})
     generator = PluginRef.resolve("generators", "cvae", {})
     plan = replace(make_plan(), loss=loss, space=space, generator=generator)
-    found = needs_of(plan, None, [Noise(), Noise()])  # type: ignore[arg-type]
+    found = needs_of(plan, None, [Noise(), Noise()])
     assert [one.resource.describe() for one in found] == ["Noise", "generator cvae, 10 epochs"]
     assert [one.identity["from"] for one in found] == ["ddbench", "ddbench"]
     baseline = replace(plan, baseline=PluginRef.resolve("baselines", "random", {}))
-    assert [one.resource.describe() for one in needs_of(baseline, None, [])] == ["generator cvae, 10 epochs"]  # type: ignore[arg-type]
-    assert needs_of(replace(baseline, generator=None), None, []) == []  # type: ignore[arg-type]
+    assert [one.resource.describe() for one in needs_of(baseline, None, [])] == ["generator cvae, 10 epochs"]
+    assert needs_of(replace(baseline, generator=None), None, []) == []
 
 
 # ---------------------------------------------------------------- building and reading

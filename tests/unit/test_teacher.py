@@ -86,7 +86,7 @@ def judging_of(**changes: Any) -> Judging:
 def test_value_and_gradient_are_those_of_the_divergence_by_hand(temperature: float) -> None:
     teacher, student = fresh(0), fresh(1)
     logits = student(IMAGES).detach().requires_grad_()
-    loss = follow(teacher, temperature)(lambda images: logits, IMAGES, TARGETS, stream("x"))  # type: ignore[arg-type]
+    loss = follow(teacher, temperature)(lambda images: logits, IMAGES, TARGETS, stream("x"))
     loss.backward()
     wanted, got = (torch.exp(values / temperature) for values in (teacher(IMAGES).detach(), logits.detach()))
     wanted, got = wanted / wanted.sum(1, keepdim=True), got / got.sum(1, keepdim=True)
@@ -122,7 +122,7 @@ def test_the_teacher_sees_the_students_images_and_learns_nothing() -> None:
 
     teacher = Watching()
     losses = [follow(teacher, 4.0)(fresh(1), IMAGES, targets, stream("x")) for targets in (TARGETS, 2 - TARGETS)]
-    sum(losses).backward()  # type: ignore[union-attr]
+    sum(losses).backward()
     assert all(images is IMAGES for images in seen)
     assert len(seen) == 2
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -178,7 +178,7 @@ def test_networks_draws_and_all_real_images_share_one_teacher() -> None:
 def test_a_teacher_learns_the_training_images_with_random_crops(few: TrainingData, lessons: Any) -> None:
     """For an epoch; and not what is held out."""
     state = trained(few)
-    assert [(num, recipe) for num, recipe, _ in lessons] == [(24, small().judging.teacher.recipe())]  # type: ignore[union-attr]
+    assert [(num, recipe) for num, recipe, _ in lessons] == [(24, small().judging.teacher.recipe())]
     assert isinstance(lessons[0][2], CropFlip)
     untrained = build_network(TEACHER, SPEC, CPU, "teacher").state_dict()
     assert state.keys() == untrained.keys()
