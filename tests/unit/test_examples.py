@@ -91,7 +91,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         (source,) = re.findall(rf"```python\n(# {kind}\n.*?)```", text, re.DOTALL)
         (folder / "my_plugins" / f"{kind}.py").write_text(f"{source}\n\ndef entry() -> type(plugin):\n    return plugin\n")
-    for line in ('[project.entry-points."ddbench.losses"]\n', 'mean-image = "my_plugins.losses:MeanImage"\n'):
+    (named,) = re.findall(r'"my_plugins\.losses:(\w+)"', project)
+    assert f"\nclass {named}(" in text, "the package names the loss that is printed"
+    for line in ('[project.entry-points."ddbench.losses"]\n', 'mean-embedding = "my_plugins.losses:MeanEmbedding"\n'):
         assert line in project
         project = project.replace(line, "")
     groups = (f'[project.entry-points."ddbench.{kind}"]\nmine-{kind} = "my_plugins.{kind}:entry"\n' for kind in KINDS)
@@ -107,7 +109,7 @@ def test_three_lines_check_a_plugin_of_every_kind(shown: Path, tmp_path: Path, d
     (lines,) = re.findall(r"```python\n(from ddbench.testing import contract\n.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert len([line for line in lines.splitlines() if line]) == 3
     for kind in KINDS:
-        (tmp_path / f"test_{kind}.py").write_text(lines.replace('"losses", "mean-image"', f'"{kind}", "mine-{kind}"'))
+        (tmp_path / f"test_{kind}.py").write_text(re.sub('"losses", "mean-[a-z]+"', f'"{kind}", "mine-{kind}"', lines))
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
     path = os.pathsep.join([str(shown), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from stores import PLACE, plan_of, ref, set_contents, set_record, used
 from torch import Tensor
 
-from ddbench.api import Resource, Spec
+from ddbench.api import Effort, Resource, Spec
 from ddbench.cli import main
 from ddbench.compute.resources import Need, build, need_of, needs_of
 from ddbench.data.subsets import TrainingData
@@ -44,6 +44,12 @@ class Network(Resource):
 
     def build(self, run: Any) -> dict[str, Tensor]:
         return run.network("own").state_dict()
+
+
+@dataclass(frozen=True)
+class Vague(Noise):
+    def effort(self, run: Any) -> Effort | None:
+        raise KeyError("images")
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,12 @@ def test_a_resource_is_a_dataclass_of_plain_values() -> None:
         need(Plain())
     with pytest.raises(PluginError, match=r"resource \w*test_resources:Opaque has a field that JSON cannot hold"):
         need(Opaque(call=lambda: None, other=object()))
+
+
+def test_what_a_strangers_code_fails_to_say_is_a_sentence() -> None:
+    with pytest.raises(PluginError, match=r"resource \w*test_resources:Vague cannot say what it takes: KeyError: 'images'\."):
+        need(Vague()).effort(None)
+    assert need(Noise()).effort(None) is None
 
 
 def test_needs_are_gathered_without_repetition() -> None:
