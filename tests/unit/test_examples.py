@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from conftest import install
+from ddbench.api import Batch
 from ddbench.cli import main
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
@@ -74,6 +75,19 @@ def test_a_shown_loss_trains_at_the_rate_that_it_names(tmp_path: Path, ipc: int)
     for _ in range(plan.steps - 1):
         loop.one_step()
     assert distance() < 0.1 * before
+
+
+def test_the_printed_loss_sees_all_images_of_a_class_in_spaces_of_more(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n# losses\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    (tmp_path / "printed_loss.py").write_text(source)
+    run = toy_run()
+    classes = torch.arange(run.spec.num_classes).repeat_interleave(2 * run.ipc)
+    images = torch.zeros(len(classes), *run.spec.shape, requires_grad=True)
+    module(tmp_path / "printed_loss.py").plugin.backward(
+        Batch(images, torch.eye(run.spec.num_classes)[classes], classes), {}, run
+    )
+    assert images.grad is not None
+    assert images.grad.flatten(1).any(1).all()
 
 
 KINDS = tuple(REGISTRIES)
