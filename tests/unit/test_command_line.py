@@ -188,6 +188,7 @@ NARROW = '{ name = "convnet", width = 4 }'
         ('["convnet", "resnet18"]', [f"{NONE} (convnet, resnet18): "]),
         (f'["convnet", "resnet18", {NARROW}]', []),
         (f"[{NARROW}]", []),
+        ('["alexnet", "resnet18"]', []),
     ],
 )
 def test_a_plan_tells_of_columns_that_say_nothing(capsys: Capture, suite: Path, networks: str, told: list[str]) -> None:

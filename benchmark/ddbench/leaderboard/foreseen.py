@@ -15,7 +15,8 @@ def foreseen(cells: Iterable[Cell]) -> list[str]:
         if cell.set.loss is None or cell.set.baseline or backbone is None:
             continue
         others = [network.label for network in networks if network.what != backbone.what]
-        if len(others) == len(networks):
+        alike = any(network.name == backbone.name for network in networks)  # else nobody wanted the backbone to judge
+        if alike and len(others) == len(networks):
             told = f"the backbone '{backbone.label}' is none of the networks that judge ({', '.join(others)})"
             found[f"{told}: 'same arch.' stays empty. Add it to 'networks', or name one of these as the backbone."] = None
         if len(others) == 1:
