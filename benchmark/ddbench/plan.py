@@ -25,6 +25,7 @@ from ddbench.refs import PluginRef
 from ddbench.settings import MOST
 from ddbench.trials import Tuning
 
+MOST_STEPS = 100_000_000  # of a stage; published ones have some millions at most
 NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1, "crops": 2}
 """Raised by whoever makes equal settings give other numbers: in `ddbench.compute.engine` and `rank`; in `ddbench.compute.train`
 and what it trains with; in `ddbench.evaluate`; in `ddbench.ops.crops`, for the numbers that ask for its crops."""
@@ -180,8 +181,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises ConfigError where a stage would have none."""
         if total < num_stages:
             raise ConfigError(f"'total_steps' ({total}) must be at least the number of stages ({num_stages}), for a step each.")
-        if total > MOST * num_stages:
-            raise ConfigError(f"'total_steps' must be at most {MOST} a stage, got {total} for {num_stages}.")
+        if total > MOST_STEPS * num_stages:
+            raise ConfigError(f"'total_steps' must be at most {MOST_STEPS} a stage, got {total} for {num_stages}.")
         return replace(self, steps=total // num_stages, extra_steps=total % num_stages)
 
     def without_idle_settings(self) -> SetPlan:
@@ -209,8 +210,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
-        large = [name for name in _BOUNDED if getattr(self, name) > MOST]
-        faults += [f"'{name}' must be at most {MOST}, got {getattr(self, name)}." for name in large]
+        large = {name: most for name, most in _MOST.items() if getattr(self, name) > most}
+        faults += [f"'{name}' must be at most {most}, got {getattr(self, name)}." for name, most in large.items()]
         words = (("labels", LABELS), ("rank_steps", STEP_RANKERS), ("rank_stages", STAGE_RANKERS))
         more = (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("proxy_gradient", PROXY_GRADIENTS))
         for name, allowed in (*words, *more):
@@ -230,7 +231,7 @@ _LEAST = {
     "ipc": 0, "seed": 0, "steps": 0, "extra_steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1,
     "proxy_epochs": 1, "chunk": 1, "threads": 1,
 }  # fmt: skip
-_BOUNDED = ("steps", "rank_every", "rank_epochs", "rank_repeats", "proxy_epochs", "chunk")  # others where they are read
+_MOST = {"steps": MOST_STEPS} | dict.fromkeys(("rank_every", "rank_epochs", "rank_repeats", "proxy_epochs", "chunk"), MOST)
 
 
 class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
