@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ for name in [name for name in os.environ if name.startswith("DDBENCH_") and name
     del os.environ[name]
 
 import only_ours  # noqa: E402, F401  (hides other distributions' plugins before a test module lists any)
+
+with suppress(ImportError):  # a machine that only measures may lack it
+    from hypothesis import HealthCheck, settings
+
+    # That examples are slow to make says how busy a machine is, or that lines are counted, and nothing of the code.
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 

@@ -71,7 +71,7 @@ def write(root: Path, file: str, content: Any) -> str:
 
 def tiny(root: Path) -> dict[str, Any]:
     """An untrained encoder and decoder, in float16 as the published ones are."""
-    settings = {}
+    settings: dict[str, Any] = {}
     for half, modules in (("encoder", tiny_autoencoder.encoder_modules), ("decoder", tiny_autoencoder.decoder_modules)):
         with global_stream("made", half):
             tensors = {name: tensor.half() for name, tensor in modules().state_dict().items()}

@@ -48,6 +48,17 @@ UNKNOWN: Saw = frozenset({"unknown"})
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """The most that an integer setting may be, as a mark of its annotation: `width: Annotated[int, AtMost(1024)] = 32`.
+
+    For sizes, which would take all memory, and numbers of things that plans list, so that one that nobody can mean is refused
+    before anything is made. Without a mark, a million is the most: enough for steps and epochs, and for numbers of images where
+    there are no more than the data has. Seeds say more."""
+
+    most: int
+
+
+@dataclass(frozen=True)
 class Spec:
     """What the images of a subset look like: their shape, classes in label order, and the one normalisation used everywhere."""
 

@@ -23,8 +23,10 @@ from ddbench.errors import ConfigError
 from ddbench.files import digest
 from ddbench.protocols import Numbers
 from ddbench.refs import OURS, PluginRef
+from ddbench.settings import MOST
 from ddbench.trials import Tuning
 
+MOST_STEPS = 100_000_000  # of a stage; published ones have some millions at most
 NUMERICS: Mapping[str, int] = {"engine": 1, "training": 1, "evaluator": 1, "crops": 2}
 """Raised by whoever makes equal settings give other numbers: in `ddbench.compute.engine` and `rank`; in `ddbench.compute.train`
 and what it trains with; in `ddbench.evaluate`; in `ddbench.ops.crops`, for the numbers that ask for its crops."""
@@ -208,6 +210,8 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises ConfigError where a stage would have none."""
         if total < num_stages:
             raise ConfigError(f"'total_steps' ({total}) must be at least the number of stages ({num_stages}), for a step each.")
+        if total > MOST_STEPS * num_stages:
+            raise ConfigError(f"'total_steps' must be at most {MOST_STEPS} a stage, got {total} for {num_stages}.")
         return replace(self, steps=total // num_stages, extra_steps=total % num_stages)
 
     def without_idle_settings(self) -> SetPlan:
@@ -237,8 +241,12 @@ class SetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             for name, least in _LEAST.items()
             if getattr(self, name) < least
         ]
+        large = {name: most for name, most in _MOST.items() if getattr(self, name) > most}
+        faults += [f"'{name}' must be at most {most}, got {getattr(self, name)}." for name, most in large.items()]
         if min(self.stage_steps, default=1) < 1:
             faults.append(f"'stage_steps' must give every stage at least 1, got {list(self.stage_steps)}.")
+        if sum(self.stage_steps) > _MOST["steps"]:
+            faults.append(f"'stage_steps' must give at most {_MOST['steps']} in all, got {sum(self.stage_steps)}.")
         words = (("budget", get_args(Budget)), ("labels", LABELS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES))
         for name, allowed in (*words, ("proxy_gradient", PROXY_GRADIENTS)):
             if getattr(self, name) not in allowed:
@@ -257,6 +265,7 @@ _LEAST = {
     "ipc": 0, "seed": 0, "steps": 0, "extra_steps": 0, "rank_every": 1, "rank_epochs": 1, "rank_repeats": 1,
     "proxy_epochs": 1, "chunk": 1, "threads": 1,
 }  # fmt: skip
+_MOST = {"steps": MOST_STEPS} | dict.fromkeys(("rank_every", "rank_epochs", "rank_repeats", "proxy_epochs", "chunk"), MOST)
 
 
 class Judging(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):

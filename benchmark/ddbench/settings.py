@@ -2,7 +2,8 @@
 
 The settings of a dataclass are its fields, those of a factory function its parameters. Values come from TOML or JSON:
 lists become tuples, integers floats and text paths where annotations ask for them; `as_json` is the way back. A setting may
-be a plugin itself (`inner: Space`): users write its name, or a table of its name and settings.
+be a plugin itself (`inner: Space`): users write its name, or a table of its name and settings. Integers have an upper bound,
+for most are sizes, and one that nobody can mean would only show when memory is gone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from ddbench.errors import BenchError, ConfigError, Faults, did_you_mean
 
 REQUIRED: Final = dataclasses.MISSING
 """Stands where a default would, for a setting without one."""
+
+MOST: Final = 1_000_000
+"""The most that an integer setting may be, or the integers in it, where its annotation says no other by `api.AtMost`."""
 
 _LISTS = (tuple, list, Sequence, frozenset)
 _WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "none"}
@@ -38,11 +42,12 @@ class Setting:
 
     annotation: Any  # Any where there is none: takes everything
     default: Any = REQUIRED
+    most: int = MOST  # of integers
 
 
 def settings_of(target: Any) -> dict[str, Setting]:
     """The settings of a dataclass or a function, in order; ValueError where a default does not fit its annotation."""
-    hints = get_type_hints(target)
+    hints, marked = get_type_hints(target), get_type_hints(target, include_extras=True)
     if isinstance(target, type):
         defaults = {field.name: _default(field) for field in dataclasses.fields(target) if field.init}
     else:
@@ -51,11 +56,13 @@ def settings_of(target: Any) -> dict[str, Setting]:
         defaults = {item.name: REQUIRED if item.default is item.empty else item.default for item in named}
     settings = {}
     for name, default in defaults.items():
-        wanted = hints.get(name, Any)
+        wanted, most = hints.get(name, Any), min(_bounds(marked.get(name)), default=MOST)
         try:
-            settings[name] = Setting(wanted, default if default is REQUIRED else convert(default, wanted))
+            settings[name] = Setting(wanted, default if default is REQUIRED else convert(default, wanted), most)
         except ValueError:
             raise ValueError(f"the default of '{name}' must be {_words(wanted)}, and is {shown(default)}") from None
+        if _largest(default) > most:
+            raise ValueError(f"the default of '{name}' must be at most {most}, unless AtMost says more, and is {shown(default)}")
     return settings
 
 
@@ -85,6 +92,9 @@ def check(
         except ValueError:
             fault = f"{owner}: setting '{name}' must be {_words(wanted)}, got {shown(value)}."
             faults.append(fault + _nearest(value, wanted))
+            continue
+        if _largest(checked[name]) > known[name].most:
+            faults.append(f"{owner}: setting '{name}' must be at most {known[name].most}, got {shown(value)}.")
     missing = [name for name, setting in known.items() if setting.default is REQUIRED and name not in given]
     faults += [f"{owner} needs setting '{name}', which has no default. {example}{takes}" for name in missing]
     if faults:
@@ -175,6 +185,22 @@ def shown(value: object) -> str:
         if isinstance(value, kind):
             return f"{text if len(text) <= 60 else text[:57] + '...'} ({noun})"
     return f"<{type(value).__name__} object>"
+
+
+def _bounds(annotation: Any) -> list[int]:
+    """What the marks `AtMost` in an annotation say, at any depth."""
+    from ddbench.api import AtMost  # imports torch, as the plugin has
+
+    marks = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+    own = [mark.most for mark in marks if isinstance(mark, AtMost)]
+    return own + [most for inner in get_args(annotation) if not isinstance(inner, AtMost) for most in _bounds(inner)]
+
+
+def _largest(value: Any) -> int:
+    """The largest integer of a setting's value, at least 0; plugins that are settings of others have been looked at."""
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return max(value, 0) if type(value) is int else 0
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -403,7 +403,7 @@ class Elsewhere(Proxy):
         with nullcontext() if self.fault == "global" else run.seeded("elsewhere"):
             network = toy_network(replace(run.spec, shape=(3, 16, 16), class_names=names, class_indices=()))
         if self.fault == "clock":
-            network.classifier.weight.data.mul_(torch.rand((), generator=FREE))  # type: ignore[union-attr, operator]
+            network.classifier.weight.data.mul_(torch.rand((), generator=FREE))
         outputs = {"all": range(100), "order": sorted(run.spec.class_indices)}.get(self.fault, run.spec.class_indices)
         spec = testing.toy_spec(channels=3) if self.fault == "constants" else run.spec
         made = Batchwise if self.fault in ("batch", "wait") else Adapted
@@ -439,12 +439,13 @@ class Nearness(Ranker):
             value = (syn.images.mean(0) - real).square().sum() + send(noise, run.device)
             if self.fault in ("images", "labels"):
                 getattr(syn, self.fault).mul_(0.5)
-            return {
+            wrong: dict[str, Callable[[], Any]] = {
                 "global": lambda: value + torch.rand(()), "memory": lambda: value * len(calls), "nan": lambda: value * torch.nan,
                 "constant": lambda: torch.zeros((), device=run.device), "graph": lambda: value.requires_grad_(),
                 "classes": lambda: value.expand(3), "number": lambda: float(value), "wait": lambda: value + float(value),
                 "left": lambda: (syn.images - torch.zeros(run.spec.shape)).sum(),
-            }.get(self.fault, lambda: value)()  # fmt: skip
+            }  # fmt: skip
+            return wrong.get(self.fault, lambda: value)()
 
         return score
 
@@ -474,12 +475,17 @@ def test_run_checks_wants_the_right_type() -> None:
         run_checks("losses", TwoStages(), toy_run())
 
 
+def broken(base: type[Any], methods: Mapping[str, Any]) -> Any:
+    kind: type[Any] = type("Broken", (base,), {"__doc__": "Broken.", **methods})
+    return dataclass(frozen=True)(kind)()
+
+
 def broken_space(**methods: Any) -> Space:
-    return dataclass(frozen=True)(type("Broken", (TwoStages,), {"__doc__": "Broken.", **methods}))()
+    return broken(TwoStages, methods)
 
 
 def broken_loss(**methods: Any) -> Loss:
-    return dataclass(frozen=True)(type("Broken", (MeanPixel,), {"__doc__": "Broken.", **methods}))()
+    return broken(MeanPixel, methods)
 
 
 def broken_generator(**methods: Any) -> GeneratorConfig:
@@ -487,7 +493,7 @@ def broken_generator(**methods: Any) -> GeneratorConfig:
 
 
 def broken_dataset(**methods: Any) -> Dataset:
-    return dataclass(frozen=True)(type("Broken", (Noise,), {"__doc__": "Broken.", **methods}))()
+    return broken(Noise, methods)
 
 
 def after(method: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -528,7 +534,7 @@ def remembering(seen: list[Tensor]) -> Callable[..., Tensor]:
     return decode
 
 
-def deaf(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
+def frozen_scale(self: TwoStages, state: State, index: Tensor, run: Run) -> Tensor:
     if state.stage == 0:
         return state.params["pattern"][index] + 0 * state.params["scale"][index]
     return TwoStages.decode(self, state, index, run)
@@ -539,6 +545,7 @@ def halving(self: TwoStages, state: State, run: Run) -> None:
         tensor.mul_(0.5)
 
 
+FREE = torch.Generator().manual_seed(0)  # goes on from network to network
 SAID = "must be a frozenset of words among train, external-images, "
 
 BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
@@ -565,7 +572,7 @@ BROKEN_SPACES: dict[str, list[tuple[str, Space, str]]] = {
     "space_state_survives_a_file": [("memory", broken_space(decode=remembering([])), "saved and read")],
     "space_passes_gradients": [
         ("cut", broken_space(decode=after(TwoStages.decode, Tensor.detach)), "cuts the graph"),
-        ("zero", broken_space(decode=deaf), "'scale' in stage 0 is zero"),
+        ("zero", broken_space(decode=frozen_scale), "'scale' in stage 0 is zero"),
     ],
     "space_keeps_images_when_it_advances": [
         (
@@ -763,7 +770,7 @@ def with_one_at_3(made: Tensor) -> Tensor:
     return made.flatten(1).index_fill(1, torch.tensor(0, device=made.device), 3.0).view_as(made)
 
 
-class Thawed(nn.Module, ToyGenerator):  # type: ignore[misc]
+class Thawed(nn.Module, ToyGenerator):
     """Its weights want gradients."""
 
     def __init__(self, spec: Spec) -> None:
@@ -851,9 +858,6 @@ class Headless(nn.Module):
         if self.fault == "wait":
             return logits * float(logits.isfinite().all())
         return logits - logits.mean(0) if self.fault == "batch" else logits
-
-
-FREE = torch.Generator().manual_seed(0)  # goes on from network to network
 
 
 class Once(torch.autograd.Function):
@@ -1159,18 +1163,18 @@ BROKEN_ASSETS: dict[str, list[tuple[str, Asset, str]]] = {
 }
 
 BROKEN: dict[str, dict[str, list[Any]]] = {
-    "proxies": BROKEN_PROXIES,  # type: ignore[dict-item]
-    "rankers": BROKEN_RANKERS,  # type: ignore[dict-item]
-    "spaces": BROKEN_SPACES,  # type: ignore[dict-item]
-    "losses": BROKEN_LOSSES,  # type: ignore[dict-item]
-    "generators": BROKEN_GENERATORS,  # type: ignore[dict-item]
-    "architectures": BROKEN_ARCHITECTURES,  # type: ignore[dict-item]
-    "datasets": BROKEN_DATASETS,  # type: ignore[dict-item]
-    "baselines": BROKEN_BASELINES,  # type: ignore[dict-item]
-    "presets": BROKEN_PRESETS,  # type: ignore[dict-item]
-    "protocols": BROKEN_PROTOCOLS,  # type: ignore[dict-item]
-    "executors": BROKEN_EXECUTORS,  # type: ignore[dict-item]
-    "assets": BROKEN_ASSETS,  # type: ignore[dict-item]
+    "proxies": BROKEN_PROXIES,
+    "rankers": BROKEN_RANKERS,
+    "spaces": BROKEN_SPACES,
+    "losses": BROKEN_LOSSES,
+    "generators": BROKEN_GENERATORS,
+    "architectures": BROKEN_ARCHITECTURES,
+    "datasets": BROKEN_DATASETS,
+    "baselines": BROKEN_BASELINES,
+    "presets": BROKEN_PRESETS,
+    "protocols": BROKEN_PROTOCOLS,
+    "executors": BROKEN_EXECUTORS,
+    "assets": BROKEN_ASSETS,
 }
 
 

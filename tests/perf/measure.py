@@ -13,6 +13,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from table import markdown, rows
 
@@ -41,7 +42,7 @@ if __name__ == "__main__":
     parser.add_argument("--ways", nargs="*", default=[], metavar="WORD", help="such as all widespread; default: every way")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    found: list[dict[str, Any]] = []
     for side, ipc, name in product(SIDES, IPCS, NETWORKS):
         path = given.folder / f"{name}-{side}-{ipc}.json"
         if f"{name},{side},{ipc}" in given.without:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
@@ -135,16 +135,17 @@ def test_evaluator(benchmark: Any, request: pytest.FixtureRequest, name: str, si
     epochs = how_many_epochs(*key)
     peaks: list[int] = []
     if run:
-        target = partial(run, networks, images, labels, epochs)
+        target: Callable[[], Any] = partial(run, networks, images, labels, epochs)
         if epochs > 1:
             run(networks, images, labels, 1)  # warm up
     else:
         processes, each = request.getfixturevalue("pool"), [[value] * REPEATS for value in key]
 
-        def target(epochs: int = epochs) -> None:
+        def in_processes(epochs: int) -> None:
             peaks.extend(processes.map(in_a_process, *each, range(REPEATS), [epochs] * REPEATS))
 
-        target(0 if epochs == 1 else 1)
+        target = partial(in_processes, epochs)
+        in_processes(0 if epochs == 1 else 1)
     reset_peak_memory(DEVICE)
     benchmark.pedantic(target, rounds=1 if epochs < 3 else 3, iterations=1)
     peak = sum(peaks[-REPEATS:]) or peak_memory_bytes(DEVICE)

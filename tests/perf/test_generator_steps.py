@@ -74,7 +74,7 @@ def generator(form: str, precision: str) -> StyleGAN:
     """With random weights."""
     schedule = stylegan_xl(SIDE, 0, width=WIDTH)
     of = describe(schedule)
-    return build(of, random_weights(of, toy_run(), 0) | filters(schedule), DEVICE, precision, form)  # type: ignore[arg-type]
+    return build(of, random_weights(of, toy_run(), 0) | filters(schedule), DEVICE, precision, form)
 
 
 def seen(step: Step) -> list[Tensor]:

@@ -52,7 +52,7 @@ class Untrained(DistillRun):
         for epoch in range(recipe.epochs):
             with torch.no_grad():
                 for parameter in network.parameters():
-                    parameter += 0.01 * torch.randn(parameter.shape, generator=rng).to(parameter.device)
+                    parameter.add_(0.01 * torch.randn(parameter.shape, generator=rng).to(parameter.device))
             if on_epoch:
                 on_epoch(epoch)
 

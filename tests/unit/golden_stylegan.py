@@ -73,4 +73,4 @@ def describe(case: str) -> Description:
 
 def network(case: str, form: str = "fast", precision: str = "float32") -> StyleGAN:
     """Built from them."""
-    return build(describe(case), weights(case), torch.device("cpu"), precision, form)  # type: ignore[arg-type]
+    return build(describe(case), weights(case), torch.device("cpu"), precision, form)

@@ -211,7 +211,7 @@ def judged(
     stored = set_of(plan, iterates or (), **(ours | dict(making or {})))
     known = {network.label: network for network in networks}
     judgements = []
-    for step, found in {None: accuracies, **(iterates or {})}.items():
+    for step, found in [(None, accuracies), *(iterates or {}).items()]:
         for label, values in found.items():
             fields = both | {"iterate": step, "measured": (costs or {}).get(label)}
             judgements.append(judgement(stored, known[label], values, **fields))

@@ -122,7 +122,7 @@ def test_steps_of_stages_that_do_not_fit_are_a_sentence(given: str, told: str, t
 
 
 def test_each_variant_that_fits_is_a_cell_of_its_own(tmp_path: Path) -> None:
-    found = {}
+    found: dict[tuple[str, str], list[tuple[int, float, Any]]] = {}
     for cell in load(tmp_path, GOOD + VARIANTS).cells:
         plan = cell.set
         if plan.loss and plan.space and (plan.ipc, plan.seed) == (1, 0):

@@ -81,7 +81,7 @@ def by_formula(loss: BatchNormStatistics, syn: Batch, run: DistillRun, groups: l
     ],
 )
 def test_the_value_is_the_formula_and_groups_are_apart(changes: dict[str, object], groups: list[list[int]]) -> None:
-    loss = replace(PLAIN, **changes)  # type: ignore[arg-type]
+    loss = replace(PLAIN, **changes)
     run = ready(loss)
     syn = batch(run)
     value = loss.backward(syn, {}, run)
@@ -138,7 +138,7 @@ def test_the_teacher_is_trained_and_told() -> None:
 @pytest.mark.parametrize("wrong", [{"roll": -1}, {"bn_weight": -0.1}, {"teacher_lr": 0.0}, {"classes_a_group": 0}])
 def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"must be at least|above 0"):
-        BatchNormStatistics(**wrong)  # type: ignore[arg-type]
+        BatchNormStatistics(**wrong)
 
 
 # ---------------------------------------------------------------- what a plan for it needs of the engine

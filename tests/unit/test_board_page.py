@@ -48,11 +48,13 @@ from ddbench.api import Seen
 from ddbench.cli import main
 from ddbench.leaderboard.beside import Surroundings, commands, places_of
 from ddbench.leaderboard.join import results_of
+from ddbench.leaderboard.missing import UNKNOWN, missing
 from ddbench.leaderboard.page import page_text, write
 from ddbench.leaderboard.sections import sections
 from ddbench.leaderboard.tables import accuracy_table, escape
 from ddbench.plan import Imported, SetPlan, short
 from ddbench.results.contents import Contents
+from ddbench.results.layout import judgement_job
 from ddbench.schema import FailureRecord
 
 DC = ref("losses", "dc")
@@ -259,6 +261,32 @@ def test_the_choice_among_iterates_has_the_command_of_who_asked_for_it() -> None
         "choice": ["ddbench run looks --only loss=dm,space=pixel"],
         "trajectory": ["ddbench run looks --only loss=dm,space=pixel"],
     }
+
+
+def test_seeds_that_a_network_has_not_judged_are_told_with_the_reason() -> None:
+    """Of four seeds one was judged by all, two diverged on a network, of one nobody knows; and a network failed on every seed."""
+    plans = [method("dm", "pixel", seed=seed) for seed in range(4)]
+    records = [judged(plans[0], LEVELS), *(judged(plan, {"convnet": [0.5]}) for plan in plans[1:])]
+    others = [judged(method("dc", "pixel", seed=seed), {"convnet": [0.4]}) for seed in range(2)]
+
+    def failed(one: Judged, network: str, error: str) -> tuple[str, FailureRecord]:
+        other = judged(one.plan, {network: [0.1]}).judgements[0]
+        job, title = judgement_job(one.plan.key, other.key, 0, 4), f"{network} on seed {one.plan.seed}"
+        return job, FailureRecord(job=job, title=title, error=f"{title}: {error}", details="", place=None)
+
+    failures = [failed(one, "vit", "training diverged.") for one in (*records[1:3], *others)]
+    failures.append(failed(others[0], RESNET.label, "of a network in no column."))
+    made = results([*records, *others])
+    text = page_text(made, Surroundings(failed=failures))
+    assert re.findall("^.* has no number for .*$", text, re.M) == [
+        "dc / pixel: vit has no number for seeds 0, 1: training diverged.",
+        "dm / pixel: vit has no number for seeds 1, 2: training diverged.",
+        f"dm / pixel: vit has no number for seed 3: {UNKNOWN}",
+    ]
+    assert "(1 of 4 seeds)" in text
+    (section,) = sections(made)
+    told = [each.as_json() for each in missing(section, section.rows[0], failures)]
+    assert told == [{"network": "vit", "seeds": [0, 1], "why": "training diverged."}]
 
 
 # A store

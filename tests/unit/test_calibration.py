@@ -12,6 +12,7 @@ from stores import judging_of, plan_of
 
 from ddbench.api import Recipe, Resource, Run
 from ddbench.compute.resources import need_of
+from ddbench.compute.run import DistillRun
 from ddbench.grid import calibration
 from ddbench.grid.calibration import Calibration
 from ddbench.refs import PluginRef
@@ -28,6 +29,7 @@ class Trained(Resource):
 
     epochs: int = 50
     what: str = ""
+    networks: int = 1
 
     def build(self, run: Run) -> dict[str, Any]:
         if self.what == "nothing":
@@ -35,8 +37,9 @@ class Trained(Resource):
         if self.what == "raise":
             raise ValueError("it wants a file")
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-        run.train(network, Recipe(self.epochs, 0.01), "x")
-        raise AssertionError("it is stopped when it has been seen")
+        for number in range(self.networks):
+            run.train(network, Recipe(self.epochs, 0.01), "x", number)
+        raise AssertionError("what comes after is no matter")
 
 
 @pytest.fixture
@@ -63,6 +66,16 @@ def test_building_takes_its_epochs_of_all_images() -> None:
     assert tried.seconds_to_build(need(), PLAN, (800,) * 10) == pytest.approx(2 * seconds)  # tried once
 
 
+def test_every_training_of_a_resource_counts_and_one_is_done(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, seen = [], []
+    own = DistillRun.train
+    monkeypatch.setattr(DistillRun, "train", lambda self, *given, **more: seen.append(given) or own(self, *given, **more))
+    for networks in (1, 5):
+        seconds.append(Calibration(CPU, 100.0).seconds_to_build(need(networks=networks), PLAN, COUNTS))
+    assert seconds[1] == pytest.approx(5 * seconds[0])
+    assert len(seen) == 2
+
+
 def test_what_trains_nothing_or_breaks_is_unknown() -> None:
     tried = Calibration(CPU, 100.0)
     assert tried.seconds_to_build(need(what="nothing"), PLAN, COUNTS) is None
@@ -72,6 +85,7 @@ def test_what_trains_nothing_or_breaks_is_unknown() -> None:
 @pytest.mark.slow
 def test_judging_takes_its_epochs_of_all_images() -> None:
     tried = Calibration(CPU, 100.0)
+    tried.peaks[JUDGING.threads] = 1e12  # however busy this machine is
     seconds = tried.seconds_to_judge(JUDGING, 1000)
     assert seconds
     assert tried.seconds_to_judge(JUDGING, 2000) == pytest.approx(2 * seconds)

@@ -39,6 +39,7 @@ from ddbench.grid.jobs import Work
 from ddbench.grid.progress import Outcome
 from ddbench.grid.telling import Teller
 from ddbench.grid.worker import details_of, sentence_of
+from ddbench.leaderboard.tables import CROSS
 from ddbench.results.log import Log
 from ddbench.results.store import Store
 from ddbench.suites import shipped
@@ -51,7 +52,7 @@ subsets = ["mnist-5k"]
 losses = ["dm"]
 spaces = ["pixel"]
 backbone = { name = "convnet", width = 4 }
-networks = ["convnet"]
+networks = [{ name = "convnet", width = 4 }]
 baselines = []
 """
 
@@ -172,6 +173,32 @@ def test_plan_shows_the_cells_and_writes_nothing(capsys: Capture, suite: Path) -
     out = capsys.readouterr().out
     assert "Sets: 1 in all, 0 there, 1 missing.\nJudgements: 1 in all, 0 there, 1 missing. Shared: 0, 0 built." in out
     assert [path.name for path in suite.parent.iterdir()] == ["tiny.toml"]
+
+
+ALONE = f"ddbench: 'convnet' is the only network beside the backbone that judges: '{CROSS}' repeats its column."
+NONE = "ddbench: the backbone 'convnet(width=4)' is none of the networks that judge"
+NARROW = '{ name = "convnet", width = 4 }'
+
+
+@pytest.mark.parametrize(
+    ("networks", "told"),
+    [
+        ('["convnet"]', [f"{NONE} (convnet): ", ALONE]),
+        (f'["convnet", {NARROW}]', [ALONE]),
+        ('["convnet", "resnet18"]', [f"{NONE} (convnet, resnet18): "]),
+        (f'["convnet", "resnet18", {NARROW}]', []),
+        (f"[{NARROW}]", []),
+        ('["alexnet", "resnet18"]', []),
+    ],
+)
+def test_a_plan_tells_of_columns_that_say_nothing(capsys: Capture, suite: Path, networks: str, told: list[str]) -> None:
+    suite.write_text(TINY.replace(f"[{NARROW}]", networks).replace("baselines = []", 'baselines = ["random"]'))
+    assert main(["plan", str(suite), "--json"]) == 0
+    out, error = capsys.readouterr()
+    lines = error.splitlines()
+    assert len(lines) == len(told)
+    assert all(map(str.startswith, lines, told))
+    assert [f"ddbench: {sentence}" for sentence in json.loads(out)["warnings"]] == lines
 
 
 def test_a_suite_of_broken_plugins_only_runs_nothing(
@@ -617,7 +644,7 @@ print("the script goes on after", end)
 @pytest.mark.slow
 @pytest.mark.parametrize("place", [pytest.param("a file", marks=pytest.mark.long), "standard input"])
 def test_a_script_without_a_main_guard_just_works(suite: Path, place: str) -> None:
-    text = TINY.replace('["convnet"]', '[{ name = "convnet", width = 4, depth = 1 }]')
+    text = TINY.replace("width = 4 }", "width = 4, depth = 1 }")
     suite.write_text(text.replace("baselines = []", 'baselines = ["random"]'))
     (suite.parent / "script.py").write_text(SCRIPT)
     command = [sys.executable, *(["script.py"] if place == "a file" else ["-"])]

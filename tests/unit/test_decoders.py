@@ -7,7 +7,6 @@ import json
 import pickle
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +82,8 @@ def test_codes_are_encodings_of_distinct_training_images_of_their_class(run: Dis
     w = drawing.draw(classes, stream("codes"))
     assert w.shape == (6, 1, 3 * 16 * 16)
     pixels = (255 * w.view(6, *run.spec.shape)).round().to(torch.uint8)
-    found = (pixels[:, None] == run.data.images).flatten(2).all(2)  # and none of those held out
+    assert isinstance(run.data.images, Tensor)
+    found = pixels[:, None].eq(run.data.images).flatten(2).all(2)  # and none of those held out
     assert found.sum(1).tolist() == [1] * 6
     assert torch.equal(run.data.labels[found.int().argmax(1)], classes)
     assert len(pixels.unique(dim=0)) == 6
@@ -463,7 +463,7 @@ def put_cifar(root: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data folder with made-up images, and commands that do their jobs in this process."""
     put_cifar(tmp_path)
     in_process.be_light(monkeypatch)

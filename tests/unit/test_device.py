@@ -131,7 +131,7 @@ def precisions() -> Iterator[None]:
 
 @pytest.mark.parametrize("around", ["none", "ieee", "tf32"])
 def test_tf32_is_as_it_was_asked_for_whatever_somebody_has_set(precisions: None, around: str) -> None:
-    torch.backends.fp32_precision = around
+    torch.backends.fp32_precision = around  # type: ignore[attr-defined]
     for allowed in (True, False):
         precision.allow_tf32(allowed)
         found = precision.settings()

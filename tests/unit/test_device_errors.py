@@ -184,8 +184,8 @@ def test_what_lies_on_the_device_for_others_is_not_in_a_job_s_peak(monkeypatch: 
     place = Workplace(Store(tmp_path / "store"), CUDA, None, is_warm=True)
     monkeypatch.setattr(do, "reset_peak_memory", lambda device: None)
     monkeypatch.setattr(do.precision, "rounds", lambda device: False)
-    monkeypatch.setattr(do, "open_test", lambda *given: do_test)
     do_test = do.TestData(torch.zeros(3 << 20, dtype=torch.uint8), torch.zeros(0))
+    monkeypatch.setattr(do, "open_test", lambda *given: do_test)
     held.now, held.most = 10, 50
     place.begin(1, tf32=False)
     place.test_data(MNIST, "a")  # loaded now: it is in the peak

@@ -296,8 +296,8 @@ def test_decode_leaf_pulls_any_gradient_back(run: DistillRun) -> None:
         assert leaf.requires_grad
         leaf.grad = wanted
         pull_back()
-        assert torch.equal(state.params["a"].grad, wanted)  # type: ignore[arg-type]
-        assert torch.equal(state.params["b"].grad, 2 * wanted)  # type: ignore[arg-type]
+        assert torch.equal(state.params["a"].grad, wanted)
+        assert torch.equal(state.params["b"].grad, 2 * wanted)
 
 
 def test_every_stage_has_an_optimiser_without_a_past(run: DistillRun) -> None:
@@ -489,7 +489,7 @@ def ranked_plan(run: DistillRun, space: Space, **changes: Any) -> tuple[SetPlan,
 
 def test_the_feature_distance_ranker_picks_the_true_minimum(run: DistillRun) -> None:
     plan, run = ranked_plan(run, glad(2), steps=6, rank_stages="last")
-    network = run.build(plan.proxy, "proxy").eval().requires_grad_(False)  # type: ignore[arg-type]
+    network = run.build(plan.proxy, "proxy").eval().requires_grad_(False)
     network.load_state_dict(next(iter(run.resources.values())))
     score, space = feature_distance(network, run), glad(2)
     scores = []
@@ -700,11 +700,11 @@ def scenarios(run: DistillRun) -> dict[str, tuple[SetPlan, DistillRun]]:
 @pytest.mark.parametrize("scenario", list(scenarios(toy_run(channels=3, depth=5))))
 def test_going_on_from_a_checkpoint_at_any_step_is_bit_equal(run: DistillRun, scenario: str, tmp_path: Path) -> None:
     plan, run = scenarios(run)[scenario]
-    run = prepared(plan.space.make(), run)  # type: ignore[union-attr]
+    run = prepared(plan.space.make(), run)
     counting = FileKeeper(tmp_path / "never", None)
     whole = made_by(plan, run, counting)
     chances = counting.asked  # every step but the last of a stage, and every change of stage
-    stages = plan.space.make().num_stages(run)  # type: ignore[union-attr]
+    stages = plan.space.make().num_stages(run)
     assert chances == stages * (plan.steps - 1) + stages - 1
     for at in range(chances):
         path = tmp_path / f"{at}.safetensors"
@@ -715,8 +715,8 @@ def test_going_on_from_a_checkpoint_at_any_step_is_bit_equal(run: DistillRun, sc
         assert torch.equal(again.labels, whole.labels)
         assert (again.stages, again.chosen_stage, again.learned) == (whole.stages, whole.chosen_stage, whole.learned)
         assert (again.steps, again.stored) == (whole.steps, whole.stored)
-        assert again.losses.kept == whole.losses.kept  # type: ignore[union-attr]
-        assert torch.equal(again.walk, whole.walk) if whole.walk is not None else again.walk is None  # type: ignore[arg-type]
+        assert again.losses.kept == whole.losses.kept
+        assert torch.equal(again.walk, whole.walk) if whole.walk is not None else again.walk is None
 
 
 def test_an_interruption_of_an_interruption(run: DistillRun, tmp_path: Path) -> None:

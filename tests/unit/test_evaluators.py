@@ -20,6 +20,7 @@ from ddbench import protocols
 from ddbench.api import Arch, Spec
 from ddbench.compute import precision
 from ddbench.compute.run import be_deterministic
+from ddbench.data.host import HostImages
 from ddbench.data.sealed import TestData
 from ddbench.errors import DataError, UntrainableError
 from ddbench.evaluate import cost, evaluator
@@ -117,9 +118,9 @@ def test_auto_follows_what_the_architecture_says() -> None:
     judged = [evaluator_of(ref, **SHORT) for ref in refs.values()]
     assert [way_of(one, "auto", 3) for one in judged] == ["serial", "stacked", "serial"]
     assert {way_of(one, "stacked", 3) for one in judged} == {"stacked"}
-    assert {way_of(one, way, 3) for one in judged for way in ("serial", "captured")} == {"serial"}  # type: ignore[arg-type]
+    assert {way_of(one, way, 3) for one in judged for way in ("serial", "captured")} == {"serial"}
     full = [with_subject(one, everything=True) for one in judged]
-    assert {way_of(one, way, 3) for one in full for way in ("auto", "stacked")} == {"serial"}  # type: ignore[arg-type]
+    assert {way_of(one, way, 3) for one in full for way in ("auto", "stacked")} == {"serial"}
     assert [ways(judge(one)) for one in judged[:2]] == [["serial"] * 3, ["stacked"] * 3]
 
 
@@ -131,7 +132,7 @@ def with_dropout(spec: Spec) -> nn.Module:
 
 def test_what_cannot_be_stacked_is_trained_one_by_one() -> None:
     judged = evaluator_of(Given.of("architectures", Arch(with_dropout, lr=0.05, min_size=4, stacked=("cpu",))), **SHORT)
-    assert {way_of(judged, way, 3) for way in ("auto", "stacked")} == {"serial"}  # type: ignore[arg-type]
+    assert {way_of(judged, way, 3) for way in ("auto", "stacked")} == {"serial"}
     assert ways(judge(judged, way="stacked")) == ["serial"] * 3
 
 
@@ -281,7 +282,7 @@ class Sealed:
         self.data, self.log = data, log
 
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Tensor | HostImages:
         self.log.append("images")
         return self.data.images
 
@@ -296,7 +297,7 @@ def test_the_test_split_is_read_once_a_network_and_after_its_last_epoch(monkeypa
     log: list[str] = []
     judged, own = evaluator_of(epochs=3, warmup_epochs=1), evaluator.predict
     data = judged.test
-    judged = replace(judged, test=Sealed(data, log))  # type: ignore[arg-type]
+    judged = replace(judged, test=Sealed(data, log))
 
     def spy(network: nn.Module, images: Tensor, *more: Any) -> Tensor:
         assert not network.training
@@ -336,10 +337,10 @@ def test_costs_of_several_blocks_together() -> None:
     told = {"flops_per_image": 10, "commit": None, "finished": "now", "processes": 1}
     one = JudgementMeasured(
         seconds_train=2.0, seconds_test=1.0, images_per_second=100.0, peak_share=0.5, peak_memory_bytes=7, way="serial", **told
-    )  # type: ignore[arg-type]
+    )
     other = JudgementMeasured(
         seconds_train=6.0, seconds_test=2.0, images_per_second=50.0, peak_share=0.25, peak_memory_bytes=9, way="stacked", **told
-    )  # type: ignore[arg-type]
+    )
     assert cost.together([(one, 1.0), (other, 1.0)]) == {
         "seconds_train": 8.0,
         "seconds_test": 3.0,

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from conftest import install
+from ddbench.api import Batch
 from ddbench.cli import main
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.engine import Distillation
@@ -76,6 +77,19 @@ def test_a_shown_loss_trains_at_the_rate_that_it_names(tmp_path: Path, ipc: int)
     assert distance() < 0.1 * before
 
 
+def test_the_printed_loss_sees_all_images_of_a_class_in_spaces_of_more(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n# losses\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    (tmp_path / "printed_loss.py").write_text(source)
+    run = toy_run()
+    classes = torch.arange(run.spec.num_classes).repeat_interleave(2 * run.ipc)
+    images = torch.zeros(len(classes), *run.spec.shape, requires_grad=True)
+    module(tmp_path / "printed_loss.py").plugin.backward(
+        Batch(images, torch.eye(run.spec.num_classes)[classes], classes), {}, run
+    )
+    assert images.grad is not None
+    assert images.grad.flatten(1).any(1).all()
+
+
 KINDS = tuple(REGISTRIES)
 SKIPPED = {"spaces": 2, "datasets": 1}  # one stage and no penalty; no files
 
@@ -91,7 +105,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         (source,) = re.findall(rf"```python\n(# {kind}\n.*?)```", text, re.DOTALL)
         (folder / "my_plugins" / f"{kind}.py").write_text(f"{source}\n\ndef entry() -> type(plugin):\n    return plugin\n")
-    for line in ('[project.entry-points."ddbench.losses"]\n', 'mean-image = "my_plugins.losses:MeanImage"\n'):
+    (named,) = re.findall(r'"my_plugins\.losses:(\w+)"', project)
+    assert f"\nclass {named}(" in text, "the package names the loss that is printed"
+    for line in ('[project.entry-points."ddbench.losses"]\n', 'mean-embedding = "my_plugins.losses:MeanEmbedding"\n'):
         assert line in project
         project = project.replace(line, "")
     groups = (f'[project.entry-points."ddbench.{kind}"]\nmine-{kind} = "my_plugins.{kind}:entry"\n' for kind in KINDS)
@@ -107,7 +123,7 @@ def test_three_lines_check_a_plugin_of_every_kind(shown: Path, tmp_path: Path, d
     (lines,) = re.findall(r"```python\n(from ddbench.testing import contract\n.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert len([line for line in lines.splitlines() if line]) == 3
     for kind in KINDS:
-        (tmp_path / f"test_{kind}.py").write_text(lines.replace('"losses", "mean-image"', f'"{kind}", "mine-{kind}"'))
+        (tmp_path / f"test_{kind}.py").write_text(re.sub('"losses", "mean-[a-z]+"', f'"{kind}", "mine-{kind}"', lines))
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "."]
     path = os.pathsep.join([str(shown), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)

@@ -137,7 +137,7 @@ def test_without_a_cosine_term_there_is_no_adversary(run: DistillRun) -> None:
 @pytest.mark.parametrize("space", [lambda: Factorised(hallucinators=1), lambda: Factorised(temperature=0)])
 def test_what_has_no_meaning_is_refused(space: object) -> None:
     with pytest.raises(ConfigError, match="'hallucinators' must be at least 2"):
-        space()  # type: ignore[operator]
+        space()
 
 
 def test_images_smaller_than_the_filters_are_refused(run: DistillRun) -> None:

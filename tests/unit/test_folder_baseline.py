@@ -241,7 +241,7 @@ def test_images_of_the_data_set_itself_are_refused_wherever_they_are_named(root:
     text = SUITE.replace('"folder/sets/made",', f'"folder/{folder}",').replace(', saw = ["train", "external-images"]', "")
     suite = read(root, text.replace(', { name = "folder", folder = "sets/made" }', ""))
     with pytest.raises(Faults, match=r"holds images of 'zoo' itself: name one of images that others have made\."):
-        check_plans(suite.cells, identities, root)  # type: ignore[arg-type]
+        check_plans(suite.cells, identities, root)
     plan = suite.cells[0].set
     data = toy_data(plan.dataset.make().spec())
     assert plan.baseline
@@ -253,12 +253,12 @@ def test_a_baseline_whose_files_are_missing_is_not_asked_by_who_only_looks(root:
     text = SUITE.replace('"folder/sets/made",', '"folder/none", "latent-clusters/dit", "ddim-groups/dit",')
     suite = read(root, text, lenient=True)
     missing = dict(suite.missing)
-    check_plans(suite.cells, identities, root, missing)  # type: ignore[arg-type]
+    check_plans(suite.cells, identities, root, missing)
     told = " ".join(missing.values())
     assert "data/none is not there: put a folder of images for each class into it." in told
     assert "the pipeline 'dit' lacks the file" in told
     with pytest.raises(Faults, match="the pipeline 'dit' is not pinned: reading a suite does that"):
-        check_plans(suite.cells, identities, root, {})  # type: ignore[arg-type]
+        check_plans(suite.cells, identities, root, {})
 
 
 @pytest.mark.long

@@ -582,6 +582,7 @@ def test_what_is_judged_after_some_seconds_is_that_iterate_or_the_finished_set(
     store = done(seconds_file(plan, (4.0,)), opened())
     for seconds, sha256 in ((4.0, whole.iterates(plan.key)[2].sha256), (100.0, whole.read_record(plan.key).set_sha256)):
         file = judgement_file(plan, identity, NETWORK, None)
+        assert file.judging is not None
         judging = replace_plan(file.judging, iterate_seconds=seconds)
         name = judgement_job(plan.key, judging.key, 0, 0)
         done(replace_plan(file, name=name, judging=judging), opened(store=store))

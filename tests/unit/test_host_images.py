@@ -152,9 +152,10 @@ def test_a_step_does_not_wait_for_them() -> None:
 
         def step(data: TrainingData) -> None:
             run = replace(run_of(data), device=fake.device)
-            syn = [tensor.to(fake.device) for tensor in (torch.zeros(6, *SPEC.shape), torch.eye(3).repeat_interleave(2, 0))]
-            classes = torch.arange(3).repeat_interleave(2).to(fake.device)
-            _, real = class_batches(Batch(*syn, classes), run, 4, augment=True)
+            classes = torch.arange(3).repeat_interleave(2)
+            syn = (torch.zeros(6, *SPEC.shape), torch.eye(3).repeat_interleave(2, 0), classes)
+            images, labels, classes = (tensor.to(fake.device) for tensor in syn)
+            _, real = class_batches(Batch(images, labels, classes), run, 4, augment=True)
             assert [len(real(label)) for label in range(3)] == [4] * 3
 
         counts = pretended(fake, step)

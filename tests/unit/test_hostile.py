@@ -7,9 +7,9 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
@@ -17,9 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ddbench import registry
 from ddbench.api import Arch, Spec
 from ddbench.cli import main
 from ddbench.cli.terminal import Plain, plain
+from ddbench.entry_points import NOUNS
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.evaluate.asked import networks_of
 from ddbench.files import parse_toml, read_json
@@ -28,6 +30,7 @@ from ddbench.grid.worker import sentence_of
 from ddbench.leaderboard.tables import code, escape
 from ddbench.results import locks
 from ddbench.results.store import Store
+from ddbench.settings import REQUIRED, Setting, plugin_kind
 from ddbench.suite import load
 from ddbench.suite.building import Bounded, try_building
 
@@ -37,6 +40,7 @@ SUITE: dict[str, str] = {
     "losses": '["dm"]', "spaces": '["pixel"]', "backbone": '{ name = "convnet", width = 4, depth = 1 }',
     "networks": '[{ name = "convnet", width = 4, depth = 1 }]', "baselines": "[]",
 }  # fmt: skip
+BILLION = 10**9
 DIGITS = Spec("digits", (1, 28, 28), 10, (0.5,), (0.5,))
 
 
@@ -82,12 +86,12 @@ def test_a_text_that_no_suite_is(tmp_path: Path, text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"networks": '[{ name = "convnet", width = 1000000000 }]'}, "'convnet(width=1000000000)' is too large"),
-        ({"backbone": '{ name = "convnet", width = 1000000000 }'}, "'convnet(width=1000000000)' is too large"),
-        ({"networks": '[{ name = "resnet18", width = 1000000000 }]'}, "is too large"),
-        ({"networks": '[{ name = "vgg11", width = 1000000000000000000 }]'}, "is too large"),
-        ({"networks": '[{ name = "convnet", depth = 1000000 }]'}, "depth must be at most 16"),
-        ({"networks": '[{ name = "vit", width = 8, depth = 1000000000 }]'}, "is too large"),
+        ({"networks": '[{ name = "convnet", width = 1000000 }]'}, "'convnet(width=1000000)' is too large"),
+        ({"backbone": '{ name = "convnet", width = 1000000 }'}, "'convnet(width=1000000)' is too large"),
+        ({"networks": '[{ name = "resnet18", width = 1000000 }]'}, "is too large"),
+        ({"networks": '[{ name = "vgg11", width = 1000000000000000000 }]'}, "setting 'width' must be at most 1000000, got 1000"),
+        ({"networks": '[{ name = "convnet", depth = 1000000 }]'}, "setting 'depth' must be at most 16"),
+        ({"networks": '[{ name = "vit", width = 8, depth = 1000000 }]'}, "setting 'depth' must be at most 1000, got 1000000"),
         ({"spaces": '[{ name = "pixel", repeat = 1000000000 }]'}, "'repeat' must be at most 1000"),
         ({"spaces": '[{ name = "layered", first = 1, repeat = 1000000000 }]'}, "'repeat' must be at most 1000"),
         ({"threads": "1000000000"}, "'threads' must lie in 1..1024, got 1000000000."),
@@ -104,8 +108,58 @@ def test_a_value_that_nobody_can_mean(tmp_path: Path, change: dict[str, str], to
 
 
 def test_a_proxy_is_tried_too(tmp_path: Path) -> None:
-    more = '[distill]\nrank_steps = "feature-distance"\nrank_every = 1\nproxy = { name = "convnet", width = 1000000000 }\n'
-    assert "'convnet(width=1000000000)' is too large" in refused(tmp_path, text_of(more))
+    more = '[distill]\nrank_steps = "feature-distance"\nrank_every = 1\nproxy = { name = "convnet", width = 1000000 }\n'
+    assert "'convnet(width=1000000)' is too large" in refused(tmp_path, text_of(more))
+
+
+def holds_integers(annotation: Any) -> bool:
+    return annotation is int or any(map(holds_integers, get_args(annotation)))
+
+
+def example_of(setting: Setting) -> str:
+    kind = plugin_kind(setting.annotation)
+    return f'"{registry.REGISTRIES[kind].names()[0]}"' if kind else '"x"'
+
+
+def absurd(kind: str) -> Iterator[tuple[str, str, str, str]]:
+    """Of shipped plugins of a kind, every integer setting, with a table of the plugin where it is 10**9."""
+    for name in registry.REGISTRIES[kind].names():
+        known = registry.REGISTRIES[kind].known(name)
+        needed = {key: example_of(setting) for key, setting in known.items() if setting.default is REQUIRED}
+        for key, setting in known.items():
+            if holds_integers(setting.annotation) and not (key == "seed" and setting.most > BILLION):
+                value = str([BILLION] if get_origin(setting.annotation) is tuple else BILLION)
+                told = ", ".join(f"{name} = {value}" for name, value in (needed | {key: value}).items())
+                yield name, key, value, f'{{ name = "{name}", {told} }}'
+
+
+def test_no_integer_setting_of_ours_takes_what_nobody_can_mean(tmp_path: Path, capsys: Capture) -> None:
+    """All in one plan, where they can stand beside one another; the rest by themselves."""
+    kinds = {"losses": "losses", "spaces": "spaces", "baselines": "baselines", "networks": "architectures", "subsets": "datasets"}
+    tables = {key: f"[{', '.join(table for *_, table in absurd(kind))}]" for key, kind in kinds.items()}
+    (tmp_path / "suite.toml").write_text(text_of(**tables))
+    assert main(["plan", str(tmp_path / "suite.toml"), "--store", str(tmp_path / "store")]) == 2
+    told, num = capsys.readouterr().err, 0
+    for kind in kinds.values():
+        for name, key, *_ in absurd(kind):
+            assert f"{NOUNS[kind]} '{name}': setting '{key}' must be at most " in told, (kind, name, key)
+            num += 1
+    assert told.count(" must be at most ") == num > 80
+    for kind in registry.REGISTRIES.keys() - set(kinds.values()):
+        for name, key, value, _ in absurd(kind):
+            with pytest.raises(ConfigError, match=f"setting '{key}' must be at most "):
+                registry.REGISTRIES[kind].resolve(name, {key: json.loads(value)})
+
+
+def test_a_generator_of_no_size_is_refused_in_a_plan(tmp_path: Path) -> None:
+    text = text_of(spaces='["layered"]', generator='{ name = "cvae-random", width = 1000000000 }')
+    assert "generator 'cvae-random': setting 'width' must be at most 1024" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("name", ["steps", "total_steps", "rank_every", "rank_epochs", "rank_repeats", "proxy_epochs", "chunk"])
+def test_numbers_of_a_distillation(tmp_path: Path, name: str) -> None:
+    with_rankers = 'rank_steps = "feature-distance"\nrank_stages = "validation"\n'
+    assert f"'{name}' must be at most 1000000" in refused(tmp_path, text_of(f"[distill]\n{with_rankers}{name} = {BILLION}\n"))
 
 
 @pytest.mark.parametrize("more", ["", "set = {}\n"])

@@ -167,7 +167,7 @@ def test_every_layout_gives_the_same_images(layout: str, place: str, tmp_path: P
         lay(tmp_path / place)
     plugin = imagenette(side=32)
     for split in ("train", "test"):
-        data: LabelledImages = plugin.load(split, tmp_path)  # type: ignore[arg-type]
+        data: LabelledImages = plugin.load(split, tmp_path)
         images, labels = expected(split)
         assert np.array_equal(data.images.numpy(), images)
         assert data.labels.tolist() == labels

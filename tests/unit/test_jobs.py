@@ -374,7 +374,7 @@ def test_a_driver_that_is_started_again_takes_over_what_still_runs(empty):
 
     def act(name: str) -> JobState | None:
         if first[0] and name in states:
-            return JobState(states[name])  # type: ignore[arg-type]
+            return JobState(states[name])
         return publish(empty, name)
 
     class Polled(Made):

@@ -225,7 +225,7 @@ def test_dc_draws_a_network_every_outer_loop_and_trains_it_in_between(run: Disti
             grads = torch.autograd.grad(loss_of, list(plain.parameters()))
             with torch.no_grad():
                 for parameter, grad in zip(plain.parameters(), grads, strict=True):
-                    parameter -= 0.1 * grad
+                    parameter.sub_(0.1 * grad)
     torch.testing.assert_close(used[1], weights(plain), rtol=1e-10, atol=1e-12)
 
 

@@ -110,7 +110,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     )
     (home / "tiny.toml").write_text(TINY)
     monkeypatch.syspath_prepend(str(home))
-    yield lambda text: (home / "tiny.toml").write_text(text) and None
+
+    def put(text: str) -> None:
+        (home / "tiny.toml").write_text(text)
+
+    yield put
     sys.modules.pop(module, None)
 
 
@@ -553,7 +557,7 @@ def test_glad_s_layer_marks_the_record_and_a_suite_s_own_does_not(install: Insta
     entry = entry_for("glad", loss="dm", space="glad", subset="imagenet-a", side=128)
     assert "test images" in entry.marks["space.layer"]
     listed = {"loss": "dm", "space": "glad"}
-    values = {table: {} for table in presets.TABLES}
+    values: dict[str, Any] = {table: {} for table in presets.TABLES}
     place = {"loss": "dm", "space": "glad"}
     merged, marks = presets.under(entry, place, listed, values)
     assert merged["space"]["layer"] == 20

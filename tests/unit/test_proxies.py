@@ -59,12 +59,12 @@ def test_elementwise_weights_are_the_slope_by_finite_differences() -> None:
     images, classes = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double(), torch.tensor([0, 2])
     middle = layer_of(network, "features.2")
     gated = gated_features(network, images, classes, "elementwise", middle)
-    head, tail = network.features[:3], network.features[3:]  # type: ignore[index]
+    head, tail = network.features[:3], network.features[3:]
     maps = head(images)
     assert gated.shape == maps.shape
 
     def logit(maps: Tensor) -> Tensor:
-        return network.forward_head(tail(maps)).gather(1, classes[:, None])[:, 0]  # type: ignore[operator]
+        return network.forward_head(tail(maps)).gather(1, classes[:, None])[:, 0]
 
     for place in ((0, 0, 0), (3, 7, 5), (5, 15, 15)):
         nudge = torch.zeros_like(maps)
@@ -81,8 +81,8 @@ def test_a_layer_is_cut_where_it_is_named_and_the_last_one_is_the_default() -> N
     torch.testing.assert_close(last, whole)
     assert not torch.allclose(gated_features(network, images, classes, "elementwise"), whole)
     middle = gated_features(network, images, classes, layer=layer_of(network, "features.2"))
-    maps = network.features[:3](images).requires_grad_()  # type: ignore[index]
-    logits = network.forward_head(network.features[3:](maps))  # type: ignore[index, operator]
+    maps = network.features[:3](images).requires_grad_()
+    logits = network.forward_head(network.features[3:](maps))
     (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), maps)
     torch.testing.assert_close(middle, (slope.mean((2, 3), keepdim=True) * maps.detach()).clamp(min=0))
     assert not network._forward_hooks
@@ -219,7 +219,7 @@ def test_resnet18_is_torchvisions_with_imagenets_constants(weights: Path, side: 
     with torch.no_grad():
         wanted = model.eval()(plain)[:, [5, 999, 0]]
         torch.testing.assert_close(network(SPEC.normalise(run.data.images)), wanted, rtol=1e-4, atol=1e-5)
-        maps = network.forward_features(SPEC.normalise(run.data.images))  # type: ignore[operator]
+        maps = network.forward_features(SPEC.normalise(run.data.images))
     assert maps.shape == (12, 512, 2 if side else 1, 2 if side else 1)
 
 

@@ -87,14 +87,14 @@ def test_the_released_distance_is_its_formula(run: DistillRun) -> None:
     backbone, total = run.network("released", 7), 0.0
     with torch.no_grad():
         for number, end in enumerate(layers):
-            own = class_means(backbone.features[:end](view(syn.images)), CLASSES, 3)  # type: ignore[index]
+            own = class_means(backbone.features[:end](view(syn.images)), CLASSES, 3)
             for label in range(3):
                 maps = []
                 for network, batch in [(network, batch) for network in range(networks) for batch in range(batches)]:
                     place = ("released", "real", network, batch)
                     augment = run.augment.draw(run.rng(*place, "augment"))
                     images = torch.cat([run.real(other, each, run.rng(*place, other)) for other in range(3)])
-                    untrained = run.network("released", "real", network).features[:end]  # type: ignore[index]
+                    untrained = run.network("released", "real", network).features[:end]
                     maps.append(untrained(augment(images)[label * each : (label + 1) * each]).mean(0))
                 real = maps[0] if number + 1 == len(layers) else torch.stack(maps).mean(0)
                 total += float((real - own[label]).square().sum())

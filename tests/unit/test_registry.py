@@ -462,6 +462,46 @@ def test_the_parameters_of_a_factory_are_its_settings(dm: Registry) -> None:
     assert [row.status for row in dm.rows()] == ["ok", "ok"]
 
 
+SIZES = """
+from dataclasses import dataclass
+from typing import Annotated
+from ddbench.api import AtMost, Loss, Space
+
+Width = Annotated[int, AtMost(10)]
+
+@dataclass(frozen=True)
+class Sized(Loss):
+    plain: int = 0
+    width: Width = 3
+    depth: Width | None = None
+    sides: tuple[Width, ...] = ()
+    seed: Annotated[int, AtMost(2**63 - 1)] = 0
+    inner: "Space | None" = None
+    def backward(self, syn, memory, run): ...
+
+def sized(width: Width = 4):
+    return Sized(width=width)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [("plain", 10**6, 10**6), ("width", 10, 10), ("depth", 10, 10), ("sides", [1, 10], 10), ("seed", 2**63 - 1, 2**63 - 1)],
+)
+def test_an_integer_setting_has_a_most(install: Install, name: str, value: Any, most: int) -> None:
+    install("delta-1.0", "[ddbench.losses]\nsized = sizes:Sized\nfactory = sizes:sized", sizes=SIZES)
+    found = losses()
+    assert found.resolve("sized", {name: value})[name] == value
+    larger = [*value[:-1], most + 1] if isinstance(value, list) else most + 1
+    for call in (found.make, found.resolve):
+        told = message(ConfigError, call, "sized", {name: larger})
+        assert told.startswith(f"loss 'sized': setting '{name}' must be at most {most}, got ")
+    assert found.make("factory", {"width": 10}).width == 10
+    assert message(ConfigError, found.make, "factory", {"width": 11}) == (
+        "loss 'factory': setting 'width' must be at most 10, got 11 (integer)."
+    )
+
+
 FAMILY = """
 @dataclass(frozen=True)
 class Named(Loss):
@@ -592,6 +632,11 @@ class BadDefault(Loss):
     def backward(self, syn, memory, run): ...
 
 @dataclass(frozen=True)
+class LargeDefault(Loss):
+    size: int = 10**9
+    def backward(self, syn, memory, run): ...
+
+@dataclass(frozen=True)
 class NoJson(Loss):
     parts: Any = field(default_factory=lambda: {1, 2})
     def backward(self, syn, memory, run): ...
@@ -623,6 +668,7 @@ number = 3
         ("missing", "{} cannot be imported: AttributeError: module 'strange' has no attribute 'missing'."),
         ("Absent", "the settings of {} cannot be read: NameError: name 'Nothing' is not defined."),
         ("BadDefault", "the settings of {} cannot be read: ValueError: the default of 'size' must be an integer, "),
+        ("LargeDefault", "the settings of {} cannot be read: ValueError: the default of 'size' must be at most 1000000, unless "),
     ],
 )
 def test_a_plugin_that_breaks_its_contract(install: Install, target: str, sentence: str) -> None:

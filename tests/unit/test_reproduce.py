@@ -85,7 +85,7 @@ def test_commands_of_messages_are_quoted(home: Path, capsys: Capture) -> None:
     (home / "meine suite.toml").write_text(SUITE.format(steps=4, batch=9))
     assert main(["plan", "meine suite.toml", "--only", "subset=image-folder/pets,loss=dm(batch_real=9)"]) == 0
     shown = capsys.readouterr().out
-    said = shlex.split(re.search("with: (ddbench run .*)", shown)[1])  # type: ignore[index]
+    said = shlex.split(re.search("with: (ddbench run .*)", shown)[1])
     assert said == ["ddbench", "run", "meine suite.toml", "--only", "subset=image-folder/pets,loss=dm(batch_real=9)"]
     assert main(["plan", *said[2:], "--json"]) == 0
     assert {cell["method"] for cell in json.loads(capsys.readouterr().out)["cells"]} == {"dm(batch_real=9) / pixel"}

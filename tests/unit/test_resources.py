@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from stores import PLACE, plan_of, ref, set_contents, set_record, used
 from torch import Tensor
 
-from ddbench.api import Resource, Spec
+from ddbench.api import Effort, Resource, Spec
 from ddbench.cli import main
 from ddbench.compute.resources import Need, build, need_of, needs_of
 from ddbench.data.subsets import TrainingData
@@ -44,6 +44,12 @@ class Network(Resource):
 
     def build(self, run: Any) -> dict[str, Tensor]:
         return run.network("own").state_dict()
+
+
+@dataclass(frozen=True)
+class Vague(Noise):
+    def effort(self, run: Any) -> Effort | None:
+        raise KeyError("images")
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def test_the_key_depends_on_what_the_content_depends_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(Noise, "numerics", 2)
     different.append(need())
     monkeypatch.undo()
-    monkeypatch.setitem(NUMERICS, "training", NUMERICS["training"] + 1)  # type: ignore[arg-type]
+    monkeypatch.setitem(NUMERICS, "training", NUMERICS["training"] + 1)
     different.append(need())
     assert len({one.key for one in different}) == len(different)
 
@@ -143,16 +149,22 @@ def test_a_resource_is_a_dataclass_of_plain_values() -> None:
         need(Opaque(call=lambda: None, other=object()))
 
 
+def test_what_a_strangers_code_fails_to_say_is_a_sentence() -> None:
+    with pytest.raises(PluginError, match=r"resource \w*test_resources:Vague cannot say what it takes: KeyError: 'images'\."):
+        need(Vague()).effort(None)
+    assert need(Noise()).effort(None) is None
+
+
 def test_needs_are_gathered_without_repetition() -> None:
     loss, space = PluginRef.resolve("losses", "dm", {}), PluginRef.resolve("spaces", "hpd", {})
     generator = PluginRef.resolve("generators", "cvae", {})
     plan = replace(make_plan(), loss=loss, space=space, generator=generator)
-    found = needs_of(plan, None, [Noise(), Noise()])  # type: ignore[arg-type]
+    found = needs_of(plan, None, [Noise(), Noise()])
     assert [one.resource.describe() for one in found] == ["Noise", "generator cvae, 10 epochs"]
     assert [one.identity["from"] for one in found] == ["ddbench", "ddbench"]
     baseline = replace(plan, baseline=PluginRef.resolve("baselines", "random", {}))
-    assert [one.resource.describe() for one in needs_of(baseline, None, [])] == ["generator cvae, 10 epochs"]  # type: ignore[arg-type]
-    assert needs_of(replace(baseline, generator=None), None, []) == []  # type: ignore[arg-type]
+    assert [one.resource.describe() for one in needs_of(baseline, None, [])] == ["generator cvae, 10 epochs"]
+    assert needs_of(replace(baseline, generator=None), None, []) == []
 
 
 # ---------------------------------------------------------------- building and reading

@@ -78,7 +78,7 @@ def test_features_are_those_of_the_trained_network_in_evaluation_mode(run: Disti
     network = run.network("other")
     network.load_state_dict(run.resource(need))
     images = run.read(1, None)
-    expected = network.eval().forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+    expected = network.eval().forward_head(network.forward_features(images), pre_logits=True)
     torch.testing.assert_close(features_of_classes(run, need)[1], nn.functional.normalize(expected.detach(), dim=1))
 
 
@@ -103,7 +103,7 @@ def test_an_image_is_forgotten_when_it_is_right_and_then_wrong(run: DistillRun, 
                 on_epoch(epoch[0])
 
     monkeypatch.setattr(scores, "_right", right)
-    made = ForgettingEvents(4, 0.1).build(Scripted())  # type: ignore[arg-type]
+    made = ForgettingEvents(4, 0.1).build(Scripted())
     assert made["events"].tolist() == wanted
 
 

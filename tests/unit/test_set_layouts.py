@@ -384,7 +384,7 @@ DOUBTS: dict[str, tuple[Tensor, str, str | None]] = {
 @pytest.mark.parametrize("case", DOUBTS)
 def test_values_that_look_like_something_else_are_told(tmp_path: Path, case: str) -> None:
     images, values, told = DOUBTS[case]
-    warnings = read_set(saved(tmp_path / "a.pt", (images, LABELS)), SPEC, values).warnings  # type: ignore[arg-type]
+    warnings = read_set(saved(tmp_path / "a.pt", (images, LABELS)), SPEC, values).warnings
     assert len(warnings) == (told is not None)
     assert all(str(told) in warning for warning in warnings)
 

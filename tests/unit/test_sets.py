@@ -102,7 +102,7 @@ def test_the_mean_that_whitened_images_may_be_a_row(tmp_path: Path) -> None:
 def test_other_sets_bring_none(tmp_path: Path) -> None:
     values = whitened(images=drawn(6, *SPEC.shape))
     for how in ("pixels", "normalised"):
-        assert read_set(write(tmp_path / "a.pt", values), SPEC, how).whitening is None  # type: ignore[arg-type]
+        assert read_set(write(tmp_path / "a.pt", values), SPEC, how).whitening is None
     assert read_set(ours(tmp_path / "ours.safetensors"), SPEC, "whitened").whitening is None  # it says that it is normalised
 
 
@@ -185,7 +185,7 @@ def test_saying_what_labels_look_like_changes_nothing(tmp_path: Path) -> None:
     soft = drawn(6, 3).softmax(1)
     for labels, kind in ((CLASSES, "indices"), (CLASSES.int(), "indices"), (soft, "probabilities")):
         path = labelled(tmp_path / "a.pt", labels)
-        unsaid, said = read_set(path, SPEC, "pixels"), read_set(path, SPEC, "pixels", kind=kind)  # type: ignore[arg-type]
+        unsaid, said = read_set(path, SPEC, "pixels"), read_set(path, SPEC, "pixels", kind=kind)
         assert torch.equal(unsaid.labels, said.labels)
         assert said.labels.shape == (6, 3)
 

@@ -191,7 +191,8 @@ def test_augmentation_is_drawn_as_the_plain_loop_draws_it() -> None:
 
 
 def test_dropout_masks_are_those_of_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    (images, targets), draw, drawn = images_for("vit"), Dropout.draw, []
+    (images, targets), draw = images_for("vit"), Dropout.draw
+    drawn: list[Any] = []
 
     def spy(layer: Dropout, like: Tensor, rng: torch.Generator) -> Tensor:
         mask = draw(layer, like, rng)
@@ -291,6 +292,9 @@ def test_buffers_are_written_back(ema: float) -> None:
 class Counting(nn.Module):
     """The toy network; puts another tensor into the place of its buffers with every batch."""
 
+    brightest: Tensor
+    batches: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.inner = toy_network(toy_spec(NUM_CLASSES, 3, 8)).double()
@@ -321,7 +325,7 @@ def test_frozen_parameters_stay_and_their_buffers_do_not(ema: float) -> None:
     for way in (plain, stacked):
         networks = fresh("convnet-bn", 2)
         for network in networks:
-            network.features.requires_grad_(False)  # type: ignore[union-attr]
+            network.features.requires_grad_(False)
         before = deepcopy(networks)
         way(networks, *images_for("convnet-bn"), recipe, None)
         for network, old in zip(networks, before, strict=True):

@@ -396,7 +396,7 @@ def test_a_job_of_an_older_engine_keeps_its_key(store: Store, monkeypatch: pytes
 
     write_store(store.root, [(PLAN, [judgement(PLAN, JUDGING, [0.5])])])
     for name in ("engine", "training", "evaluator"):
-        monkeypatch.setitem(NUMERICS, name, NUMERICS[name] + 1)  # type: ignore[arg-type]
+        monkeypatch.setitem(NUMERICS, name, NUMERICS[name] + 1)
     assert read_contents(store).faults == ()
     assert plan_of().key != PLAN.key
     assert judging_of().key != JUDGING.key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -51,7 +52,7 @@ def drawn(of: Schedule, precision: str = "float64", form: str = "fast") -> Style
             tensors[key] = 0.5 + torch.rand((), generator=rng)
         if key.endswith("input.affine.weight"):
             tensors[key] = torch.randn(tensor.shape, generator=rng)
-    return build(found, tensors, CPU, precision, form)  # type: ignore[arg-type]
+    return build(found, tensors, CPU, precision, form)
 
 
 def codes(made: StyleGAN, num: int = 2) -> Tensor:
@@ -164,7 +165,7 @@ def a_resampling(radial: bool, clamp: float | None) -> Resampling:
     layer = planned(stylegan_xl(32, 0, width=8))[2 if radial else 8]
     tensors = {"weight": torch.zeros(1), "up_filter": layer.up_filter, "down_filter": layer.down_filter}
     shape = msgspec.structs.replace(layer.shape, conv_clamp=clamp, padding=(9, 10, 8, 9))
-    return resampling(shape, tensors, (7, 6), torch.float64)  # type: ignore[arg-type]
+    return resampling(shape, tensors, (7, 6), torch.float64)
 
 
 @pytest.mark.slow
@@ -233,6 +234,10 @@ def test_0_to_k_and_then_to_the_end_is_the_whole(form: str) -> None:
                 assert float((made.synthesize(w, f, k, made.depth) - whole).abs().max()) <= 1e-10
 
 
+def walked(made: Any, w: Tensor) -> None:
+    made.synthesize(w, None, 0, made.depth).sum().backward()
+
+
 @pytest.mark.slow
 def test_what_autograd_keeps_is_two_maps_a_layer() -> None:
     """Not those at twice the resolution, and nothing of the weights' gradients; the plain form keeps several times as much."""
@@ -241,7 +246,7 @@ def test_what_autograd_keeps_is_two_maps_a_layer() -> None:
     for form in ("plain", "fast"):
         made = drawn(of, "float32", form)
         w, first = codes(made, 1).requires_grad_(), planned(of)[0].before
-        kept[form] = peak_saved_bytes(lambda made=made, w=w: made.synthesize(w, None, 0, made.depth).sum().backward())
+        kept[form] = peak_saved_bytes(partial(walked, made, w))
     sizes = [first.channels * first.size**2 * 6]  # F_0 and what makes the waves
     for layer in planned(of):
         grown = layer.before.size + layer.shape.conv_kernel - 1
@@ -283,7 +288,7 @@ def test_factors_of_a_filter_give_it_back() -> None:
     for accuracy in (1e-7, 1e-14):
         parts = factors(radial, accuracy)
         made = sum(column[:, None] * row for column, row in parts)
-        assert float((made - radial.double()).abs().max()) <= accuracy * float(radial.max())  # type: ignore[union-attr]
+        assert float((made - radial.double()).abs().max()) <= accuracy * float(radial.max())
         assert len(parts) <= 8
 
 
@@ -418,7 +423,7 @@ def test_depths_of_random_generators(config: RandomStyleGAN, side: int, depth: i
 def test_random_generators_refuse_other_images() -> None:
     for shape, side in (("stylegan-xl", 28), ("stylegan-xl", 8), ("stylegan3", 512), ("stylegan3", 36)):
         with pytest.raises(ConfigError, match=f"generator '{shape}-random' makes square images of .* has {side} x {side}"):
-            RandomStyleGAN(shape).depth(PlanningRun(spec_of(side), 1, None))  # type: ignore[arg-type]
+            RandomStyleGAN(shape).depth(PlanningRun(spec_of(side), 1, None))
     for settings in ({"width": -1}, {"stem": 3}):
         with pytest.raises(ConfigError, match="'width' must be at least 0 and 'stem' 0 or 4 to 64"):
             registry.generators.make("stylegan-xl-random", settings)

@@ -80,8 +80,8 @@ def test_layers_filters_and_paddings_are_those_of_the_schedule(case: str) -> Non
 def test_filters_have_the_values_of_the_official_design() -> None:
     half = [0.000791902, 0.010018318, 0.038949523, 0.09241279, 0.15652561, 0.20130186]
     straight, radial = lowpass(12, 2.0, 12.0, 32.0), lowpass(12, 2.0, 12.0, 32.0, radial=True)
-    assert straight.tolist() == pytest.approx(half + half[::-1], abs=1e-7)  # type: ignore[union-attr]
-    found = [float(radial[at]) for at in ((0, 0), (5, 5), (5, 6), (0, 5), (3, 4))]  # type: ignore[index]
+    assert straight.tolist() == pytest.approx(half + half[::-1], abs=1e-7)
+    found = [float(radial[at]) for at in ((0, 0), (5, 5), (5, 6), (0, 5), (3, 4))]
     assert found == pytest.approx([8.4121e-07, 0.03875488, 0.03875488, 0.00020526213, 0.01458485], rel=1e-4)
     assert lowpass(1, 2.0, 12.0, 32.0) is None
 
@@ -145,7 +145,7 @@ def test_entering_at_a_layer(case: str, n: int, form: str) -> None:
     assert typical(w.grad, case, f"{key}/grad_ws") <= SLOPE
     assert f.grad is not None
     is_map(f.grad, case, f"{key}/grad_f", SLOPE, typical)
-    assert not w.grad[:, : n + 1].any(), "codes of layers before the entry have no gradient"  # type: ignore[index]
+    assert not w.grad[:, : n + 1].any(), "codes of layers before the entry have no gradient"
     is_map(made.features(w, f, n, n + 1), case, f"{key}/next_f")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ddbench.api import Dataset, LabelledImages, Spec
 from ddbench.data import subsets
@@ -103,6 +104,8 @@ def test_validation_is_a_share_of_every_class_and_the_same_under_any_name() -> N
     alias = load_training(ref(name="alias"), None, 0.2, CPU)
     assert torch.equal(alias.images, data.images)
     assert torch.equal(alias.validation_images, data.validation_images)
+    assert isinstance(data.images, Tensor)
+    assert isinstance(data.validation_images, Tensor)
     both = torch.cat([data.images, data.validation_images])
     assert sorted(map(tuple, both.flatten(1).tolist())) == sorted(map(tuple, IMAGES.flatten(1).tolist()))
 

@@ -202,7 +202,7 @@ def test_a_table_runs_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     argv = ["run", str(path), "--store", str(tmp_path / "store"), "--workers", "1", "--prepare"]
     assert main(argv) == 0
     contents = read_contents(Store(tmp_path / "store", create=False))
-    steps = {(stored.plan.loss.name, stored.plan.space.name): stored.record.steps for stored in contents.sets.values()}  # type: ignore[union-attr]
+    steps = {(stored.plan.loss.name, stored.plan.space.name): stored.record.steps for stored in contents.sets.values()}
     assert steps[("dm", "glad")] == 4
     assert steps[("dm", "hpd")] == 9  # 3 a stage
     assert steps[("dsa", "hpd")] == steps[("tesla", "hpd")] == 39

@@ -87,7 +87,7 @@ def judging_of(**changes: Any) -> Judging:
 def test_value_and_gradient_are_those_of_the_divergence_by_hand(temperature: float) -> None:
     teacher, student = fresh(0), fresh(1)
     logits = student(IMAGES).detach().requires_grad_()
-    loss = follow(teacher, temperature)(lambda images: logits, IMAGES, TARGETS, stream("x"))  # type: ignore[arg-type]
+    loss = follow(teacher, temperature)(lambda images: logits, IMAGES, TARGETS, stream("x"))
     loss.backward()
     wanted, got = (torch.exp(values / temperature) for values in (teacher(IMAGES).detach(), logits.detach()))
     wanted, got = wanted / wanted.sum(1, keepdim=True), got / got.sum(1, keepdim=True)
@@ -123,7 +123,7 @@ def test_the_teacher_sees_the_students_images_and_learns_nothing() -> None:
 
     teacher = Watching()
     losses = [follow(teacher, 4.0)(fresh(1), IMAGES, targets, stream("x")) for targets in (TARGETS, 2 - TARGETS)]
-    sum(losses).backward()  # type: ignore[union-attr]
+    sum(losses).backward()
     assert all(images is IMAGES for images in seen)
     assert len(seen) == 2
     assert all(parameter.grad is None for parameter in teacher.parameters())
@@ -155,20 +155,20 @@ def test_gift_is_the_cosine_with_the_refined_label_by_hand(kind: str) -> None:
         teacher(IMAGES).detach() if teacher else soft if kind == "probabilities" else torch.eye(3, dtype=torch.float64)[TARGETS]
     )
     logits, again = (fresh(1)(IMAGES).detach().requires_grad_() for _ in range(2))
-    loss = gift(teacher)(lambda images: logits, IMAGES, targets, stream("x"))  # type: ignore[arg-type]
+    loss = gift(teacher)(lambda images: logits, IMAGES, targets, stream("x"))
     wanted = by_hand(again, label, TARGETS).mean()
     loss.backward()
     wanted.backward()
     torch.testing.assert_close(loss, wanted, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(logits.grad, again.grad, rtol=1e-9, atol=1e-12)
     assert float(loss.detach()) > 1e-3
-    torch.testing.assert_close(gift(teacher)(lambda images: 7 * logits, IMAGES, targets, stream("x")), loss)  # type: ignore[arg-type]
+    torch.testing.assert_close(gift(teacher)(lambda images: 7 * logits, IMAGES, targets, stream("x")), loss)
 
 
 def test_the_class_of_an_image_counts_in_gift_and_the_teacher_learns_nothing() -> None:
     teacher = fresh(0)
     losses = [gift(teacher)(fresh(1), IMAGES, targets, stream("x")) for targets in (TARGETS, 2 - TARGETS)]
-    sum(losses).backward()  # type: ignore[union-attr]
+    sum(losses).backward()
     assert not torch.equal(*losses)
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
@@ -177,7 +177,7 @@ def test_an_evaluator_takes_the_objective_of_its_protocol() -> None:
     gift_1, sre2l = (protocols.load(id).judging for id in ("gift-1", "sre2l-1"))
     teacher, student = fresh(0), fresh(1)
     for numbers, wanted in ((gift_1, gift(teacher)), (sre2l, follow(teacher, 20.0)), (gift_1.own_labels(), cross_entropy)):
-        own = Evaluator(judging_of(numbers=numbers), SPEC, None, None, teacher if numbers.teacher else None)  # type: ignore[arg-type]
+        own = Evaluator(judging_of(numbers=numbers), SPEC, None, None, teacher if numbers.teacher else None)
         values = [objective(student, IMAGES, TARGETS, stream("x")) for objective in (own.objective, wanted)]
         assert torch.equal(*values)
         assert getattr(own.objective, "draws_nothing", False)
@@ -245,7 +245,7 @@ def test_networks_draws_and_all_real_images_share_one_teacher() -> None:
 def test_a_teacher_learns_the_training_images_with_random_crops(few: TrainingData, lessons: Any) -> None:
     """For an epoch; and not what is held out."""
     state = trained(few)
-    assert [(num, recipe) for num, recipe, _ in lessons] == [(24, small().judging.teacher.recipe())]  # type: ignore[union-attr]
+    assert [(num, recipe) for num, recipe, _ in lessons] == [(24, small().judging.teacher.recipe())]
     assert isinstance(lessons[0][2], CropFlip)
     untrained = build_network(TEACHER, SPEC, CPU, "teacher").state_dict()
     assert state.keys() == untrained.keys()

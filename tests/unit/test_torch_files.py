@@ -33,7 +33,7 @@ from ddbench.ops.pickles.tensors import STORAGES
 from ddbench.ops.pickles.torch_files import read_torch
 
 OLD = {"_use_new_zipfile_serialization": False}
-FORMATS = ({}, OLD)
+FORMATS: tuple[dict[str, bool], ...] = ({}, OLD)
 
 
 def save(path: Path, content: Any, how: dict[str, Any]) -> bytes:
@@ -86,7 +86,8 @@ def checkpoint() -> dict[str, Any]:
 @pytest.mark.parametrize("how", FORMATS)
 def test_files_are_read_as_torch_reads_them(path: Path, how: dict[str, Any]) -> None:
     content = save(path, checkpoint(), how)
-    with torch.serialization.safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType]):
+    makes_numbers: Any = np.float64(0).__reduce__()[0]
+    with torch.serialization.safe_globals([makes_numbers, np.dtype, np.dtypes.Float64DType]):
         theirs, ours = torch.load(io.BytesIO(content), weights_only=True), taken(path, content)
     assert ours.keys() == theirs.keys()
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()

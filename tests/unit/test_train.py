@@ -123,11 +123,11 @@ def test_average_counts_buffers_in_but_no_integers() -> None:
     network = nn.BatchNorm1d(2)
     average = Average(network, 0.9)
     for value in (1.0, 3.0):
-        network.running_mean.fill_(value)  # type: ignore[union-attr]
-        network.num_batches_tracked.fill_(int(value))  # type: ignore[union-attr]
+        network.running_mean.fill_(value)
+        network.num_batches_tracked.fill_(int(value))
         average.update()
     average.copy_()
-    assert network.running_mean.tolist() == [2, 2]  # type: ignore[union-attr]
+    assert network.running_mean.tolist() == [2, 2]
     assert network.num_batches_tracked == 3
 
 
@@ -151,7 +151,7 @@ def test_steps_are_sgd_with_momentum_and_weight_decay(targets: str) -> None:
             with torch.no_grad():
                 for parameter, speed, grad in zip(plain.parameters(), velocity, grads, strict=True):
                     speed.mul_(0.8).add_(grad + 0.01 * parameter)
-                    parameter -= rate_at(epoch, recipe) * speed
+                    parameter.sub_(rate_at(epoch, recipe) * speed)
     torch.testing.assert_close(weights(network), weights(plain), rtol=1e-10, atol=1e-12)
     assert last == pytest.approx(sum(losses) / len(losses))
     assert len(losses) == 5  # 36 images in eights

@@ -148,7 +148,7 @@ def test_exact_is_the_finite_difference(which: str, num_steps: int) -> None:
 def test_gradients_are_added_to_the_leaves_and_to_nothing_else(backward: Backward) -> None:
     unroll, images, labels = example(3)
     backward(unroll, [images, labels])
-    once = [images.grad.clone(), labels.grad.clone(), unroll.rate.grad.clone()]  # type: ignore[union-attr]
+    once = [images.grad.clone(), labels.grad.clone(), unroll.rate.grad.clone()]
     value = backward(unroll, [images, labels])
     assert not value.requires_grad
     assert value.dim() == 0

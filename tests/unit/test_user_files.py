@@ -107,7 +107,8 @@ def test_no_plugin_looks_outside_of_the_folder(file: str, root: Path) -> None:
 
 
 def test_a_package_is_installed_or_not() -> None:
-    for module, state in (("json", "installed"), ("surely_no_such_module", "missing")):
+    states = {"json": "installed", "surely_no_such_module": "missing", "surely_no_such.part": "missing", "json.x.y": "missing"}
+    for module, state in states.items():
         one = Brought(UserFile("some-package", "weights", module=module), ("proxy 'x'",), None)
         assert one.state == state
         faults = ["some-package is missing: pip install 'some-package'."] if state == "missing" else []
@@ -125,7 +126,8 @@ def test_two_hashes_of_one_file_are_two_lines(root: Path, capsys: Capture) -> No
         def brings(self) -> tuple[UserFile, ...]:
             return (self.file,)
 
-    found = user_files.user_files(root, [("a", Reads(good)), ("b", Reads(bad)), ("c", Reads(good))])
+    again = UserFile("x.pt", "in other words", good.sha256.upper())
+    found = user_files.user_files(root, [("a", Reads(good)), ("b", Reads(bad)), ("c", Reads(again))])
     assert [(one.readers, one.verify()[0]) for one in found] == [(("a", "c"), "as its reader names it"), (("b",), "another file")]
 
 

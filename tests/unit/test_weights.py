@@ -265,7 +265,7 @@ def test_a_checkpoint_of_timm_is_the_teacher(tmp_path: Path) -> None:
 def test_settings_of_a_file_need_a_file() -> None:
     for wrong in ({"teacher_sha256": "0" * 64}, {"teacher_classes": (1, 2)}):
         with pytest.raises(ConfigError, match="name it as 'teacher_weights'"):
-            BatchNormStatistics(**wrong)  # type: ignore[arg-type]
+            BatchNormStatistics(**wrong)
 
 
 def test_the_spec_of_the_toy_is_what_these_tests_think() -> None:

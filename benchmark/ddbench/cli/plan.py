@@ -34,6 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from ddbench.errors import Faults
     from ddbench.grid import stale
     from ddbench.grid.worker import sentence_of
+    from ddbench.leaderboard.foreseen import foreseen
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 
@@ -50,6 +51,8 @@ def main(args: argparse.Namespace) -> int:
     contents = read_contents(store) if store else NOTHING
     broken = [*suite.broken, *(sentence_of(error, cell.name, root) for cell, error in planned.broken.values())]
     warn(broken)
+    columns = foreseen(planned.cells)
+    warn(columns)
     if store:
         warn([*stale.told(stale.find_stale(planned, contents, store)), *faults_of(contents, store)])
     refuse_other_settings(planned, contents)
@@ -59,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     outlook = [] if args.jobs else _outlook(args, loaded, store, contents)
     if args.json:
         about: dict[str, Any] = {"suite": suite.name, "store": str(root), "cells": keyed(rows), "shared": shared}
-        about |= {"missing": missing, "undecoded": undecoded, "broken": broken}
+        about |= {"missing": missing, "undecoded": undecoded, "broken": broken, "warnings": columns}
         about |= {"outlook": [line.to_json() for line in outlook]}
         about |= {"tuning": tuning} if tuning else {}
         print(json.dumps(about | ({"jobs": _jobs(loaded, store, contents)} if args.jobs else {}), indent=1))

@@ -102,7 +102,7 @@ def _groups(loaded: Loaded, store: Store | None, contents: Contents, device: tor
             continue
         entry["missing"] += 1
         line.add(*outlook.of_resource(key))
-        effort = need.resource.effort(counting_run(planned.owners[key], counts(planned.owners[key])))
+        effort = need.effort(counting_run(planned.owners[key], counts(planned.owners[key])))
         known = effort is not None and entry["about MiB"] is not None
         entry["about MiB"] = entry["about MiB"] + effort.bytes / 2**20 if effort and known else None
     for name, entry in groups.items():

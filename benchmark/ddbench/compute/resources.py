@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from ddbench.api import Resource
+from ddbench.api import Effort, Resource
 from ddbench.compute.knowledge import declares
 from ddbench.compute.run import DistillRun
 from ddbench.data.subsets import TrainingData
-from ddbench.errors import PluginError
+from ddbench.errors import BenchError, PluginError
 from ddbench.files import digest
 from ddbench.identity import NoIdentityError, fields_of
 from ddbench.plan import NUMERICS, SetPlan
@@ -46,6 +46,16 @@ class Need:
         end = re.search(r", (?![^(]*\))", told)  # outside of a label's brackets
         at = end.start() if end else len(told)
         return f"{told[:at]} on {dataset}{told[at:]}"
+
+    def effort(self, run: DistillRun) -> Effort | None:
+        """What building it takes, as far as that is known. Raises PluginError for whatever a stranger's code raises."""
+        try:
+            return self.resource.effort(run)
+        except BenchError:
+            raise
+        except Exception as error:
+            kind, what = type(self.resource), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise PluginError(f"resource {kind.__module__}:{kind.__qualname__} cannot say what it takes: {what}.") from error
 
 
 def need_of(resource: Resource, owner: PluginRef | None, plan: SetPlan) -> Need:

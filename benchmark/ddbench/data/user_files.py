@@ -31,20 +31,21 @@ class Brought:
 
     file: UserFile
     readers: tuple[str, ...]  # `generator 'tiny-autoencoder'`; none of what merely lies there
-    path: Path | None  # where it belongs; None for a package, and without a data folder
+    path: Path | None  # where it belongs, without a data folder under the name of its variable; None for a package
 
     @property
     def state(self) -> str:
         """`there`, `installed` or `missing`, by names alone."""
         if self.file.module:
-            return "installed" if find_spec(self.file.module) else "missing"
+            return "installed" if _is_installed(self.file.module) else "missing"
         return "there" if self.path and self.path.is_file() else "missing"
 
     def verify(self) -> tuple[str, list[str]]:
         """In a word, and in a sentence where it has not the hash that a plugin names; hashes it."""
-        if self.state != "there" or self.path is None:
+        state = self.state
+        if state != "there" or self.path is None:
             told = f"put it at {self.path}" if self.path else f"pip install '{self.file.file}'"
-            return self.state, [f"{self.file.file} is missing: {told}."] * (self.state == "missing")
+            return state, [f"{self.file.file} is missing: {told}."] * (state == "missing")
         found, wanted = sha256_file(self.path), self.file.sha256.lower()
         if wanted and found != wanted:
             readers = " and ".join(self.readers)
@@ -64,11 +65,11 @@ def installed_readers() -> Iterator[tuple[str, Any]]:
 
 def user_files(root: Path | None, readers: Iterable[tuple[str, Any]]) -> list[Brought]:
     """What these plugins read, each file once for each hash, then whatever else lies in the folder of weights."""
-    found: dict[UserFile, list[str]] = {}
+    found: dict[tuple[str, ...], tuple[UserFile, list[str]]] = {}
     for reader, plugin in readers:
-        for file in _brought_by(plugin):
-            found.setdefault(file, []).append(reader)
-    named = [Brought(file, tuple(dict.fromkeys(by)), _path(file, root)) for file, by in found.items()]
+        for file in _brought_by(plugin):  # whatever words a plugin has for it: the first one's count
+            found.setdefault((file.file, file.sha256.lower(), file.module), (file, []))[1].append(reader)
+    named = [Brought(file, tuple(dict.fromkeys(by)), _path(file, root)) for file, by in found.values()]
     known = {one.path for one in named} | set(_of_assets(root))
     others = [path for path in _in_folder(root) if path not in known]
     return [*named, *(Brought(UserFile(path.relative_to(_folder(root)).as_posix(), NOBODYS), (), path) for path in others)]
@@ -80,6 +81,14 @@ def _brought_by(plugin: Any) -> tuple[UserFile, ...]:
         return tuple(file for file in plugin.brings() if isinstance(file, UserFile) and _is_inside(file))
     except Exception:  # a stranger's code
         return ()
+
+
+def _is_installed(module: str) -> bool:
+    """Without importing it; what it lies in is imported, and may not be there either."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _is_inside(file: UserFile) -> bool:

@@ -36,24 +36,29 @@ EPOCHS = 2  # the first of them also pays for what comes once, and is not counte
 LEAST_SHARE = 0.1  # of the device's peak that steps reach at least, when it is asked whether a measurement is affordable
 
 
-class _EnoughError(Exception):
-    """What was to be measured has been."""
-
-
 @dataclass(frozen=True)
 class _TimedRun(DistillRun):
-    """A run whose first training is measured, over a few epochs, and then ends whatever asked for it."""
+    """A run whose first training is measured, over a few epochs; others, of the same kind of network, are only counted."""
 
-    took: list[float] = field(default_factory=list)  # seconds of all epochs of the recipe, at the speed of the last one here
+    took: list[float] = field(default_factory=list)  # seconds of all epochs of each recipe, at the speed of the first one's last
+    an_epoch: list[float] = field(default_factory=list)  # the seconds of that, once it is known
 
     def train(self, network: nn.Module, recipe: Recipe, *name: str | int, **more: Any) -> None:
-        """Measure it, and stop."""
-        ends = list[float]()
-        short = replace(recipe, epochs=EPOCHS, warmup_epochs=min(recipe.warmup_epochs, 1))
-        more["on_epoch"] = lambda _: ends.append(time.perf_counter())
-        super().train(network, short, *name, **more)
-        self.took.append((ends[-1] - ends[-2]) * recipe.epochs)
-        raise _EnoughError
+        """Measure it, or count it."""
+        if not self.an_epoch:
+            ends = list[float]()
+            short = replace(recipe, epochs=EPOCHS, warmup_epochs=min(recipe.warmup_epochs, 1))
+            more["on_epoch"] = lambda _: ends.append(_now(self.device))
+            super().train(network, short, *name, **more)
+            self.an_epoch.append(ends[-1] - ends[-2])
+        self.took.append(self.an_epoch[0] * recipe.epochs)
+
+
+def _now(device: torch.device) -> float:
+    """The time when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Calibration:
@@ -78,11 +83,11 @@ class Calibration:
             for total in TOTALS:
                 began, data = time.perf_counter(), _some_images(spec, total, self.device)
                 run = _TimedRun(("calibration",), data, need.backbone, 0, self.device, {})
-                with suppress(Exception):  # that of the measurement; or of a resource that wants a file
+                with suppress(Exception):  # of a resource that wants a file, or trained networks
                     need.resource.build(run)
                 if not run.took:
                     return found
-                found = run.took[0] / len(data.images)
+                found = sum(run.took) / len(data.images)
                 if (time.perf_counter() - began) * TOTALS[1] / TOTALS[0] > MOST_EACH:
                     break
             return found
@@ -106,8 +111,8 @@ class Calibration:
             evaluator = _evaluator(judging, spec, num, self.device)
             ends, network = list[float](), evaluator.network(0)
             how = (evaluator.recipe, evaluator.name(0), evaluator.augment, evaluator.objective)
-            images, labels = evaluator.training_images(), evaluator.subject.labels
-            train(network, images, labels, *how, lambda _: ends.append(time.perf_counter()))
+            shown, labels = evaluator.training_images(), evaluator.subject.labels
+            train(network, shown, labels, *how, lambda _: ends.append(_now(self.device)))
             return (ends[-1] - ends[-2]) / num
 
         what = [judging.stem, judging.network.what, spec.shape, spec.num_classes, num]

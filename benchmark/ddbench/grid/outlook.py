@@ -140,7 +140,7 @@ class Outlook:
         tried = self.calibration.seconds_to_build(need, plan, run.class_counts) if self.calibration else None
         if tried is not None:
             return tried, TRIED
-        effort = need.resource.effort(run)
+        effort = need.effort(run)
         if effort is None or need.backbone is None:
             return None, NOT_SEEN if self.calibration else NOT_STARTED
         return self._counted(need.backbone, plan.dataset, effort.images, plan.threads)

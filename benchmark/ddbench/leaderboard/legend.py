@@ -20,7 +20,8 @@ LEGEND = """\
   all other networks, the backbone excluded. Baselines and imported sets have no backbone: they are read by that of the
   distilled rows beside them, once for each where there are several; where there is none, **mean over networks** is over all.
 - **(2 of 4 networks)** stands behind a mean that is taken over fewer networks than others of its table, **(1 of 2 seeds)**
-  behind the accuracy on a network that has not judged every seed yet.
+  behind the accuracy on a network that has not judged every seed; a line below the table says which seeds it lacks and why: the
+  network's training diverged, or failed otherwise (as the store's records of failures say), or nobody has recorded it.
 - **61.2 ± 0.8** is the mean over distillation seeds, after the networks of each seed have been averaged, and the
   standard deviation of the seeds' means (ddof 1).
 - **{one_seed}** marks rows of one distillation seed (full-data distils nothing and always has one). There the ± is

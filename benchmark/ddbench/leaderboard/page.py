@@ -14,6 +14,7 @@ from ddbench.files import digest, write_if_changed
 from ddbench.leaderboard import budgets, costs, habits, knowledge, legend, trajectory, tuned
 from ddbench.leaderboard.beside import Surroundings, commands, copy_image, copy_plan, copy_suites, places_of
 from ddbench.leaderboard.join import Result, results_of
+from ddbench.leaderboard.missing import missing, reason
 from ddbench.leaderboard.sections import Section, sections
 from ddbench.leaderboard.tables import (
     MARKED,
@@ -70,7 +71,7 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
     late = [section for section in made if section.kind == "untuned"]
     parts += [legend.UNTUNED] if late else []
     for section in late:
-        parts += [f"### {title_of(section)}", "", *_accuracy(section, "####"), *_reproduce(section, around, "####")]
+        parts += [f"### {title_of(section)}", "", *_accuracy(section, around, "####"), *_reproduce(section, around, "####")]
     unranked = [section for section in made if section.kind in ("constants", "choice")]
     parts += [legend.HABITS] if unranked else []
     known = habits.bases(results) if unranked else {}
@@ -90,7 +91,7 @@ def _page(made: Sequence[Section], results: Sequence[Result], around: Surroundin
 
 
 def _section(section: Section, around: Surroundings, reference: str) -> list[str]:
-    parts = [f"## {title_of(section)}", "", *_facts(section), "", *_accuracy(section, "###")]
+    parts = [f"## {title_of(section)}", "", *_facts(section), "", *_accuracy(section, around, "###")]
     parts += ["### Uncertainty (points of accuracy): 95 % interval of the mean / std over networks / error of the test set", ""]
     parts += [markdown(spread_table(section), left=("method",)), ""]
     parts += ["### Size", "", markdown(budgets.budget_table(section), left=("method",)), ""]
@@ -112,7 +113,7 @@ def _trajectory(section: Section, around: Surroundings) -> list[str]:
 def _constants(section: Section, around: Surroundings, known: habits.Bases) -> list[str]:
     """Sets whose generated images have other constants: what that is worth, and how to see it again."""
     table = markdown(habits.difference_table(section, known), left=("method", "against"))
-    parts = [*_habit(section), *_accuracy(section, "####"), "#### Difference (points)", "", table, "", legend.DIFFERENCE]
+    parts = [*_habit(section), *_accuracy(section, around, "####"), "#### Difference (points)", "", table, "", legend.DIFFERENCE]
     return parts + _cost(section, "####") + _images(section, around, "####") + _reproduce(section, around, "####")
 
 
@@ -147,9 +148,10 @@ def title_of(section: Section) -> str:
     return escape(f"{section.test.label}, {ipc}, {labels}, protocol {section.protocol}")
 
 
-def _accuracy(section: Section, level: str) -> list[str]:
+def _accuracy(section: Section, around: Surroundings, level: str) -> list[str]:
     table = markdown(accuracy_table(section), left=("method", SAW))
-    return [f"{level} Accuracy (%)", "", table, "", *_footnotes(section)]
+    lacking = [each.sentence for row in section.rows for each in missing(section, row, around.failed)]
+    return [f"{level} Accuracy (%)", "", table, "", *_footnotes(section, lacking)]
 
 
 def _cost(section: Section, level: str) -> list[str]:
@@ -202,15 +204,15 @@ def _counts(counts: Sequence[int]) -> str:
     return f"{sum(counts):,} ({low:,}{'' if low == high else f' to {high:,}'} a class)"
 
 
-def _footnotes(section: Section) -> list[str]:
-    """A line for each row of mixed circumstances, and for everything else that a reader must know of one."""
+def _footnotes(section: Section, more: Sequence[str] = ()) -> list[str]:
+    """A line for each row of mixed circumstances, and for everything else that a reader must know of one; then `more`."""
     notes = [f"{MIXED} {row.name}: {'; '.join(row.mixed)}." for row in section.rows if row.mixed]
     marked: dict[str, list[str]] = {}
     for row in section.rows:
         for mark in row.marks:
             marked.setdefault(mark, []).append(row.name)
     notes += [f"{MARKED} {'; '.join(names)}: {mark}" for mark, names in marked.items()]
-    return [line for note in notes for line in (escape(note), "")]
+    return [line for note in (*notes, *more) for line in (escape(note), "")]
 
 
 def _images(section: Section, around: Surroundings, level: str) -> list[str]:
@@ -258,7 +260,7 @@ def _suites(around: Surroundings) -> list[str]:
 
 def _failed(around: Surroundings) -> list[str]:
     """Every job that failed and has not been done since, with its last error."""
-    lines = [f"- {escape(failure.title)} ({job}): {escape(failure.error)}" for job, failure in around.failed]
+    lines = [f"- {escape(failure.title)} ({job}): {escape(reason(failure))}" for job, failure in around.failed]
     return ["## Failed jobs", "", *sorted(lines), ""] if lines else []
 
 
@@ -286,7 +288,8 @@ def write(store: Store, out: Path, reference: str = REFERENCE, contents: Content
     known, ranked, unranked = habits.bases(results), [], []
     for section in made:
         for row in section.rows:
-            plain = as_json(section, row, reference) | budgets.as_json(section, row)
+            lacking = {"missing": [each.as_json() for each in missing(section, row, failed)]}
+            plain = as_json(section, row, reference) | budgets.as_json(section, row) | lacking
             if section.kind == "ranked":
                 ranked.append(plain)
             elif section.kind == "untuned":

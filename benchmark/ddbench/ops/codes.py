@@ -5,18 +5,20 @@ Shapes: B batch, K classes, L rows of a code, D features.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.api import Generator, Run
+from ddbench.api import AtMost, Generator, Run
 from ddbench.errors import ConfigError
 
 TOGETHER = 64  # px: images up to this side go through a generator together, larger ones one at a time
 
 Start = Literal["sample", "average"]
 """One random code an image, or the mean of many of its class."""
+Samples = Annotated[int, AtMost(100_000)]
+"""Codes of a class, drawn at once."""
 
 
 def starting_codes(run: Run, how: Start, samples: int) -> Tensor:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ddbench.api import Arch, Spec
-from ddbench.errors import ConfigError
+from ddbench.api import Arch, AtMost, Spec
 from ddbench.ops.layers import Network, Norm, check_at_least, check_side, norm_layer
 
-MAX_DEPTH = 16  # of images of 65,536 px
+Blocks = Annotated[int, AtMost(16)]  # for images of 65,536 px: every block halves the sides
 
 
-def convnet(width: int = 128, depth: int | None = None, norm: Norm = "instance") -> Arch:
+def convnet(width: int = 128, depth: Blocks | None = None, norm: Norm = "instance") -> Arch:
     """`depth` blocks of conv 3x3 -> norm -> ReLU -> average pool 2x2, then a linear layer.
 
     features: [B,C,H,W] -> [B, width, H/2^depth, W/2^depth], the last pooled maps;  embedding: these, flattened (2048
@@ -27,12 +27,10 @@ def convnet(width: int = 128, depth: int | None = None, norm: Norm = "instance")
     Departures: the depth rule is the one the papers imply; GLaD's and H-PD's code builds depth 5 at every resolution
     unless told otherwise, that is 8192 features at 256 px (`depth = 5` gives that network). One-channel images may
     have any size; the code of the source takes 28 px only.
-    Raises: ConfigError for a width or depth below 1, for a depth above 16, for norm "group" and a width that 4 does not
-    divide, for images below 2^depth px (2 px where depth is unset).
+    Raises: ConfigError for a width or depth below 1, for norm "group" and a width that 4 does not divide, for images below
+    2^depth px (2 px where depth is unset).
     """
     check_at_least("convnet", 1, width=width, depth=1 if depth is None else depth)
-    if depth is not None and depth > MAX_DEPTH:
-        raise ConfigError(f"architecture 'convnet': depth must be at most {MAX_DEPTH}, for every block halves the sides.")
     with torch.device("meta"):  # complain now, not when the first network is built; of any width, without memory
         norm_layer(norm, (width, 1, 1))
     min_size = 2 ** (depth or 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from ddbench.api import Arch, Spec
+from ddbench.api import Arch, AtMost, Spec
 from ddbench.errors import ConfigError
 from ddbench.ops.layers import Dropout, Form, Network, check_at_least, check_side, form_of
 
@@ -15,9 +16,10 @@ HEADS = 8
 DROPOUT = 0.1
 LOW_PATCH, HIGH_PATCH = 4, 16  # px
 LOW_DEPTH, HIGH_DEPTH = 6, 10
+Blocks = Annotated[int, AtMost(1_000)]
 
 
-def vit(width: int = 512, depth: int | None = None, layer_norm: bool = True, form: Form = "auto") -> Arch:
+def vit(width: int = 512, depth: Blocks | None = None, layer_norm: bool = True, form: Form = "auto") -> Arch:
     """Patches and a class token, `depth` blocks of attention and an MLP of 8 heads, a linear layer on the class token.
 
     features: [B,C,H,W] -> [B, width, 1, 1], the class token after the last LayerNorm;  embedding: the same, flat;
@@ -36,7 +38,7 @@ def vit(width: int = 512, depth: int | None = None, layer_norm: bool = True, for
     return _arch("vit", width, depth, layer_norm, form)
 
 
-def vit_noln(width: int = 512, depth: int | None = None, form: Form = "high") -> Arch:
+def vit_noln(width: int = 512, depth: Blocks | None = None, form: Form = "high") -> Arch:
     """`vit` without any LayerNorm, in the high form: the "ViT-B/16" of published cross-architecture tables.
 
     Shapes and settings: as `vit`. A true B/16 has five times as many parameters.

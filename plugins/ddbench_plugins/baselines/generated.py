@@ -9,7 +9,7 @@ import torch
 
 from ddbench.api import NOTHING, Baseline, Batch, Run, Saw
 from ddbench.errors import ConfigError
-from ddbench.ops.codes import Start, pushed, starting_codes
+from ddbench.ops.codes import Samples, Start, pushed, starting_codes
 from ddbench.ops.selecting import labelled
 
 
@@ -42,7 +42,7 @@ class GeneratorMeans(Baseline):
     Source: GLaD's code (CVPR 2023). Departures: with IPC > 1 every image averages codes of its own.
     """
 
-    samples: int = 1000
+    samples: Samples = 1000
     needs_generator: ClassVar[bool] = True
     saw: ClassVar[Saw] = NOTHING
 

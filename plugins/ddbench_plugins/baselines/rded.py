@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import TRAIN, Baseline, Batch, Resource, Run, Saw
+from ddbench.api import TRAIN, AtMost, Baseline, Batch, Resource, Run, Saw
 from ddbench.errors import ConfigError
 from ddbench.ops.crops import CropFlip
 from ddbench.ops.selecting import labelled
@@ -30,7 +30,7 @@ class Rded(Baseline):
     """
 
     pool: int = 300
-    crops: int = 5
+    crops: Annotated[int, AtMost(100)] = 5
     factor: int = 1
     epochs: int = 20  # of the teacher
     lr: float = 0.01

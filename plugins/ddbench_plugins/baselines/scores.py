@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Batch, Recipe, Resource, Run
+from ddbench.api import AtMost, Batch, Recipe, Resource, Run
 from ddbench.ops.selecting import Selection, selected
 from ddbench.ops.trained import of_classes
 
@@ -127,7 +127,7 @@ class El2n(Selection):
     Raises: ConfigError where a class has fewer images than IPC.
     """
 
-    networks: int = 5
+    networks: Annotated[int, AtMost(1_000)] = 5
     epochs: int = 10
     lr: float = 0.01
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import NOTHING, TRAIN, Effort, Generator, GeneratorConfig, Recipe, Resource, Run, Saw, Spec
+from ddbench.api import NOTHING, TRAIN, AtMost, Effort, Generator, GeneratorConfig, Recipe, Resource, Run, Saw, Spec
 from ddbench.errors import ConfigError
 from ddbench.ops.moves import send
+
+Width = Annotated[int, AtMost(1_024)]  # of codes and maps
 
 
 class Layer(nn.Module):
@@ -151,7 +153,7 @@ class CvaeWeights(Resource):
 
     def effort(self, run: Run) -> Effort:
         """All training images in every epoch; the decoder is stored."""
-        with run.seeded("cvae"):
+        with torch.device("meta"):  # where tensors have sizes and no memory
             decoder = Decoder(run.spec, self.latent, self.codes, self.width)
         return Effort(self.epochs * sum(run.class_counts), sum(tensor.nbytes for tensor in decoder.state_dict().values()))
 
@@ -176,9 +178,9 @@ class ConditionalVAE(GeneratorConfig):
     Raises: ConfigError if a number is out of range.
     """
 
-    latent: int = 16
-    codes: int = 32
-    width: int = 32
+    latent: Width = 16
+    codes: Width = 32
+    width: Width = 32
     epochs: int = 10
     lr: float = 2e-3
     saw: ClassVar[Saw] = NOTHING  # but its weights
@@ -207,6 +209,6 @@ class ConditionalVAE(GeneratorConfig):
         return decoder.eval().requires_grad_(False)
 
 
-def random_weights(latent: int = 16, codes: int = 32, width: int = 32) -> ConditionalVAE:
+def random_weights(latent: Width = 16, codes: Width = 32, width: Width = 32) -> ConditionalVAE:
     """cvae-random: the same decoder with random weights: what the architecture gives without having seen data."""
     return ConditionalVAE(latent, codes, width, epochs=0)

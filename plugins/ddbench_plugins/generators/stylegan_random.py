@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.api import NOTHING, Generator, GeneratorConfig, Run, Saw, Spec
+from ddbench.api import NOTHING, AtMost, Generator, GeneratorConfig, Run, Saw, Spec
 from ddbench.errors import ConfigError
 from ddbench_plugins.stylegan.description import Description, tensor_shapes
 from ddbench_plugins.stylegan.network import Precision, asked_classes, build
@@ -17,6 +17,9 @@ from ddbench_plugins.stylegan.schedule import Schedule, describe, filters, style
 
 EMBEDDING = 320  # numbers that describe a class, as published models have them
 HIDDEN = {32: 10, 64: 12, 128: 15, 256: 17}  # layers of a StyleGAN3; 32 and 256 px are GLaD's, the others lie between
+Width = Annotated[int, AtMost(2048)]
+Stem = Annotated[int, AtMost(64)]
+Seed = Annotated[int, AtMost(2**63 - 1)]
 
 
 def random_weights(of: Description, run: Run, seed: int) -> dict[str, Tensor]:
@@ -73,10 +76,10 @@ class RandomStyleGAN(GeneratorConfig):
     """
 
     shape: Literal["stylegan-xl", "stylegan3"] = "stylegan-xl"
-    width: int = 0  # channels of a map at most; 0: as published, 1,024 of StyleGAN-XL and 512 of StyleGAN3
+    width: Width = 0  # channels of a map at most; 0: as published, 1,024 of StyleGAN-XL and 512 of StyleGAN3
     conditional: bool = True  # whether it is asked for classes
-    stem: int = 0  # hidden layers of the 16-px stem, or all hidden ones of a StyleGAN3; 0: as published for that side
-    seed: int = 0  # of the weights
+    stem: Stem = 0  # hidden layers of the 16-px stem, or all hidden ones of a StyleGAN3; 0: as published for that side
+    seed: Seed = 0  # of the weights
     precision: Precision = "float32"
     saw: ClassVar[Saw] = NOTHING
 
@@ -116,14 +119,14 @@ class RandomStyleGAN(GeneratorConfig):
 
 
 def random_stylegan_xl(
-    width: int = 0, conditional: bool = True, stem: int = 0, seed: int = 0, precision: Precision = "float32"
+    width: Width = 0, conditional: bool = True, stem: Stem = 0, seed: Seed = 0, precision: Precision = "float32"
 ) -> RandomStyleGAN:
     """stylegan-xl-random: class-conditional unless told otherwise."""
     return RandomStyleGAN("stylegan-xl", width, conditional, stem, seed, precision)
 
 
 def random_stylegan3(
-    width: int = 0, conditional: bool = False, stem: int = 0, seed: int = 0, precision: Precision = "float32"
+    width: Width = 0, conditional: bool = False, stem: Stem = 0, seed: Seed = 0, precision: Precision = "float32"
 ) -> RandomStyleGAN:
     """stylegan3-random: unconditional unless told otherwise."""
     return RandomStyleGAN("stylegan3", width, conditional, stem, seed, precision)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from ddbench.api import Batch, Loss, Memory, Run
+from ddbench.api import AtMost, Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError
 from ddbench.ops.embedding import class_batches
 
@@ -34,7 +34,7 @@ class DatasetDistillation(Loss):
     """
 
     batch_real: int = 64  # real images per class and step
-    inner_steps: int = 3
+    inner_steps: Annotated[int, AtMost(10_000)] = 3
     inner_lr: float = 0.02  # that the step sizes start from
     order: ClassVar[int] = 2
     # Ours, from short runs on small digits; the paper's belong to another optimiser.

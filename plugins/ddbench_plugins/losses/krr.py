@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Batch, Loss, Memory, Run
+from ddbench.api import AtMost, Batch, Loss, Memory, Run
 from ddbench.errors import ConfigError
 from ddbench.ops.embedding import class_batches, embed
 
@@ -51,7 +51,7 @@ class FeatureRegression(Loss):
 
     batch_real: int = 100  # real images per class and step
     ridge: float = 1e-6  # over the mean of the kernel's diagonal
-    pool: int = 10
+    pool: Annotated[int, AtMost(1_000)] = 10
     max_steps: int = 100
     inner_lr: float = 0.01
     # Ours, from short runs on small digits; the paper's belong to another optimiser.

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ddbench.api import Batch, Effort, Loss, Memory, Recipe, Resource, Run, View
+from ddbench.api import AtMost, Batch, Effort, Loss, Memory, Recipe, Resource, Run, View
 from ddbench.errors import ConfigError
 from ddbench.ops.augment import ahead
 from ddbench.ops.checkpoints import parameters_under
 from ddbench.ops.moves import send_together
 from ddbench.ops.replays import Backward, unrolled_backward
 from ddbench.ops.unroll import Unroll, exact_backward, mini_batches, student_mode, two_pass_backward, within
+
+Steps = Annotated[int, AtMost(10_000)]  # of a student, which are all unrolled
+Epochs = Annotated[int, AtMost(1_000)]  # of an expert, each of which keeps a copy of the network
+Experts = Annotated[int, AtMost(1_000)]
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,17 @@ class ExpertTrajectory(Resource):
 class StudentMatching(Loss):
     """What MTT and TESLA share: experts, the student and its learned rate; they differ in `backward`. Not a plugin itself."""
 
-    syn_steps: int = 20  # of the student, on the synthetic set
-    expert_epochs: int = 3  # from the student's start to its target
+    syn_steps: Steps = 20  # of the student, on the synthetic set
+    expert_epochs: Epochs = 3  # from the student's start to its target
     min_start_epoch: int = 0
-    max_start_epoch: int = 5  # the student starts at an epoch below
+    max_start_epoch: Epochs = 5  # the student starts at an epoch below
     first_max_start_epoch: int | None = None  # of step 0, where `expanding_steps` is set
     expanding_steps: int = 0  # over which it grows to max_start_epoch; 0: it is that from the start
     batch_syn: int | None = None  # images of a student's step, all that is decoded; None: the whole set
     student_lr: float = 0.01  # where the learned rate starts
     augment: Literal["dsa", "none"] = "dsa"
-    num_experts: int = 100
-    epochs_trained: int | None = None  # of an expert; None: as many as are ever read
+    num_experts: Experts = 100
+    epochs_trained: Epochs | None = None  # of an expert; None: as many as are ever read
     expert_lr: float = 0.01
     expert_batch: int = 256
     expert_momentum: float = 0.0
@@ -292,17 +296,17 @@ class Tesla(StudentMatching):
 
 def datm(
     form: Literal["mtt", "tesla"] = "mtt",
-    syn_steps: int = 80,
-    expert_epochs: int = 2,
+    syn_steps: Steps = 80,
+    expert_epochs: Epochs = 2,
     min_start_epoch: int = 0,
-    max_start_epoch: int = 20,
+    max_start_epoch: Epochs = 20,
     first_max_start_epoch: int | None = 10,
     expanding_steps: int = 1000,
     batch_syn: int | None = None,
     student_lr: float = 0.01,
     augment: Literal["dsa", "none"] = "dsa",
-    num_experts: int = 100,
-    epochs_trained: int | None = None,
+    num_experts: Experts = 100,
+    epochs_trained: Epochs | None = None,
     expert_lr: float = 0.01,
     expert_batch: int = 256,
     expert_momentum: float = 0.0,

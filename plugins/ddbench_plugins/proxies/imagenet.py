@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from ddbench.api import IMAGENET_CLASSES, NOTHING, Proxy, Resource, Run, Saw, UserFile
+from ddbench.api import IMAGENET_CLASSES, NOTHING, AtMost, Proxy, Resource, Run, Saw, UserFile
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.checkpoints import fit_state
 from ddbench.ops.moves import send_network
@@ -107,7 +107,7 @@ class ResNet18ImageNet(Proxy):
 
     file: str = "resnet18-f37072fd.pth"
     sha256: str = "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec"
-    side: int = 0
+    side: Annotated[int, AtMost(1024)] = 0
     saw: ClassVar[Saw] = NOTHING  # but its weights
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class EfficientNetLite0ImageNet(Proxy):
     package; DataError for another version of it.
     """
 
-    side: int = 0
+    side: Annotated[int, AtMost(1024)] = 0
     saw: ClassVar[Saw] = NOTHING  # but its weights
 
     def __post_init__(self) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddbench.api import Memory, Run, Space, State
+from ddbench.api import AtMost, Memory, Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.embedding import embed
 from ddbench.ops.reals import starting_images
@@ -39,7 +39,7 @@ class Factorised(Space):
     Raises: ConfigError for fewer than two networks, images below 3 px, or networks that leave no room for a basis a class.
     """
 
-    hallucinators: int = 5
+    hallucinators: Annotated[int, AtMost(1_000)] = 5
     cosine: float = 0.1
     contrast: float = 0.1
     temperature: float = 0.07

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ddbench.api import Run, Space, State
+from ddbench.api import AtMost, Run, Space, State
 from ddbench.errors import ConfigError
 from ddbench.ops.reals import starting_images
 
@@ -29,8 +29,8 @@ class Implicit(Space):
     Raises: ConfigError where not one network fits.
     """
 
-    units: int = 6  # of a hidden layer
-    hidden: int = 2  # layers with sines
+    units: Annotated[int, AtMost(1024)] = 6  # of a hidden layer
+    hidden: Annotated[int, AtMost(64)] = 2  # layers with sines
     first_omega: float = 30.0
     omega: float = 10.0  # of all sines but the first
     fit_steps: int = 5000

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.api import GENERATOR, Run, Space, State
+from ddbench.api import GENERATOR, AtMost, Run, Space, State
 from ddbench.errors import ConfigError
-from ddbench.ops.codes import full_precision, gaussian_like, pushed, starting_codes
+from ddbench.ops.codes import Samples, full_precision, gaussian_like, pushed, starting_codes
 
-MAX_REPEAT = 1000  # stages at a layer: each of them is listed
+Stages = Annotated[int, AtMost(1_000)]  # stages at a layer: each of them is listed
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Layered(Space):
     last: int | None = None  # None: the same as first
     step: int = 1
     init_from: Literal["sample", "average"] = "sample"  # of w: one code an image, or the mean of `samples` codes of its class
-    samples: int = 1000
+    samples: Samples = 1000
     clip: float = 10.0  # of new features: NaN to 0, infinities to half of it, then into [-clip, clip]; 0: leave them as they are
     features: Literal["forward", "gaussian"] = "forward"  # of the first layer: its own, or noise of their mean and spread
-    repeat: int = 1  # stages at each layer
+    repeat: Stages = 1  # stages at each layer
     needs_generator: ClassVar[bool] = True
     tensors: ClassVar[tuple[str, ...]] = ("w", "f", "pixels")
 
@@ -50,8 +50,6 @@ class Layered(Space):
         if min(self.step, self.samples, self.repeat) < 1 or self.clip < 0:
             got = f"{self.step}, {self.samples}, {self.repeat}, {self.clip}"
             raise ConfigError(f"'step', 'samples' and 'repeat' must be at least 1 and 'clip' at least 0, got {got}.")
-        if self.repeat > MAX_REPEAT:
-            raise ConfigError(f"'repeat' must be at most {MAX_REPEAT}, got {self.repeat}.")
         if self.first is None and self.last is not None:
             raise ConfigError("'last' has no meaning without 'first'.")
         if self.first is None and self.features == "gaussian":
@@ -145,7 +143,7 @@ def _no_codes(features: Tensor) -> Tensor:
     return features.new_empty(len(features), 0, 0)
 
 
-def w_plus(init_from: Literal["sample", "average"] = "sample", samples: int = 1000) -> Layered:
+def w_plus(init_from: Literal["sample", "average"] = "sample", samples: Samples = 1000) -> Layered:
     """W+: the codes of a generator, one for each layer, and nothing else."""
     return Layered(init_from=init_from, samples=samples)
 
@@ -153,10 +151,10 @@ def w_plus(init_from: Literal["sample", "average"] = "sample", samples: int = 10
 def glad(
     layer: int = 12,
     init_from: Literal["sample", "average"] = "sample",
-    samples: int = 1000,
+    samples: Samples = 1000,
     clip: float = 10.0,
     features: Literal["forward", "gaussian"] = "forward",
-    repeat: int = 1,
+    repeat: Stages = 1,
 ) -> Layered:
     """GLaD: the features of one fixed layer of a generator, and its codes. StyleGAN-XL at 128 px: 12 for MTT, 16 DC, 20 DM."""
     return Layered(layer, layer, 1, init_from, samples, clip, features, repeat)
@@ -167,7 +165,7 @@ def hpd(
     last: int = -1,
     step: int = 2,
     init_from: Literal["sample", "average"] = "average",
-    samples: int = 1000,
+    samples: Samples = 1000,
     clip: float = 10.0,
     features: Literal["forward", "gaussian"] = "forward",
 ) -> Layered:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ddbench.api import Run, Space, State
+from ddbench.api import AtMost, Run, Space, State
 from ddbench.errors import ConfigError
-from ddbench.ops.codes import pushed, starting_codes
+from ddbench.ops.codes import Samples, pushed, starting_codes
 from ddbench.ops.reals import starting_images
 
-MAX_REPEAT = 1000  # stages
+Stages = Annotated[int, AtMost(1_000)]  # stages
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Pixel(Space):
     init_from: Literal["real", "noise", "generator", "generator-average"] = "real"
     clamp: bool = False
     clamp_every: int = 1
-    samples: int = 1000  # of the codes that "generator-average" averages for a class
-    repeat: int = 1
+    samples: Samples = 1000  # of the codes that "generator-average" averages for a class
+    repeat: Stages = 1
     tensors: ClassVar[tuple[str, ...]] = ("pixels",)
     any_chunk: ClassVar[bool] = True
     is_rendered: ClassVar[bool] = False  # a generator makes the start alone
@@ -43,8 +43,6 @@ class Pixel(Space):
         if min(self.samples, self.repeat, self.clamp_every) < 1:
             got = f"{self.samples}, {self.repeat}, {self.clamp_every}"
             raise ConfigError(f"'samples', 'repeat' and 'clamp_every' must be at least 1, got {got}.")
-        if self.repeat > MAX_REPEAT:
-            raise ConfigError(f"'repeat' must be at most {MAX_REPEAT}, got {self.repeat}.")
 
     @property
     def needs_generator(self) -> bool:
