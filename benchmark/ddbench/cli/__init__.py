@@ -25,14 +25,33 @@ from ddbench.cli import (
     protocols,
     resources,
     run,
+    status,
     store,
     tune,
+    work,
 )
 from ddbench.cli.terminal import plainly
 from ddbench.cli.words import Parser, complete
 from ddbench.errors import BenchError, command
 
-VERBS = (run, plan, prepare, tune, data, resources, store, evaluate, leaderboard, check, plugins, protocols, presets, download)
+VERBS = (
+    run,
+    plan,
+    prepare,
+    tune,
+    data,
+    resources,
+    store,
+    evaluate,
+    leaderboard,
+    check,
+    plugins,
+    protocols,
+    presets,
+    download,
+    status,
+    work,
+)
 GREETING = """\
 ddbench {version} makes tiny synthetic training sets out of large ones (dataset distillation), judges them by training networks on
 them, and compares the methods in tables.
