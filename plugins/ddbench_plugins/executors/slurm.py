@@ -112,6 +112,7 @@ class SlurmEngine(Engine):
             raise ConfigError(
                 f"Slurm would not take such a job: {_last_line(told.stderr)}. Change the settings of executor 'slurm'."
             )
+        return self.settings.parallel
 
     def start(self, wave: str, commands: Sequence[Sequence[str]], after: str) -> bool:
         """One array job; of a single batch, a job."""
@@ -224,8 +225,8 @@ def check_partition(settings: Slurm, cpus: int, checkpoint_seconds: float, liste
     most_gpus = max(_gpus(row[4]) for row in nodes)
     if settings.gpus > most_gpus:
         raise ConfigError(
-            f"setting 'gpus' of executor 'slurm' is {settings.gpus}, and no node of the partition '{name}' has more than {most_gpus}: "
-            "a job would wait for ever. Name another partition, or fewer."
+            f"setting 'gpus' of executor 'slurm' is {settings.gpus}, and no node of the partition '{name}' has more than "
+            f"{most_gpus}: a job would wait for ever. Name another partition, or fewer."
         )
     most_cpus = max(int(row[2].rstrip("+") or 0) for row in nodes)
     if cpus > most_cpus:
@@ -240,8 +241,8 @@ def check_partition(settings: Slurm, cpus: int, checkpoint_seconds: float, liste
     least = (START_SECONDS + SIGNAL_SECONDS + 60 + checkpoint_seconds) / 60
     if settings.minutes < least:
         raise ConfigError(
-            f"setting 'minutes' of executor 'slurm' is {settings.minutes}, too short to reach a checkpoint, which takes {least:.0f} "
-            "minutes with all that begins and ends a batch: set more, or fewer --checkpoint-seconds."
+            f"setting 'minutes' of executor 'slurm' is {settings.minutes}, too short to reach a checkpoint, which takes "
+            f"{least:.0f} minutes with all that begins and ends a batch: set more, or fewer --checkpoint-seconds."
         )
 
 
