@@ -6,6 +6,7 @@ is touched. By hand: `python tests/cluster/real_slurm.py FOLDER`, which runs unt
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -64,7 +65,7 @@ class RealSlurm:
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 [shutil.which(name, path=PATH) or name, *words[name]], env=os.environ | self.environment,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=end_with_parent,
             )  # fmt: skip
         if name == "munged":
             until = time.monotonic() + PATIENCE
@@ -118,6 +119,11 @@ class RealSlurm:
         key.chmod(0o400)
 
 
+def end_with_parent() -> None:
+    """However the tests end, no daemon stays."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def _free_ports(num: int) -> list[int]:
     sockets = [socket.socket() for _ in range(num)]
     try:
@@ -145,6 +151,7 @@ def real_slurm(folder: Path) -> Iterator[RealSlurm]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with real_slurm(Path(sys.argv[1]).absolute()) as begun:
         print(f"export SLURM_CONF={begun.folder / 'slurm.conf'}", flush=True)
         with suppress(KeyboardInterrupt):

@@ -151,14 +151,16 @@ class BatchExecutor(Executor):
             self.states[handle] = JobState("ended", detail="cancelled")
 
     def close(self) -> None:
-        """The folders of waves that have ended go."""
+        """The folders of waves that have ended go, as soon as their batches have left the queue."""
         until = time.monotonic() + LEAVE_SECONDS
-        while self.orders and (live := self.engine.live(self.orders)) is not None:
-            for wave in self.orders.keys() - {wave for wave, _ in live}:
+        at_work = {handle.partition("/")[0] for handle, state in self.states.items() if state.state in ("waiting", "running")}
+        ended = set(self.orders) - at_work
+        while ended and (live := self.engine.live(ended)) is not None:
+            left = {wave for wave, _ in live} & ended
+            for wave in ended - left:
                 self.forget(wave)
-            if not live or time.monotonic() > until:
-                break
-            time.sleep(min(1.0, self.shape.poll_seconds))
+            ended = left if time.monotonic() < until else set()
+            time.sleep(min(1.0, self.shape.poll_seconds) if ended else 0.0)
         self.engine.close()
 
     def forget(self, wave: str) -> None:
