@@ -65,7 +65,7 @@ def test_whatever_is_killed_the_bytes_are_the_same(home: Home, suite: Path, loca
     assert code == 0, error
     assert contents(store) == contents(local)
     assert files_of_work(store) == []
-    (first, *_) = sorted(store.glob("failed/*/1.json"), key=lambda path: path.stat().st_mtime_ns)
+    (first, *_) = sorted(store.glob("failed/*/*.json"), key=lambda path: path.stat().st_mtime_ns)
     assert "exit code -9" in json.loads(first.read_text())["error"]
 
 
