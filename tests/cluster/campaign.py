@@ -3,8 +3,8 @@
     python tests/cluster/campaign.py --kills 50 --on slurm ray --out tests/cluster/campaign.md
 
 Each store is made under several kills of workers, batches' commands, the queue's jobs, daemons and drivers, drawn by a seed, then
-finished by the same command, and compared byte for byte. Files of a store that the other lacks count as lost, or doubled. Ends with
-code 1 where a store differs.
+finished by the same command, and compared byte for byte. Files of a store that the other lacks count as lost, or doubled. Ends
+with code 1 where a store differs.
 """
 
 from __future__ import annotations

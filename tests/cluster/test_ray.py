@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults import batches, kill, kill_driver, workers
+from faults import at_work, batches, kill, kill_driver, kill_until_noticed, workers
 from grid_runs import Home, contents, finish, until
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ddbench[ray]'")
@@ -35,12 +35,8 @@ def test_a_grid_ends_in_the_same_bytes(home: Home, suite: Path, local: Path) -> 
 def test_whatever_is_killed_the_bytes_are_the_same(home: Home, suite: Path, local: Path) -> None:
     store, more = home.root / "killed-on-ray", (*ON_RAY, "--executor-option", "retries=9", "--checkpoint-seconds", "0")
     process = home.start(suite, store, *more)
-    until(lambda: workers(store), process)
-    assert kill(workers(store))
-    until(lambda: list(store.glob("failed/*/*.json")), process)
-    until(lambda: batches(store), process)
-    assert kill([above for each in batches(store)[:1] if (above := each.parent())])  # Ray's own worker
-    until(lambda: len(list(store.glob("failed/*/*.json"))) > 1, process)
+    kill_until_noticed(store, process, lambda: kill(workers(store)))
+    kill_until_noticed(store, process, lambda: kill([above for each in at_work(store) if (above := each.parent())]))  # Ray's own
     until(lambda: workers(store), process)
     assert kill_driver(process)  # its Ray and its batches end with it
     until(lambda: not batches(store) and not daemons())

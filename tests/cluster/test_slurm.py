@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import batches, kill, kill_driver, workers
+from faults import at_work, kill, kill_driver, kill_until_noticed, workers
 from grid_runs import Home, contents, finish, until
 from real_slurm import RealSlurm
 
@@ -23,6 +23,13 @@ def ddbench(home: Home, *words: str) -> tuple[str, str, int]:
     command, environment = [sys.executable, "-m", "ddbench", *words], os.environ | {"PYTHONPATH": home.path}
     done = subprocess.run(command, cwd=home.root, env=environment, capture_output=True, text=True, timeout=600)
     return done.stdout, done.stderr, done.returncode
+
+
+def kill_job(slurm: RealSlurm) -> bool:
+    """One that runs, by the queue."""
+    jobs = slurm.ask("squeue", "--noheader", "--array", "--states=R", "--format=%i").split()
+    slurm.ask("scancel", "--signal=KILL", "--full", *jobs[:1])
+    return bool(jobs)
 
 
 def files_of_work(store: Path) -> list[Path]:
@@ -42,12 +49,9 @@ def test_a_grid_ends_in_the_same_bytes(home: Home, suite: Path, local: Path, slu
 def test_whatever_is_killed_the_bytes_are_the_same(home: Home, suite: Path, local: Path, slurm: RealSlurm) -> None:
     store, more = home.root / "killed", (*ON_SLURM, "--executor-option", "retries=9", "--checkpoint-seconds", "0")
     process = home.start(suite, store, *more)
-    until(lambda: workers(store), process)
-    assert kill(workers(store))  # a worker: its batch goes on
-    until(lambda: list(store.glob("failed/*/*.json")), process)
-    until(lambda: batches(store), process)
-    assert kill(batches(store))  # a batch's command
-    until(lambda: len(list(store.glob("failed/*/*.json"))) > 1, process)
+    kill_until_noticed(store, process, lambda: kill(workers(store)))  # whose batch goes on
+    kill_until_noticed(store, process, lambda: kill(at_work(store)))  # a batch's command
+    kill_until_noticed(store, process, lambda: kill_job(slurm))
     until(lambda: workers(store), process)
     slurm.kill("slurmctld")  # the queue, which comes again
     until(lambda: not slurm.ask("squeue", "--noheader"))
@@ -58,9 +62,6 @@ def test_whatever_is_killed_the_bytes_are_the_same(home: Home, suite: Path, loca
     slurm.kill("slurmd")  # the node's daemon, while jobs run
     slurm.start("slurmd")
     process = home.start(suite, store, *more)
-    until(lambda: workers(store), process)
-    jobs = re.findall(r"^\d+", slurm.ask("squeue", "--noheader", "--format=%A", "--states=R"), re.M)
-    slurm.ask("scancel", "--signal=KILL", *jobs)  # a job, by the queue
     _, error, code = finish(process)
     assert code == 0, error
     assert contents(store) == contents(local)
