@@ -154,9 +154,18 @@ def test_a_later_process_asks_and_stops_by_the_same_handles(store: Store) -> Non
     assert states(later, [*handles, "nobody/knows"]) == ["ended", *["waiting"] * 9, "lost"]
     later.cancel(handles[1:4])  # what has ended does not keep a batch; what is of another batch does
     assert engine.stopped == {place}
-    later.close()
-    assert later.orders != {}  # batches live on: nothing is removed
+    later.close()  # other batches live on: nothing is removed
     assert folder_of(store.root, place[0]).is_dir()
+    (left,) = [handle for handle in handles if handle.endswith(NAMES[9])]
+    assert states(later, [left]) == ["waiting"]
+    told = {number for _, number in engine.alive}
+    engine.alive.clear()
+    for number in told:
+        append(log(store, (place[0], number)), {"job": NAMES[9], "state": "ended"})
+    assert states(later, [left]) == ["ended"]
+    more = later.submit([Job("set", "set-new", "set-new")], Request())
+    assert states(later, more) == ["waiting"]
+    assert not folder_of(store.root, place[0]).exists()  # a driver that goes on leaves no folders behind
 
 
 def test_a_machine_that_sees_another_store_is_refused_before_any_work(

@@ -12,7 +12,9 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from ddbench.api import Executor, Job, JobState, Request, Site
 from ddbench.errors import ConfigError, DataError
@@ -105,6 +107,7 @@ class BatchExecutor(Executor):
         self.orders: dict[str, Orders] = {}  # of waves that were started
         self.numbers: dict[str, tuple[str, int]] = {}  # by handle: wave, and number of its batch
         self.states: dict[str, JobState] = {}  # by handle, as last seen
+        self.over: set[str] = set()  # waves that nobody needs any more
         self.looked = float("-inf")
         self.parallel = 0  # batches that may run at the same time; the engine has not been asked
 
@@ -146,7 +149,8 @@ class BatchExecutor(Executor):
         gone = set(handles)
         self.pending = [each for each in self.pending if f"{self.wave}/{each[0].name}" not in gone]
         batches = {place for handle in handles if (place := self._place(handle))}
-        self.engine.stop([place for place in batches if self._unended(*place) <= gone])
+        if stopped := [place for place in batches if self._unended(*place) <= gone]:
+            self.engine.stop(stopped)
         for handle in handles:
             self.states[handle] = JobState("ended", detail="cancelled")
 
@@ -154,17 +158,28 @@ class BatchExecutor(Executor):
         """The folders of waves that have ended go, as soon as their batches have left the queue."""
         until = time.monotonic() + LEAVE_SECONDS
         at_work = {handle.partition("/")[0] for handle, state in self.states.items() if state.state in ("waiting", "running")}
-        ended = set(self.orders) - at_work
+        ended = (set(self.orders) | self._told()) - at_work
         while ended and (live := self.engine.live(ended)) is not None:
             left = {wave for wave, _ in live} & ended
             for wave in ended - left:
-                self.forget(wave)
+                self._forget(wave)
             ended = left if time.monotonic() < until else set()
             time.sleep(min(1.0, self.shape.poll_seconds) if ended else 0.0)
         self.engine.close()
 
-    def forget(self, wave: str) -> None:
+    def _told(self) -> set[str]:
+        """Waves that have told everything: those too that a process which was killed has left."""
+        found = set()
+        for path in (self.site.store / "work" / "batches").glob("*/orders.json"):
+            with suppress(DataError):
+                logs = [(path.parent / f"{number}.log", names) for number, names in enumerate(Orders.read(path.parent).batches)]
+                if all(_unended(log, names) == set() for log, names in logs):
+                    found.add(path.parent.name)
+        return found
+
+    def _forget(self, wave: str) -> None:
         """Remove its folder, and that of all waves when it was the last one."""
+        self.over.discard(wave)
         self.orders.pop(wave, None)
         folder = folder_of(self.site.store, wave)
         shutil.rmtree(folder, ignore_errors=True)
@@ -175,6 +190,8 @@ class BatchExecutor(Executor):
         """Start what is pending; it stays so where the engine does not answer."""
         if not self.pending:
             return True
+        for over in list(self.over):
+            self._forget(over)
         site, wave, folder = self.site, self.wave, folder_of(self.site.store, self.wave)
         batches = pack(self.pending, self.shape, self.parallel)
         names = tuple(tuple(job.name for job in batch) for batch in batches)
@@ -215,9 +232,8 @@ class BatchExecutor(Executor):
 
     def _unended(self, wave: str, number: int) -> set[str]:
         """The handles of a batch whose jobs have not ended."""
-        told = Told.read(folder_of(self.site.store, wave) / f"{number}.log").states
-        names = self.orders[wave].batches[number]
-        return {f"{wave}/{name}" for name in names if name not in told or told[name].state == "running"}
+        log = folder_of(self.site.store, wave) / f"{number}.log"
+        return {f"{wave}/{name}" for name in _unended(log, self.orders[wave].batches[number])}
 
     def _look(self, handles: Sequence[str]) -> None:
         """Ask the engine which batches live, then read what they have told: in this order, for a batch tells before it ends."""
@@ -239,6 +255,8 @@ class BatchExecutor(Executor):
                 if state is None or state.state == "running":
                     state = ended or _at(state or JobState("waiting"), here or "")
                 self.states[handle] = state
+        if live is not None:
+            self.over |= {wave for wave, _ in asked} - {wave for wave, _ in live}
 
     def _ended(self, wave: str, number: int, told: Told) -> JobState:
         """What is said of the jobs that a batch leaves when it ends."""
@@ -248,6 +266,12 @@ class BatchExecutor(Executor):
         where = f" on {told.machine}" if told.machine else ""
         sentence = f": {fate.sentence}" if fate.sentence else ""
         return JobState("lost", detail=f"the batch that did it has ended{where}{sentence}")
+
+
+def _unended(log: Path, names: Sequence[str]) -> set[str]:
+    """The jobs of a batch that has not told their end."""
+    told = Told.read(log).states
+    return {name for name in names if name not in told or told[name].state == "running"}
 
 
 def _at(state: JobState, here: str) -> JobState:

@@ -112,9 +112,9 @@ class RayEngine(Engine):
 
     def live(self, waves: Collection[str]) -> dict[tuple[str, int], str] | None:
         """The tasks that have not ended."""
-        import ray
-
         for place, task in list(self.tasks.items()):
+            import ray
+
             ended, _ = ray.wait([task], timeout=0)
             if ended:
                 del self.tasks[place]
