@@ -72,6 +72,17 @@ class RealSlurm:
             while not (self.folder / "munge.socket").exists() and time.monotonic() < until:
                 time.sleep(0.05)
 
+    def resume(self) -> None:
+        """Begin the node's daemon again, and do what an administrator does with a node that is drained since then."""
+        self.start("slurmd")
+        until = time.monotonic() + PATIENCE
+        while (state := self.ask("sinfo", "--noheader", "--format=%T").strip()) not in ("idle", "mixed", "allocated"):
+            if "drain" in state or "down" in state:
+                self.ask("scontrol", "update", f"NodeName={socket.gethostname().partition('.')[0]}", "State=RESUME")
+            if time.monotonic() > until:
+                raise RuntimeError(f"the node does not come back, it is {state}")
+            time.sleep(0.5)
+
     def kill(self, name: str) -> None:
         """As a crash does."""
         self.processes[name].kill()

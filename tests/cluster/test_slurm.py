@@ -60,7 +60,7 @@ def test_whatever_is_killed_the_bytes_are_the_same(home: Home, suite: Path, loca
     until(lambda: workers(store), process)
     assert kill_driver(process)  # whose jobs go on
     slurm.kill("slurmd")  # the node's daemon, while jobs run
-    slurm.start("slurmd")
+    slurm.resume()
     process = home.start(suite, store, *more)
     _, error, code = finish(process)
     assert code == 0, error

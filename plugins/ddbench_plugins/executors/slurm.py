@@ -29,6 +29,9 @@ SIGNAL_SECONDS = 90  # before the end of its time, a batch is told to be queued 
 START_SECONDS = 150.0  # that beginning, and going on, may take
 ANSWER_SECONDS = 60.0
 IN_JOB, KEPT = "SLURM_JOB_ID", ("SLURM_CONF", "SLURM_CLUSTERS")  # variables: what a job has, and what is not of a job
+UP = ("idle", "mixed", "allocated", "completing")  # states of nodes that are there
+NO_NODE = "node configuration is not available"  # what sbatch says of jobs for which no node is there now, or ever
+HELD = "requeued held"  # why a batch waits for ever whose node could not launch it
 NO_OUTPUT = "0:53"  # the exit code of a batch whose output file could not be opened
 
 
@@ -101,14 +104,15 @@ class SlurmEngine(Engine):
                 f"executor 'slurm' needs Slurm's own command '{missing[0]}', which is not on the PATH: give the command on a "
                 "machine that submits to the cluster."
             )
-        listed = _ask("sinfo", "--noheader", "--format=%P|%l|%c|%m|%G")
+        listed = _ask("sinfo", "--noheader", "--format=%P|%l|%c|%m|%G|%T")
         if listed is None:
             raise ConfigError("Slurm does not answer here (sinfo fails): give the command again when it does.")
         check_partition(self.settings, self.cpus, self.site.checkpoint_seconds, listed)
         options = [f"--{name.replace('_', '-')}={value}" for name, value in self._resources().items()]
         with _outside_of_jobs():
             told = subprocess.run(["sbatch", "--test-only", *options, "--wrap=true"], capture_output=True, text=True)
-        if told.returncode:
+        away = any(not line.rpartition("|")[2].startswith(UP) for line in listed) and NO_NODE in told.stderr  # as long as it is
+        if told.returncode and not away:
             raise ConfigError(
                 f"Slurm would not take such a job: {_last_line(told.stderr)}. Change the settings of executor 'slurm'."
             )
@@ -153,7 +157,7 @@ class SlurmEngine(Engine):
         for line in listed:
             name, job, number, state, node, left, reason = (line.split("|") + [""] * 7)[:7]
             wave = name.removeprefix(NAME)
-            if name != wave and wave in waves and "requeued held" not in reason:  # which would wait for ever
+            if name != wave and wave in waves and HELD not in reason:
                 index = int(number) if number.isdecimal() else 0
                 place = f"{state.lower()} on {node}, {left} left" if node else f"{state.lower()} ({reason})"
                 found[wave, index] = f"Slurm job {job}_{index}, {place}"
@@ -166,6 +170,9 @@ class SlurmEngine(Engine):
             if job and (listed := _ask("scontrol", "--oneliner", "show", "job", name)):
                 facts = dict(re.findall(r"(\w+)=(\S+)", listed[0]))
                 state, code, node = facts.get("JobState", ""), facts.get("ExitCode", ""), facts.get("NodeList", "")
+                if HELD.replace(" ", "_") in facts.get("Reason", ""):
+                    self.stop([(wave, number)])
+                    return Fate(f"Slurm could not launch its job {name}")
                 if code == NO_OUTPUT:
                     where = f"node {node} does not see the store {self.site.store}"
                     return Fate(f"{where}: name one that lies under the same path on all nodes, with --store", 2)
@@ -211,7 +218,7 @@ class SlurmEngine(Engine):
 def check_partition(settings: Slurm, cpus: int, checkpoint_seconds: float, listed: Sequence[str]) -> None:
     """Whether a batch can ever run: `listed` are lines of sinfo, partition, time limit, and a node's processors, memory and GPUs.
     Raises ConfigError."""
-    rows = [(line.split("|") + [""] * 5)[:5] for line in listed]
+    rows = [(line.split("|") + [""] * 6)[:6] for line in listed]
     names = list(dict.fromkeys(row[0].rstrip("*") for row in rows))
     default = next((row[0].rstrip("*") for row in rows if row[0].endswith("*")), "")
     name = settings.partition or default
