@@ -89,7 +89,7 @@ class Campaign:
         assert self.slurm
         self.slurm.kill(name)
         time.sleep(self.draw.uniform(0.0, 5.0))
-        self.slurm.resume() if name == "slurmd" else self.slurm.start(name)
+        self.slurm.start(name)
         return True
 
     def run(self, kills: int, expected: dict[str, bytes], span: float) -> None:

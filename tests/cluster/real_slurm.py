@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,7 @@ from pathlib import Path
 SETTINGS = Path(__file__).parent / "slurm"
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 PATIENCE = 60.0
+HOST = socket.gethostname().partition(".")[0]
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -39,6 +42,7 @@ class RealSlurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.is_over = threading.Event()
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self._write()
 
@@ -51,6 +55,7 @@ class RealSlurm:
             if time.monotonic() > until:
                 raise RuntimeError(f"Slurm does not begin: see the logs in {self.folder}")
             time.sleep(0.2)
+        threading.Thread(target=self.look_after, daemon=True).start()
 
     def start(self, name: str) -> None:
         """One of the daemons; it stays a child of this process."""
@@ -73,19 +78,20 @@ class RealSlurm:
                 time.sleep(0.05)
 
     def resume(self) -> None:
-        """Begin the node's daemon again, and do what an administrator does with a node that is drained since then."""
-        self.start("slurmd")
-        until = time.monotonic() + PATIENCE
-        while (state := self.ask("sinfo", "--noheader", "--format=%T").strip()) not in ("idle", "mixed", "allocated"):
-            if "drain" in state or "down" in state:
-                self.ask("scontrol", "update", f"NodeName={socket.gethostname().partition('.')[0]}", "State=RESUME")
-            if time.monotonic() > until:
-                raise RuntimeError(f"the node does not come back, it is {state}")
-            time.sleep(0.5)
+        """Do what an administrator does with a node that is drained or down since its daemon died."""
+        if re.search("drain|down", self.ask("sinfo", "--noheader", "--format=%T")):
+            self.ask("scontrol", "update", f"NodeName={HOST}", "State=RESUME")
+
+    def look_after(self) -> None:
+        """Do so again and again."""
+        while not self.is_over.wait(3.0):
+            with suppress(subprocess.TimeoutExpired):
+                self.resume()
 
     def kill(self, name: str) -> None:
-        """As a crash does."""
-        self.processes[name].kill()
+        """As a crash does; but the controller may save its state, of which it else lacks the last seconds: it then gives job numbers
+        twice, and the node is drained."""
+        self.processes[name].send_signal(signal.SIGTERM if name == "slurmctld" else signal.SIGKILL)
         self.processes[name].wait()
 
     def ask(self, *words: str) -> str:
@@ -95,6 +101,7 @@ class RealSlurm:
 
     def end(self) -> None:
         """Jobs first, then the daemons."""
+        self.is_over.set()
         with suppress(subprocess.TimeoutExpired):
             self.ask("scancel", "--user=root", "--signal=KILL")
             self.ask("scancel", "--user=root")
@@ -116,7 +123,7 @@ class RealSlurm:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
         ports = _free_ports(2)
-        words = {"HOST": socket.gethostname().partition(".")[0], "PORT": ports[0], "PORT2": ports[1], "FOLDER": self.folder}
+        words = {"HOST": HOST, "PORT": ports[0], "PORT2": ports[1], "FOLDER": self.folder}
         text = (SETTINGS / "slurm.conf.in").read_text()
         for word, value in words.items():
             text = text.replace(f"@{word}@", str(value))

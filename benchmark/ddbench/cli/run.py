@@ -122,9 +122,12 @@ class Begun:
 
 def perform(args: argparse.Namespace) -> Ran:
     """Compute what is missing and render the leaderboard; sentences on what is wrong go to the standard error."""
+    from ddbench.errors import ConfigError
     from ddbench.grid.runner import run
     from ddbench.leaderboard.page import write
 
+    if args.detach:
+        raise ConfigError("a run that is left to itself has no result to give: use `ddbench run --detach` in a shell.")
     begun = _begun(args)
     suite, store, contents, todo = begun.loaded.suite, begun.store, begun.contents, begun.todo
     with progress_of(args, store, begun.options.site.devices) as progress:
