@@ -89,8 +89,8 @@ class RealSlurm:
                 self.resume()
 
     def kill(self, name: str) -> None:
-        """As a crash does; but the controller may save its state, of which it else lacks the last seconds: it then gives job numbers
-        twice, and the node is drained."""
+        """As a crash does; but the controller may save its state, of which it else lacks the last seconds: it then gives job
+        numbers twice, and the node is drained."""
         self.processes[name].send_signal(signal.SIGTERM if name == "slurmctld" else signal.SIGKILL)
         self.processes[name].wait()
 

@@ -103,6 +103,7 @@ class Told:
                 fraction = line.get("fraction", 0.0)
                 fraction = float(fraction) if isinstance(fraction, int | float) else 0.0
                 phase, detail = str(line.get("phase", "")), str(line.get("detail", ""))
+                detail += f" on {told.machine}" if line["state"] == "lost" and told.machine else ""
                 told.states[str(line.get("job"))] = JobState(line["state"], phase, fraction, detail, told.machine)
         return told
 

@@ -179,7 +179,7 @@ class SlurmEngine(Engine):
                 refused = re.findall(r"^ddbench: (.*?)\.?$", self._output(wave, name), re.M) if code == "2:0" else []
                 if refused:
                     return Fate(refused[-1], 2)
-                return Fate(f"Slurm job {name} is {state.lower()} (exit code {code}) on {node}")
+                return Fate(f"Slurm calls its job {name} on {node} {state} (exit code {code})")
         return Fate(f"Slurm does not know its job {job} any more")
 
     def stop(self, batches: Collection[tuple[str, int]]) -> None:
