@@ -18,7 +18,7 @@ from stores import plan_of, seeds
 from ddbench.api import Job, JobState, Request, Site
 from ddbench.cli import main
 from ddbench.errors import ConfigError, Faults
-from ddbench.grid import batch, detach
+from ddbench.grid import batch, detach, runner
 from ddbench.grid.handles import Handles
 from ddbench.grid.jobs import Lister
 from ddbench.grid.planning import Planned
@@ -143,6 +143,19 @@ def test_an_engine_that_does_not_answer_loses_nothing(store: Store) -> None:
     assert states(executor, handles) == ["waiting"]
 
 
+def test_what_a_killed_process_has_left_goes_where_nothing_of_it_can_live(store: Store) -> None:
+    engine = Fake()
+    engine.survives = False
+    first, other = opened(store, engine), opened(store, engine)
+    states(first, first.submit(JOBS[:1], Request()))
+    engine.alive.clear()
+    other.close()
+    (folder,) = (store.root / "work" / "batches").iterdir()  # whose driver lives
+    first.locks.clear()  # as the system does with those of a process that dies
+    other.close()
+    assert not folder.exists()
+
+
 def test_a_later_process_asks_and_stops_by_the_same_handles(store: Store) -> None:
     engine = Fake()
     first = opened(store, engine)
@@ -227,7 +240,8 @@ def test_a_batch_does_what_has_not_ended_and_can_be_done(store: Store, monkeypat
     assert "missing" in told.states[NAMES[0]].detail
 
 
-def test_a_lost_job_is_tried_again_so_often_and_each_time_recorded(tmp_path: Path) -> None:
+def test_a_lost_job_is_tried_again_so_often_and_each_time_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LOST_SECONDS", 0.0)
     for retries, lost in ((2, 2), (2, 3), (0, 1)):
         store, left = Store(tmp_path / f"{retries}-{lost}"), [lost]
 

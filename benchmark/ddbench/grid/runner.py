@@ -26,6 +26,7 @@ from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
 BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
+LOST_SECONDS, MOST_LOST_SECONDS = 3.0, 60.0  # until a job that was lost is tried again; twice as long each time, up to the most
 POLL_SECONDS = 0.5
 
 
@@ -49,7 +50,7 @@ class Runner:
         self.started: dict[str, float] = {}
         self.attempts: dict[str, int] = {}  # failures of a job before this run
         self.written: set[str] = set()  # jobs whose files lie in the store
-        self.busy: list[tuple[float, str]] = []  # jobs that another runner is at, and when to look again
+        self.busy: list[tuple[float, str]] = []  # jobs that another runner is at, or that were lost, and when to look again
         self.lost = Counter[str]()  # how often a job was lost in this run
         self.driver = Handles(store.root, executor, name, settings)
 
@@ -161,7 +162,9 @@ class Runner:
             end = "again"
             self.lost[name] += 1
             self._record(job, f"{job.title}: {state.detail or 'it was lost'}. It is tried again.", "")
-            self.schedule.again(name)
+            wait = min(MOST_LOST_SECONDS, LOST_SECONDS * 2 ** (self.lost[name] - 1))
+            self.busy.append((time.monotonic() + wait, name))
+            self.schedule.running.discard(name)
         elif state.detail in ("busy", "found"):  # found by its name, without the iterates that are wanted
             end = "busy"
             self.busy.append((time.monotonic() + BUSY_SECONDS, name))

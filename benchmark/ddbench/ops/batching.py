@@ -16,10 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ddbench.api import Executor, Job, JobState, Request, Site
 from ddbench.errors import ConfigError, DataError
 from ddbench.ops.batches import BLIND, Orders, Told, folder_of
 
+LOCK = "driver.lock"
 LEAVE_SECONDS = 20.0  # that batches whose jobs have all ended are given to leave the queue
 
 
@@ -107,6 +110,7 @@ class BatchExecutor(Executor):
         self.orders: dict[str, Orders] = {}  # of waves that were started
         self.numbers: dict[str, tuple[str, int]] = {}  # by handle: wave, and number of its batch
         self.states: dict[str, JobState] = {}  # by handle, as last seen
+        self.locks: dict[str, FileLock] = {}  # of waves that end with this process
         self.over: set[str] = set()  # waves that nobody needs any more
         self.looked = float("-inf")
         self.parallel = 0  # batches that may run at the same time; the engine has not been asked
@@ -158,7 +162,7 @@ class BatchExecutor(Executor):
         """The folders of waves that have ended go, as soon as their batches have left the queue."""
         until = time.monotonic() + LEAVE_SECONDS
         at_work = {handle.partition("/")[0] for handle, state in self.states.items() if state.state in ("waiting", "running")}
-        ended = (set(self.orders) | self._told()) - at_work
+        ended = (set(self.orders) | self._left()) - at_work
         while ended and (live := self.engine.live(ended)) is not None:
             left = {wave for wave, _ in live} & ended
             for wave in ended - left:
@@ -167,11 +171,14 @@ class BatchExecutor(Executor):
             time.sleep(min(1.0, self.shape.poll_seconds) if ended else 0.0)
         self.engine.close()
 
-    def _told(self) -> set[str]:
-        """Waves that have told everything: those too that a process which was killed has left."""
+    def _left(self) -> set[str]:
+        """Waves that have told everything, or that a process has left which was killed, and whose batches have ended with it."""
         found = set()
         for path in (self.site.store / "work" / "batches").glob("*/orders.json"):
-            with suppress(DataError):
+            with suppress(DataError, Timeout):
+                if (path.parent / LOCK).exists():
+                    FileLock(path.parent / LOCK).acquire(timeout=0).lock.release()
+                    found.add(path.parent.name)
                 logs = [(path.parent / f"{number}.log", names) for number, names in enumerate(Orders.read(path.parent).batches)]
                 if all(_unended(log, names) == set() for log, names in logs):
                     found.add(path.parent.name)
@@ -180,6 +187,7 @@ class BatchExecutor(Executor):
     def _forget(self, wave: str) -> None:
         """Remove its folder, and that of all waves when it was the last one."""
         self.over.discard(wave)
+        self.locks.pop(wave, None)
         self.orders.pop(wave, None)
         folder = folder_of(self.site.store, wave)
         shutil.rmtree(folder, ignore_errors=True)
@@ -200,6 +208,9 @@ class BatchExecutor(Executor):
             uuid.uuid4().hex, names, self.shape.device, self.shape.workers, site.threads, root, site.checkpoint_seconds
         )
         orders.write(folder)
+        if not self.survives:
+            self.locks[wave] = FileLock(folder / LOCK)
+            self.locks[wave].acquire()
         commands = [self._command(wave, number, orders.nonce) for number in range(len(batches))]
         is_started = False
         try:

@@ -93,9 +93,16 @@ class RayEngine(Engine):
         raise ConfigError(f"no node of this Ray has all that a batch asks for at once ({_listed(asked)}): ask for less.")
 
     def start(self, wave: str, commands: Sequence[Sequence[str]], after: str) -> bool:
-        """A task each; Ray queues them."""
+        """A task each; Ray queues them. Where all of its nodes have died, they are waited for, or Ray is begun anew."""
         import ray
 
+        if not any(node["Alive"] for node in ray.nodes()):
+            if not self.settings.address:
+                self.fates |= dict.fromkeys(self.tasks, Fate("Ray's own processes have died"))
+                self.tasks.clear()
+                ray.shutdown()
+                self._connect()
+            return False
         asked = self._asked()
         special = {name: asked[name] for name in asked if name not in ("CPU", "GPU", "memory")}
         options: dict[str, Any] = {
