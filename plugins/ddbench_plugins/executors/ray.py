@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import secrets
+import socket
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from ddbench.ops.commands import run_command
 
 OBJECTS_BYTES = 100 << 20  # of a Ray started here, for objects, of which there are none to speak of
 GROWN = 16  # batches that a cluster that can grow is thought to run at the same time
+KNOCK_SECONDS = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
 
@@ -162,8 +165,9 @@ class RayEngine(Engine):
         if not self.settings.address:
             given |= {"include_dashboard": False, "object_store_memory": OBJECTS_BYTES}
         try:
+            _knock(self.settings.address)
             ray.init(**given)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             told = " ".join(str(error).split())[:300].rstrip(".")
             where = f"at '{self.settings.address}'" if self.settings.address else "here"
             raise ConfigError(f"executor 'ray' finds no Ray {where}: {told}.") from error
@@ -176,6 +180,12 @@ class RayEngine(Engine):
         asked |= {"GPU": settings.gpus}
         asked |= {"memory": settings.memory_gb * (1 << 30)}
         return {name: num for name, num in asked.items() if num > 0}
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError where nobody listens at `host:port`: Ray would try for minutes."""
+    if match := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
+        socket.create_connection((match[1], int(match[2])), KNOCK_SECONDS).close()
 
 
 def _fate(task: Any) -> Fate:
