@@ -51,7 +51,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 PLUGINS_MAY = ("ddbench.api", "ddbench.ops", "ddbench.errors")
-FAMILIES = ("ddbench_plugins.stylegan",)  # helpers that several plugins share, and no plugin themselves
+FAMILIES = ("ddbench_plugins.stylegan", "ddbench_plugins.requeued")  # helpers of plugins, and no plugin themselves
 
 
 def modules(package: str) -> dict[str, Path]:

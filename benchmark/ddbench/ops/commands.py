@@ -58,19 +58,3 @@ def stop(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-class Requeued:
-    """A command as submitit runs it: when its time is nearly over, it is queued again, and goes on from what the store has."""
-
-    def __call__(self, words: list[str]) -> None:
-        """Ends this process with the command's exit code where that is not 0."""
-        said = run_command(words)
-        if said.code:
-            sys.exit(said.code if said.code > 0 else 128 - said.code)
-
-    def checkpoint(self, words: list[str]) -> object:
-        """What submitit asks for before it queues a job again."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self, words)

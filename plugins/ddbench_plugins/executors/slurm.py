@@ -21,7 +21,7 @@ from ddbench.api import Executor, ExecutorConfig, Site
 from ddbench.errors import ConfigError, did_you_mean
 from ddbench.ops.batches import folder_of
 from ddbench.ops.batching import BatchExecutor, Engine, Fate, Shape, check_least
-from ddbench.ops.commands import Requeued
+from ddbench_plugins.requeued import Requeued
 
 TOOLS = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
 NAME = "ddbench-"  # and the wave: what the queue calls a batch
