@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 import ddbench
 from ddbench.cli import (
+    cancel,
     check,
     data,
     download,
@@ -50,6 +51,7 @@ VERBS = (
     presets,
     download,
     status,
+    cancel,
     work,
 )
 GREETING = """\

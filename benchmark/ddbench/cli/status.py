@@ -1,4 +1,4 @@
-"""ddbench status STORE: how far jobs are that were submitted; ddbench cancel STORE: stop those that go on by themselves."""
+"""ddbench status STORE: how far the jobs are that were submitted to a cluster."""
 
 from __future__ import annotations
 
@@ -6,35 +6,22 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ddbench.results.store import Store
 
 
 def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the two verbs."""
-    for name, what, main in (
-        ("status", "say how far the jobs are that were submitted to a cluster", status),
-        ("cancel", "stop jobs that `ddbench run --detach` has submitted, or a killed run has left", cancel),
-    ):
-        parser = sub.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-        parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
-        parser.add_argument("--json", action="store_true", help="print JSON for machines")
-        parser.set_defaults(main=main)
+    """Register the verb."""
+    parser = sub.add_parser("status", help="say how far the jobs are that were submitted to a cluster", description=__doc__)
+    parser.add_argument("store", type=Path, metavar="STORE", help="the folder of results")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.set_defaults(main=main)
 
 
-def _store(args: argparse.Namespace) -> Store:
-    from ddbench.results.store import Store
-
-    return Store(args.store, create=False)
-
-
-def status(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     """A line for each job that has not ended, and how many there are of each state."""
     from ddbench.grid.detach import known
+    from ddbench.results.store import Store
 
-    store = _store(args)
+    store = Store(args.store, create=False)
     found = known(store)
     if args.json:
         rows = [
@@ -58,19 +45,4 @@ def status(args: argparse.Namespace) -> int:
                 print(f"  {name}: {state.state}{far}{f' ({state.where})' if state.where else ''}")
     if any(not each.is_driven for each in found):
         print("`ddbench run` with the same suite and store takes over what runs, does what is left, and writes the leaderboard.")
-    return 0
-
-
-def cancel(args: argparse.Namespace) -> int:
-    """What is finished is kept."""
-    from ddbench.grid.detach import cancel as stop
-
-    store = _store(args)
-    stopped = stop(store)
-    if args.json:
-        print(json.dumps({"cancelled": stopped}, indent=1))
-    elif stopped:
-        print(f"Cancelled: {len(stopped)} jobs. What is finished is kept in {store.root}.")
-    else:
-        print(f"Nothing to cancel: no job that was submitted for {store.root} still waits or runs by itself.")
     return 0
