@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install quickstart test test-fast test-long test-all lint coverage wheel perf perf-evaluators perf-losses perf-generator perf-store perf-images measure-gate gpu-report test-kills clean
+.PHONY: install quickstart test test-fast test-long test-all lint coverage wheel perf perf-evaluators perf-losses perf-generator perf-store perf-images measure-gate gpu-report test-kills test-cluster test-cluster-long cluster-campaign clean
 
 install: $(READY)
 	@echo "ddbench is installed. Begin with: $(BIN)/ddbench run quickstart (or '. $(BIN)/activate' once, then: ddbench run quickstart)"
@@ -92,6 +92,25 @@ gpu-report: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
 # A hundred times kill -9 at random moments, each store compared byte for byte: half an hour on two cores.
 test-kills: $(READY)
 	$(BIN)/python -m pytest -s -m long -k hundred_kills tests/unit/test_runner.py
+
+# A grid on a real Slurm of one node and a real Ray, both begun on this machine by the tests: see docs/clusters.md. Slurm needs root
+# and Debian's packages slurmd, slurmctld, slurm-client and munge. What is not installed is skipped aloud.
+CLUSTER := $(VENV)/.ready-cluster
+$(CLUSTER): $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint,slurm,ray]'
+	@touch $@
+
+test-cluster: $(CLUSTER)
+	$(BIN)/python -m pytest -rs -m 'not long' tests/cluster
+
+# The quickstart too: an hour on two cores.
+test-cluster-long: $(CLUSTER)
+	$(BIN)/python -m pytest -rs tests/cluster
+
+# Fifty kills at random moments on each, each store compared byte for byte with the local executor's: hours on two cores.
+KILLS ?= 50
+cluster-campaign: $(CLUSTER)
+	$(BIN)/python tests/cluster/campaign.py --kills $(KILLS) --out tests/cluster/campaign.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache dist

@@ -89,8 +89,9 @@ def user_data(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> P
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Identities of data sets and decoded images are kept in folders of the tests' own, not in the user's."""
+    """Identities of data sets, decoded images and a user's settings lie in folders of the tests' own, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("DDBENCH_CACHE", str(tmp_path_factory.mktemp("images")))
         yield

@@ -932,6 +932,7 @@ class JobState:
     phase: str = ""
     fraction: float = 0.0  # done, of a running job
     detail: str = ""  # of a lost one, a sentence
+    where: str = ""  # for people: the machine, what the queue calls the job, how long it may still run
 
 
 class Executor(ABC):
@@ -939,6 +940,7 @@ class Executor(ABC):
 
     window: int | None = None  # at most so many jobs are submitted and not ended; None: as many as are ready
     survives: bool = False  # whether handles still mean something once the process that submitted them has ended
+    retries: int = 0  # how often a job that was lost is submitted again by the same run
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job], request: Request) -> list[str]:
@@ -952,6 +954,11 @@ class Executor(ABC):
     @abstractmethod
     def cancel(self, handles: Sequence[str]) -> None:
         """Stop them, or take them out of the queue."""
+
+    def detach(self, stages: Sequence[Sequence[tuple[Job, Request]]]) -> list[list[str]]:
+        """Submit jobs that go on when this process has ended, those of a stage once all of the stage before have ended; gives
+        the handles. Raises ConfigError where the executor cannot."""
+        raise ConfigError("this executor's jobs end with the command that began them: leave --detach out, and keep it running.")
 
     def close(self) -> None:
         """No more jobs are coming; stop what still runs."""

@@ -25,7 +25,7 @@ from ddbench.entry_points import NOUNS
 from ddbench.errors import BenchError, ConfigError, DataError
 from ddbench.evaluate.asked import networks_of
 from ddbench.files import parse_toml, read_json
-from ddbench.grid.runner import devices_of
+from ddbench.grid.sites import devices_of
 from ddbench.grid.worker import sentence_of
 from ddbench.leaderboard.tables import code, escape
 from ddbench.results import locks

@@ -52,7 +52,11 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 PLUGINS_MAY = ("ddbench.api", "ddbench.ops", "ddbench.errors")
-FAMILIES = ("ddbench_plugins.stylegan", "ddbench_plugins.diffusion")  # helpers that several plugins share, and no plugin
+FAMILIES = (
+    "ddbench_plugins.stylegan",
+    "ddbench_plugins.diffusion",
+    "ddbench_plugins.requeued",
+)  # helpers, and no plugin themselves
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -32,7 +32,8 @@ from ddbench.grid import do_judgement
 from ddbench.grid.counts import Counts
 from ddbench.grid.jobs import Lister, Todo, missing_blocks
 from ddbench.grid.planning import Planned, plan_of_need, set_needs, with_needs
-from ddbench.grid.runner import Options, devices_of, list_jobs
+from ddbench.grid.runner import Options, list_jobs
+from ddbench.grid.sites import devices_of
 from ddbench.plan import Cell
 from ddbench.refs import PluginRef
 from ddbench.results.contents import read_contents

@@ -13,6 +13,7 @@ from stores import judgement, judging_of, plan_of, seeds, write_store
 
 import ddbench
 from ddbench.cli.notebook import arguments
+from ddbench.cli.run import perform
 from ddbench.errors import BenchError, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,10 @@ def test_options_are_those_of_the_command_line() -> None:
     found = arguments("evaluate", "-odd.pt", archs=["convnet(width=4)", "vit"], mean=[-0.5, 0.5])
     assert (found.archs, found.mean) == ("convnet(width=4),vit", [-0.5, 0.5])
     assert arguments("run", plan="plan.json").suite is None
+    asked = arguments("run", "quickstart", executor="slurm", executor_option={"partition": "a b", "gpus": 1, "setup": ["x, y"]})
+    assert asked.executor_option == ['partition="a b"', "gpus=1", 'setup=["x, y"]']
+    with pytest.raises(ConfigError, match="has no result to give"):
+        perform(arguments("run", "quickstart", detach=True))
 
 
 def test_mistakes_are_raised(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

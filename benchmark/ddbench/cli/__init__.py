@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 import ddbench
 from ddbench.cli import (
+    cancel,
     check,
     data,
     download,
@@ -26,8 +27,10 @@ from ddbench.cli import (
     protocols,
     resources,
     run,
+    status,
     store,
     tune,
+    work,
 )
 from ddbench.cli.terminal import plainly
 from ddbench.cli.words import Parser, complete
@@ -49,6 +52,9 @@ VERBS = (
     protocols,
     presets,
     download,
+    status,
+    cancel,
+    work,
 )
 GREETING = """\
 ddbench {version} makes tiny synthetic training sets out of large ones (dataset distillation), judges them by training networks on

@@ -58,7 +58,7 @@ class Bar(Teller):
         if task is not None:
             self.bars.remove_task(task)
         super().finish(job, end, seconds)
-        self.bars.advance(self.whole, ((end != "busy") - before) * (job.kind in self.total))
+        self.bars.advance(self.whole, ((end not in ("busy", "again")) - before) * (job.kind in self.total))
         self._describe()
 
     def close(self) -> None:

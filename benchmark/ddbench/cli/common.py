@@ -27,6 +27,9 @@ ONLY = (
 )
 
 
+EXECUTOR = "what runs the jobs (default: local); `ddbench plugins --kind executors` lists what there is"
+
+
 def add_suite_arguments(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """SUITE --store --only --device --json."""
     help = "a suite that ddbench ships (such as quickstart), or a TOML file"
@@ -41,6 +44,25 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     """--quiet."""
     help = "say nothing on the way, only what is wrong and what came out; the store's log.txt has the rest"
     parser.add_argument("--quiet", action="store_true", help=help)
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """--executor --executor-option."""
+    parser.add_argument("--executor", default="local", metavar="NAME", help=EXECUTOR)
+    parser.add_argument(
+        "--executor-option", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the executor; may be given several times",
+    )  # fmt: skip
+
+
+def executor_of(args: argparse.Namespace, suite: Suite) -> dict[str, Any]:
+    """As `grid.runner.Options` takes it: the executor, its name, and the settings that it was given."""
+    from ddbench import registry
+    from ddbench.suite import executors
+
+    settings = executors.settings_of(args.executor, args.executor_option, suite.executors)
+    made = registry.executors.make(args.executor, settings)
+    return {"executor": made, "executor_name": args.executor, "executor_settings": settings}
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number that nobody can mean."""
     from ddbench.errors import ConfigError
     from ddbench.files import MAX_INTEGER
-    from ddbench.grid.runner import MAX_WORKERS
+    from ddbench.grid.sites import MAX_WORKERS
     from ddbench.suite.reader import MAX_THREADS
 
     workers = 1 if args.workers is None else args.workers
@@ -223,11 +223,11 @@ def _run(planned: Planned, store: Store, args: argparse.Namespace, root: Path | 
     """Compute the repeats that the store lacks, and the protocol's teacher; repeats go side by side where there are more workers
     than networks."""
     from ddbench import registry
-    from ddbench.grid import runner
+    from ddbench.grid import runner, sites
     from ddbench.results.contents import read_contents
 
-    devices = runner.devices_of(args.device, args.workers, args.threads)
-    site = runner.site_of(store, devices, args.threads, root)
+    devices = sites.devices_of(args.device, args.workers, args.threads)
+    site = sites.site_of(store, devices, args.threads, root)
     parts = -(-len(devices) // max(1, len(planned.cells[0].judgings)))
     options = runner.Options("", site, registry.executors.make("local"), parts=parts, again=True)
     with progress_of(args, store, devices) as progress:

@@ -7,6 +7,7 @@ raised as `ddbench.errors.BenchError`.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,19 @@ def arguments(verb: str, *given: object, **options: object) -> argparse.Namespac
     for name, value in options.items():
         if value is not None and value is not False:
             option = f"--{name.replace('_', '-')}"
-            words.append(option if value is True else f"{option}={_text(value)}")
+            each = _options(value) if name == "executor_option" else [value]
+            words += [option if one is True else f"{option}={_text(one)}" for one in each]
     words += ["--", *map(str, given)]
     args = parser(_Raising).parse_args(words)
     args.command = command(*words)
     return args
+
+
+def _options(value: object) -> list[object]:
+    """Settings of an executor, one an option: values of a mapping as TOML has them."""
+    if isinstance(value, Mapping):
+        return [f"{key}={json.dumps(part)}" for key, part in value.items()]
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _text(value: object) -> str:

@@ -45,7 +45,8 @@ def main(args: argparse.Namespace) -> int:
     from ddbench import registry
     from ddbench.compute.run import pick_device
     from ddbench.grid.progress import Outcome
-    from ddbench.grid.runner import Options, devices_of, run, site_of
+    from ddbench.grid.runner import Options, run
+    from ddbench.grid.sites import devices_of, site_of
     from ddbench.results.contents import NOTHING, read_contents
     from ddbench.results.store import Store
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import (
     Loaded,
+    add_executor,
     add_quiet,
     add_suite_arguments,
     asking_plugins,
+    executor_of,
     faults_of,
     load_suite,
     progress_of,
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
     from ddbench.grid.jobs import Todo, Work
     from ddbench.grid.progress import Outcome
+    from ddbench.grid.runner import Options
     from ddbench.leaderboard.page import Written
+    from ddbench.results.contents import Contents
     from ddbench.results.store import Store
     from ddbench.suite.reader import Suite
 
@@ -48,7 +52,9 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--job", metavar="NAME", help="only this job, and what it needs; `ddbench plan --jobs` lists the names")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="only every N-th set with its judgements, from the I-th on")
     add_quiet(parser)
-    parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
+    add_executor(parser)
+    what = "submit everything and end: jobs go on without this command; `ddbench status STORE` says how far they are"
+    parser.add_argument("--detach", action="store_true", help=what)
     parser.set_defaults(main=main)
 
 
@@ -88,6 +94,8 @@ class Ran:
 
 def main(args: argparse.Namespace) -> int:
     """0: every set and judgement is there; 1: some failed or are damaged, the rest is there."""
+    if args.detach:
+        return _detach(args)
     ran = perform(args)
     suite, outcome, root = ran.suite, ran.outcome, str(ran.store.root)
     if args.json:
@@ -101,13 +109,60 @@ def main(args: argparse.Namespace) -> int:
     return 0 if ran.is_whole else 1
 
 
+@dataclass(frozen=True)
+class Begun:
+    """All that a run needs."""
+
+    loaded: Loaded
+    store: Store
+    contents: Contents
+    options: Options
+    todo: Todo
+
+
 def perform(args: argparse.Namespace) -> Ran:
     """Compute what is missing and render the leaderboard; sentences on what is wrong go to the standard error."""
-    from ddbench import registry
-    from ddbench.grid import stale
-    from ddbench.grid.runner import Options, devices_of, run, site_of
-    from ddbench.grid.tuning import untuned
+    from ddbench.errors import ConfigError
+    from ddbench.grid.runner import run
     from ddbench.leaderboard.page import write
+
+    if args.detach:
+        raise ConfigError("a run that is left to itself has no result to give: use `ddbench run --detach` in a shell.")
+    begun = _begun(args)
+    suite, store, contents, todo = begun.loaded.suite, begun.store, begun.contents, begun.todo
+    with progress_of(args, store, begun.options.site.devices) as progress:
+        outcome = run(begun.loaded.planned, store, contents, begun.options, progress)
+    warn(list(outcome.failed.values()))
+    written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
+    unread = [f"warning: {sentence}" for sentence in written.unreadable if sentence not in faults_of(contents, store)]
+    warn([*unread, *written.notes])
+    return Ran(suite, store, outcome, tuple(fault.sentence for fault in contents.faults), written)
+
+
+def _detach(args: argparse.Namespace) -> int:
+    """Submit what is missing and leave it to itself."""
+    from ddbench.errors import command
+    from ddbench.grid.detach import detach
+
+    begun = _begun(args)
+    detached = detach(begun.todo, begun.loaded.planned, begun.store, begun.contents, begun.options)
+    root = str(begun.store.root)
+    if args.json:
+        print(json.dumps({"suite": begun.loaded.suite.name, "store": root, "submitted": detached}, indent=1))
+    elif not detached:
+        print(f"Nothing to submit: what was asked for is in {root}.")
+    else:
+        again = "the same command without --detach then does what is left, and writes the leaderboard"
+        print(f"Submitted: {len(detached)} jobs. How far they are: {command('status', root)}; {again}.")
+    return 0
+
+
+def _begun(args: argparse.Namespace) -> Begun:
+    """Read suite and store, and list the jobs; sentences on what is wrong go to the standard error."""
+    from ddbench.grid import stale
+    from ddbench.grid.runner import Options
+    from ddbench.grid.sites import devices_of, site_of
+    from ddbench.grid.tuning import untuned
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
 
@@ -115,7 +170,7 @@ def perform(args: argparse.Namespace) -> Ran:
     suite, planned = loaded.suite, loaded.planned
     warn(suite.broken)
     threads = threads_of(planned)
-    devices, executor = devices_of(args.device, args.workers, threads), registry.executors.make(args.executor)
+    devices, executor = devices_of(args.device, args.workers, threads), executor_of(args, suite)
     store = Store(store_path(args, suite))
     store.tidy()
     contents = read_contents(store)
@@ -127,17 +182,11 @@ def perform(args: argparse.Namespace) -> Ran:
     warn([*stale.told(old), *faults_of(contents, store), *untuned(planned.cells)])
     refuse_other_settings(planned, contents)
     site = site_of(store, devices, threads, suite.data_root, args.checkpoint_seconds)
-    options = Options(suite.name, site, executor, args.executor, choose=_chooser(args, loaded), again=args.redo)
+    options = Options(suite.name, site, **executor, choose=_chooser(args, loaded), again=args.redo)
     todo = _prepared_jobs(args, loaded, store, contents, options)
     if args.plan is None:
         store.add_suite(suite.name, suite.text)
-    with progress_of(args, store, devices) as progress:
-        outcome = run(planned, store, contents, options, progress)
-    warn(list(outcome.failed.values()))
-    written = write(store, store.root / "leaderboard", contents=None if todo.work else contents)
-    unread = [f"warning: {sentence}" for sentence in written.unreadable if sentence not in faults_of(contents, store)]
-    warn([*unread, *written.notes])
-    return Ran(suite, store, outcome, tuple(fault.sentence for fault in contents.faults), written)
+    return Begun(loaded, store, contents, options, todo)
 
 
 def _loaded(args: argparse.Namespace) -> Loaded:

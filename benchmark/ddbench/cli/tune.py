@@ -12,9 +12,11 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from ddbench.cli.common import (
+    add_executor,
     add_quiet,
     add_suite_arguments,
     asking_plugins,
+    executor_of,
     faults_of,
     progress_of,
     refuse_other_settings,
@@ -43,7 +45,7 @@ def add_parser(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--workers", type=int, help="processes (default: one a CUDA device; on a CPU, cores / threads of a job)")
     parser.add_argument("--prepare", action="store_true", help="train missing experts and teachers too, which takes long")
     parser.add_argument("--redo", action="store_true", help="make trials again that are damaged, or of other plugin source")
-    parser.add_argument("--executor", default="local", metavar="NAME", help="what runs the jobs (default: local)")
+    add_executor(parser)
     add_quiet(parser)
     parser.set_defaults(main=main)
 
@@ -52,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     """0: rates are chosen for every method; 1: some trials failed, or none of a method's could be used; the rest is there."""
     from dataclasses import replace
 
-    from ddbench.grid.runner import devices_of
+    from ddbench.grid.sites import devices_of
     from ddbench.grid.tuning import chosen
     from ddbench.results.contents import read_contents
     from ddbench.results.store import Store
@@ -103,11 +105,11 @@ def _run(
     args: argparse.Namespace, suite: Suite, methods: list[Method], planned: Planned, store: Store, devices: list[str]
 ) -> Outcome:  # fmt: skip
     """Do the trials that are missing."""
-    from ddbench import registry
     from ddbench.grid import stale
     from ddbench.grid.jobs import resources_of
     from ddbench.grid.planning import check_prepared
-    from ddbench.grid.runner import Options, run_jobs, site_of
+    from ddbench.grid.runner import Options, run_jobs
+    from ddbench.grid.sites import site_of
     from ddbench.grid.tuning import missing
     from ddbench.results.contents import read_contents
 
@@ -127,7 +129,7 @@ def _run(
         remedy = "They are trained without the images that score trials: add --prepare to this command."
         check_prepared(planned, [key for work in todo.work for key in resources_of(work)], store, remedy)
     site = site_of(store, devices, threads_of(planned), suite.data_root)
-    options = Options(suite.name, site, registry.executors.make(args.executor), args.executor, again=args.redo)
+    options = Options(suite.name, site, **executor_of(args, suite), again=args.redo)
     with progress_of(args, store, devices) as progress:
         return run_jobs(todo, planned, store, contents, options, progress)
 

@@ -22,7 +22,8 @@ class Progress:
         """A running job's progress."""
 
     def finish(self, job: Job, end: str, seconds: float) -> None:
-        """A job is done, found (another runner has done it), busy (another is at it, and it is looked at again) or failed."""
+        """A job is done, found (another runner has done it), busy (another is at it, and it is looked at again), again
+        (it was lost, and is tried once more) or failed."""
 
     def end(self, outcome: Outcome) -> None:
         """Nothing is left to do."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from ddbench.api import Executor, ExecutorConfig, Job, JobState, Request, Site
-from ddbench.compute import hardware
-from ddbench.compute.run import pick_device
-from ddbench.errors import BenchError, ConfigError
+from ddbench.errors import BenchError
 from ddbench.grid.counts import Counts
 from ddbench.grid.estimates import Estimates
 from ddbench.grid.forecast import Forecast
@@ -29,21 +25,9 @@ from ddbench.results.contents import Contents
 from ddbench.results.layout import set_job
 from ddbench.results.store import Store
 
-MAX_WORKERS = 1024
 BUSY_SECONDS = 1.0  # between two looks at a job that another runner is at
+LOST_SECONDS, MOST_LOST_SECONDS = 3.0, 60.0  # until a job that was lost is tried again; twice as long each time, up to the most
 POLL_SECONDS = 0.5
-
-
-def devices_of(device: str, workers: int | None, threads: int) -> list[str]:
-    """One entry for each job at the same time: every CUDA device once, or as many as cores allow. Raises ConfigError."""
-    if workers is not None and not 1 <= workers <= MAX_WORKERS:
-        raise ConfigError(f"--workers must lie in 1..{MAX_WORKERS}, got {workers}.")
-    if device == "auto" and torch.cuda.is_available():
-        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        return [names[number % len(names)] for number in range(workers or len(names))]
-    picked = pick_device(device)
-    default = max(1, hardware.num_cores() // threads) if picked.type == "cpu" else 1
-    return [str(picked)] * (workers or default)
 
 
 class Runner:
@@ -51,9 +35,10 @@ class Runner:
 
     def __init__(
         self, todo: Todo, store: Store, executor: Executor, name: str, progress: Progress, estimates: Estimates, workers: int = 1,
-        again: bool = False,
+        again: bool = False, settings: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """`name` is the executor's; `workers`: how many jobs run at once; `again`: failures that come again are tried anew."""
+        """`name` and `settings` are the executor's; `workers`: how many jobs run at once; `again`: failures that come again are
+        tried anew."""
         self.again = again
         self.estimates = estimates
         self.work: dict[str, Work] = {work.job.name: work for work in todo.work}
@@ -65,8 +50,9 @@ class Runner:
         self.started: dict[str, float] = {}
         self.attempts: dict[str, int] = {}  # failures of a job before this run
         self.written: set[str] = set()  # jobs whose files lie in the store
-        self.busy: list[tuple[float, str]] = []  # jobs that another runner is at, and when to look again
-        self.driver = Handles(store.root, executor, name)
+        self.busy: list[tuple[float, str]] = []  # jobs that another runner is at, or that were lost, and when to look again
+        self.lost = Counter[str]()  # how often a job was lost in this run
+        self.driver = Handles(store.root, executor, name, settings)
 
     def run(self) -> Outcome:
         """Until nothing is left. Failures are recorded, and the rest goes on."""
@@ -172,6 +158,13 @@ class Runner:
                 (self.outcome.built if job.kind == "resource" else self.outcome.computed).append(name)
             else:
                 self.outcome.there[job.kind] += job.kind in self.outcome.wanted
+        elif state.state == "lost" and self.lost[name] < self.executor.retries:
+            end = "again"
+            self.lost[name] += 1
+            self._record(job, f"{job.title}: {state.detail or 'it was lost'}. It is tried again.", "")
+            wait = min(MOST_LOST_SECONDS, LOST_SECONDS * 2 ** (self.lost[name] - 1))
+            self.busy.append((time.monotonic() + wait, name))
+            self.schedule.running.discard(name)
         elif state.detail in ("busy", "found"):  # found by its name, without the iterates that are wanted
             end = "busy"
             self.busy.append((time.monotonic() + BUSY_SECONDS, name))
@@ -181,10 +174,10 @@ class Runner:
             self._fail(job, self._why(job, state))
         if name not in self.started and end in ("done", "failed"):  # it ended before anybody looked
             self.progress.begin(job)
-        if end != "busy" and name in self.written:
+        if end not in ("busy", "again") and name in self.written:
             self.store.forget_job(name)
             self.written.discard(name)
-        if end == "busy":
+        if end in ("busy", "again"):
             self.forecast.stop(name)
         else:
             self.forecast.finish(name)
@@ -241,6 +234,7 @@ class Options:
     site: Site
     executor: ExecutorConfig
     executor_name: str = "local"
+    executor_settings: Mapping[str, Any] = field(default_factory=dict)  # that were given to it
     judgements: bool = True  # False: sets only
     resources_only: bool = False
     parts: int = 1  # into how many blocks a network's repeats are cut
@@ -278,8 +272,8 @@ def run_jobs(todo: Todo, planned: Planned, store: Store, contents: Contents, opt
         executor = options.executor.open(options.site)
         try:
             estimates = Estimates(planned, store, contents)
-            workers, again = len(options.site.devices), options.again
-            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, workers, again).run()
+            workers, again, settings = len(options.site.devices), options.again, options.executor_settings
+            outcome = Runner(todo, store, executor, options.executor_name, progress, estimates, workers, again, settings).run()
         finally:
             executor.close()
     else:
@@ -291,9 +285,3 @@ def run_jobs(todo: Todo, planned: Planned, store: Store, contents: Contents, opt
         outcome.failed[name] = with_path(sentence, store.failures(name)[-1])
     progress.end(outcome)
     return outcome
-
-
-def site_of(store: Store, devices: Sequence[str], threads: int, data_root: Path | None, checkpoint_seconds: float = 20.0) -> Site:
-    """Where a run on this machine takes place; paths are made absolute, whatever folder a plugin changes to."""
-    root = Path(os.path.abspath(data_root)) if data_root else None  # noqa: PTH100 - resolve() would follow links
-    return Site(store.root, tuple(devices), threads, root, checkpoint_seconds)

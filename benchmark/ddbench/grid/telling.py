@@ -54,6 +54,9 @@ class Teller(Progress):
                 self.waiting.add(job.name)
                 self._tell(f"{job.title}: another run is computing it; waiting")
             return
+        if end == "again":
+            self._tell(f"{job.title}: lost, and tried again")
+            return
         counts = job.kind in self.total
         self.done[job.kind] += counts and end != "failed"
         what = "another run computed it" if end == "found" else f"{end} in {duration_of(seconds)}"

@@ -16,6 +16,7 @@ from ddbench.errors import BenchError, ConfigError, DataError, Faults, PluginErr
 from ddbench.files import canonical, digest
 from ddbench.plan import Cell, Judging, SetPlan
 from ddbench.refs import PluginRef
+from ddbench.suite import executors
 from ddbench.suite.budgets import read_budgets
 from ddbench.suite.building import check_network
 from ddbench.suite.distilled import Common, Distilled
@@ -35,7 +36,7 @@ BASELINES = ("random", "full-data")  # unless told otherwise
 TOP = (
     "schema", "name", "description", "protocol", "seeds", "ipc", "budget", "subsets", "losses", "spaces", "generator",
     "backbone", "networks", "repeats", "baselines", "threads", "data_root", "proxy", "preset", "distill", "override", "variant",
-    "iterates", "reduced", "tune",
+    "iterates", "reduced", "tune", "executor",
 )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ class Suite:
     broken: tuple[str, ...]  # a sentence for every plugin of the grid that cannot be used; its cells are left out
     protocol: protocols.Protocol | None  # None for a grid that no suite spans
     missing: Mapping[PluginRef, str] = field(default_factory=dict)  # what a lenient reader went on without, a sentence each
+    executors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings, by the executor's name
 
     def lacks(self, plan: SetPlan) -> bool:
         """Whether something is missing without which the plan's numbers, and its key, cannot be known."""
@@ -124,6 +126,7 @@ class SuiteReader:
             got = self.raw.get("schema")
             self.fault(f"a suite must say schema = {SUITE_SCHEMA}; got {got!r}. Update ddbench if it is newer.")
         self._value("reduced", dict, {})  # read instead of the suite where it is asked for
+        asked = self._executors()
         self.protocol = self._protocol()
         self.threads = self._value("threads", int, 1)
         self.repeats = self._value("repeats", int, self.protocol.repeats)
@@ -142,10 +145,18 @@ class SuiteReader:
         if self.findings.faults:
             raise Faults([f"suite '{self.source}': {fault}" for fault in self.findings.faults])
         broken, missing = tuple(self.findings.broken), self.findings.missing
-        return Suite(name, description, cells, text, self.data_root, broken, self.protocol, missing)
+        return Suite(name, description, cells, text, self.data_root, broken, self.protocol, missing, asked)
 
     def _value(self, key: str, kind: type, default: Any) -> Any:
         return self.findings.typed(self.raw.get(key, default), kind, f"'{key}'", default)
+
+    def _executors(self) -> dict[str, dict[str, Any]]:
+        """The tables [executor.NAME], which decide no number."""
+        try:
+            return executors.tables(self._value("executor", dict, {}))
+        except BenchError as error:
+            self.fault(error)
+            return {}
 
     def _protocol(self) -> protocols.Protocol:
         """The suite's, or, where that is a fault, another to read on with."""
