@@ -30,7 +30,7 @@ class Scoring(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def identity(self) -> dict[str, Any]:
         """What keys are made of."""
-        return msgspec.to_builtins(self)
+        return msgspec.to_builtins(self) | {"numbers": self.numbers.identity}
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +62,8 @@ def trial_key(set_key: str, scoring: Scoring) -> str:
 
 def tuning_key(method: Mapping[str, Any], tuning: Tuning) -> str:
     """64 hex digits; `method`: the stem of the method's plan at its own rates."""
-    return digest({"kind": "tuning", "method": method, "tuning": msgspec.to_builtins(tuning)})
+    told = msgspec.to_builtins(tuning) | {"scoring": tuning.scoring.identity}
+    return digest({"kind": "tuning", "method": method, "tuning": told})
 
 
 def choose(grid: Sequence[Mapping[str, float]], errors: Sequence[Sequence[float]], diverged: Sequence[bool]) -> int | None:

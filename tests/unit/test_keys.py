@@ -325,6 +325,14 @@ def test_golden_keys() -> None:
     assert SET.key == digest(SET.identity())
 
 
+@pytest.mark.parametrize(("name", "shown"), [("quick-1", "cd8a293d"), ("lineage-1", "ac869956")])
+def test_hashes_of_protocols_are_those_that_boards_have_shown(name: str, shown: str) -> None:
+    """A field that is added leaves them, and with them the keys of trials, where it changes nothing."""
+    numbers = protocols.load(name).judging
+    assert digest(numbers.identity)[:8] == shown
+    assert digest(replace(numbers, criterion="gift").identity)[:8] != shown
+
+
 def test_what_a_plugin_is_called_and_where_it_is_from_changes_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SET.loss
     prose = {"version": "9.9", "label": "DM, ours", "resolved": {"batch_real": 4, "new": 1}, "settings": {"new": 1}}

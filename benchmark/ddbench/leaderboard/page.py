@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ddbench.errors import ConfigError, command
 from ddbench.files import digest, write_if_changed
 from ddbench.leaderboard import budgets, costs, habits, knowledge, legend, trajectory, tuned
@@ -178,7 +176,7 @@ def _facts(section: Section) -> list[str]:
     facts = [
         f"- Data: {test.label}, {len(test.counts)} classes, {_counts(train.counts)} training images `{train.hash[:8]}` and "
         f"{_counts(test.counts)} test images `{test.hash[:8]}`.{copy}",
-        f"- Protocol: {section.protocol} `{digest(msgspec.to_builtins(numbers))[:8]}`, {epochs}.{alike}",
+        f"- Protocol: {section.protocol} `{digest(numbers.identity)[:8]}`, {epochs}.{alike}",
         f"- Backbone: {backbones}. Judged by: {', '.join(section.networks)}.",
     ]
     facts += [] if section.ipc is None else [f"- Budget: {budgets.TOLD[section.budget]}."]

@@ -84,6 +84,12 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self.augment != "none", self.optimizer, self.schedule,
         )  # fmt: skip
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What hashes of it are made of: fields that a later ddbench added stand in it only where they change something."""
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in told.items() if name not in _ADDED or value != _ADDED[name]}
+
     def own_labels(self) -> Numbers:
         """The same on the set's own labels by cross-entropy: for rankers and trials, which ask no teacher."""
         return replace(self, teacher=None, criterion="entropy")
@@ -92,6 +98,9 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The same shape over other epochs, the warm-up in proportion: for rankers."""
         warmup = -(-epochs * self.warmup_epochs // self.epochs)  # rounded up: "glad" needs one
         return replace(self, epochs=epochs, warmup_epochs=warmup)
+
+
+_ADDED = {"criterion": "entropy"}  # fields of Numbers that came after hashes of it were stored, and what stands for those
 
 
 class FullData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
