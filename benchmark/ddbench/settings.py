@@ -198,8 +198,8 @@ def _bounds(annotation: Any) -> list[int]:
 
 def _largest(value: Any) -> int:
     """The largest integer of a setting's value, at least 0; plugins that are settings of others have been looked at."""
-    if isinstance(value, list | tuple):
-        return max(map(_largest, value), default=0)
+    if isinstance(value, list | tuple | dict):
+        return max(map(_largest, value.values() if isinstance(value, dict) else value), default=0)
     return max(value, 0) if type(value) is int else 0
 
 

@@ -307,10 +307,15 @@ def test_what_is_no_suite(tmp_path: Path) -> None:
 
 
 REDUCED = [f"{name}:reduced" for name in grid.shipped() if "\n[reduced]\n" in grid.read(name)]
+QUICK = ("quickstart", "cifar10", "hpd-table7", "hpd-table15", "hpd-table13:reduced", "glad-table3:reduced")  # the rest are long
+
+
+def of_suites(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.long) for name in names]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*grid.shipped(), *REDUCED])
+@pytest.mark.parametrize("name", of_suites([*grid.shipped(), *REDUCED]))
 def test_shipped_suites_are_whole(name: str) -> None:
     """But for what lies in files that nobody has; the reduced ones need none."""
     suite = grid.load(name, hash_of, None, lenient=":" not in name)
@@ -445,7 +450,7 @@ def test_a_grid_grows_without_moving_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", grid.shipped())
+@pytest.mark.parametrize("name", of_suites(grid.shipped()))
 def test_plans_of_shipped_suites_come_back_from_json(name: str) -> None:
     """A stored plan can be run: it is equal to the one that was written, and so are its keys."""
     cells = grid.load(name, hash_of, None, lenient=True).cells

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -128,7 +128,8 @@ def absurd(kind: str) -> Iterator[tuple[str, str, str, str]]:
         needed = {key: example_of(setting) for key, setting in known.items() if setting.default is REQUIRED}
         for key, setting in known.items():
             if holds_integers(setting.annotation) and not (key == "seed" and setting.most > BILLION):
-                value = str([BILLION] if get_origin(setting.annotation) is tuple else BILLION)
+                inside = {tuple: f"[{BILLION}]", Mapping: f'{{"x": {BILLION}}}'}
+                value = inside.get(get_origin(setting.annotation), str(BILLION))
                 told = ", ".join(f"{name} = {value}" for name, value in (needed | {key: value}).items())
                 yield name, key, value, f'{{ name = "{name}", {told} }}'
 

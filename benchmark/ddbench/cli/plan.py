@@ -151,13 +151,14 @@ def _shared(loaded: Loaded, store: Store | None) -> list[dict[str, Any]]:
     for cell in loaded.planned.cells:
         keys = {*cell.set.resources, *(key for judging in cell.judgings for key in judging.resources)}
         for key in sorted(keys):
-            need, owner = loaded.planned.needs[key], loaded.planned.owners[key]
-            there = bool(store and store.resources.is_built(key))
-            shown = UNKNOWN if loaded.suite.lacks(plan_of_need(owner, need)) else key[:16]
-            about = {"shared": need.resource.describe(), "subset": loaded.planned.subset(owner.dataset)}
-            new = about | {"cells": 0, "state": "done" if there else "missing", "key": shown}
-            costly = need.resource.costly and not there
-            made.setdefault(key, new | {"group": need.resource.group(), "costly": costly})["cells"] += 1
+            if key not in made:
+                need, owner = loaded.planned.needs[key], loaded.planned.owners[key]
+                there = bool(store and store.resources.is_built(key))
+                shown = UNKNOWN if loaded.suite.lacks(plan_of_need(owner, need)) else key[:16]
+                about = {"shared": need.resource.describe(), "subset": loaded.planned.subset(owner.dataset)}
+                new = about | {"cells": 0, "state": "done" if there else "missing", "key": shown}
+                made[key] = new | {"group": need.resource.group(), "costly": need.resource.costly and not there}
+            made[key]["cells"] += 1
     return list(made.values())
 
 

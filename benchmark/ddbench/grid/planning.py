@@ -116,7 +116,8 @@ def plan_of_need(plan: SetPlan, need: Need) -> SetPlan:
     asking = ("baseline", "generator") if plan.baseline else ("loss", "space", "generator")
     if plan.pretrained and plan.pretrained != need.owner:
         plan = replace(plan, proxy=None)
-    others = {role: "last" for role in RANKS if plan.ranker(role) != need.owner}
+    ranks = need.owner is not None and need.owner.kind == "rankers"
+    others = {role: "last" for role in RANKS if not (ranks and plan.ranker(role) == need.owner)}
     return replace(plan, resources=(), **others, **{name: None for name in asking if getattr(plan, name) != need.owner})
 
 
