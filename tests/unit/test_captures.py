@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -106,7 +107,13 @@ def test_an_empty_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- stacks
 
 
-@pytest.mark.parametrize("name", CASES)
+def unhurried(names: Iterable[str]) -> list[Any]:
+    """The networks that take seconds are for the long tests."""
+    costly = ("resnet18", "resnet18-bn", "vit")
+    return [pytest.param(name, marks=pytest.mark.long if name in costly else []) for name in names]
+
+
+@pytest.mark.parametrize("name", unhurried(CASES))
 def test_a_captured_stack_is_the_plain_one_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that is not the current one; batches of two sizes, dropout, buffers, both optimisers."""
     found = []
@@ -169,7 +176,7 @@ def trained(
     return last, state, [after - before for before, after in zip([0, *launches], launches, strict=False)]
 
 
-@pytest.mark.parametrize("name", [*CASES, "alexnet", "vgg11", "resnet18-bn"])
+@pytest.mark.parametrize("name", unhurried([*CASES, "alexnet", "vgg11", "resnet18-bn"]))
 def test_a_captured_training_is_the_plain_one_bit_for_bit(name: str) -> None:
     recipe = replace(CASES.get(name, RECIPE), epochs=4)
     plain, captured = trained(name, recipe, False), trained(name, recipe, True)
@@ -236,7 +243,7 @@ def test_a_teacher_s_labels_are_captured_too() -> None:
 # ---------------------------------------------------------------- side by side
 
 
-@pytest.mark.parametrize("name", ["convnet-bn", "vit", "toy"])
+@pytest.mark.parametrize("name", unhurried(["convnet-bn", "vit", "toy"]))
 @pytest.mark.parametrize("ahead", [1, 100])
 def test_networks_side_by_side_are_each_as_it_is_alone(monkeypatch: pytest.MonkeyPatch, name: str, ahead: int) -> None:
     recipe, found = replace(CASES[name], epochs=3), []

@@ -331,7 +331,10 @@ def test_cifar_itself(user_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["", "import torchvision", "import timm"])
+@pytest.mark.parametrize(
+    "before",
+    [*(pytest.param(text, marks=pytest.mark.long) for text in ("", "import torchvision")), "import timm"],
+)
 def test_torchvision_and_timm_can_be_imported(before):
     """In a process of its own; also after an import that failed and left half of its modules behind."""
     code = f"""

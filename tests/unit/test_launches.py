@@ -14,13 +14,16 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "launches.json"
 WRITE = os.environ.get("DDBENCH_GOLDEN") == "write"
 
 
+COSTLY = ("step of tesla, replayed", "step of mtt, replayed")
+
+
 def golden() -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = json.loads(GOLDEN.read_text())
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", launches.counted())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in COSTLY)) for name in launches.counted()])
 def test_nothing_asks_for_more_than_it_did(name: str) -> None:
     """Rewrite the numbers with: DDBENCH_GOLDEN=write pytest -n 0 tests/unit/test_launches.py, and read the difference.
 

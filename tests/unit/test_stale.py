@@ -187,7 +187,7 @@ def test_an_edited_plugin_is_told_and_redo_computes_it_again(edited: Edited, cap
     assert "the source of" not in error
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mended_plugin_does_not_go_on_from_what_it_has_spoilt(edited: Edited, capfd: Capture) -> None:
     """The checkpoint of the failed attempt holds NaN."""
     spoil = 'syn.images.grad.fill_(float("nan")) if run.step >= 1 else None'
