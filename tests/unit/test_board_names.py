@@ -46,6 +46,11 @@ def page(records: list[Judged]) -> str:
         ({"rates": {"pixels": 0.5}}, {}, ["dm / pixel [rates.pixels=0.5]", "dm / pixel [rates.pixels=unset]"]),
         ({"proxy": CONVNET}, {}, ["dm / pixel [proxy=convnet]", "dm / pixel [proxy=unset]"]),
         (
+            {"proxy": CONVNET, "proxy_epochs": 5, "rank_steps": "feature-distance"},
+            {},
+            ["dm / pixel [rank_steps=feature-distance]", "dm / pixel [rank_steps=last]"],
+        ),
+        (
             {"loss": ref("losses", "dm", numerics=2)},
             {},
             ["dm / pixel [loss.numerics=1]", "dm / pixel [loss.numerics=2]"],
@@ -75,7 +80,7 @@ def page(records: list[Judged]) -> str:
         ),
     ],
     ids=[
-        "steps", "rates", "proxy", "numerics", "default", "torch", "library", "threads of judging", "threads", "python",
+        "steps", "rates", "proxy", "ranker", "numerics", "default", "torch", "library", "threads of judging", "threads", "python",
         "hardware", "source", "resource of a seed", "resources", "setting",
     ],
 )  # fmt: skip

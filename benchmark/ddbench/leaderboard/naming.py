@@ -16,6 +16,10 @@ UNTOLD = ("seed", "dataset", "train_hash", "imported", "network", "test_hash", "
 """Fields that the table, the rest of the name or the seed tells already."""
 
 
+OF_RANKERS = ("proxy", "proxy_epochs", "proxy_layer", "proxy_gradient", "rank_every", "rank_epochs", "rank_repeats", "ranking")
+"""Settings that some rankers read and others do not: where rankers differ, these go with them."""
+
+
 def suffixes(results: Sequence[Result]) -> list[str]:
     """For each result, of a row of its own, ` [steps=20]`: what is not the same in all; its key too where these look alike."""
     if len(results) == 1:
@@ -49,7 +53,18 @@ def _differing(facts: Sequence[dict[str, str]]) -> list[str]:
         return same or (above != "judging" and bool(below) and above in names)
 
     told = {name for name in names if not is_told(name)}
+    told -= {
+        name for name in told if name.partition(".")[0] in OF_RANKERS and _follows(facts, name, ("rank_steps", "rank_stages"))
+    }
     return sorted(told - {"resources"} or told)  # what is shared follows from what a plan says
+
+
+def _follows(facts: Sequence[dict[str, str]], name: str, of: Sequence[str]) -> bool:
+    """Whether a fact is the same wherever these others are, and one of them is not the same in all."""
+    seen: dict[tuple[str | None, ...], set[str | None]] = {}
+    for each in facts:
+        seen.setdefault(tuple(each.get(other) for other in of), set()).add(each.get(name))
+    return len(seen) > 1 and all(len(values) == 1 for values in seen.values())
 
 
 def _facts(result: Result) -> dict[str, str]:
