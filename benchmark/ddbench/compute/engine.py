@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddbench.api import Batch, Loss, Memory, Space, State
+from ddbench.api import Batch, Loss, Memory, Score, Space, State
 from ddbench.compute.clock import Stopwatch
 from ddbench.compute.decoding import decode_leaf, picked_index
 from ddbench.compute.distilled import DistilledSet, Stage, Stored, bytes_of, state_from, state_tensors, under
@@ -66,12 +66,18 @@ class Distillation:
         if sentence := plan.fit_of_stages(self.num_stages):
             raise ConfigError(f"{plan.method}: {sentence}")
         self.total_steps = plan.stage_start(self.num_stages)
-        with watch.phase("rank"):
-            self.step_score, self.stage_score = scores(plan, run)
+        self.step_score, self.stage_score = self._scores()
         self.losses = LossTrace(self.total_steps)
         self.stages: list[Stage] = []
         self.timeline: list[tuple[int, float]] = []
         self.step = 0
+
+    def _scores(self) -> tuple[Score | None, Score | None]:
+        """Of steps and of stages; where nothing ranks, ranking takes no time."""
+        if not self.plan.rankers:
+            return None, None
+        with self.watch.phase("rank"):
+            return scores(self.plan, self.run)
 
     def begin(self) -> None:
         """Step 0."""
