@@ -171,13 +171,7 @@ def _publish(
     folder = store.work(file.name) / "iterates"
     kept = {int(path.stem): path for path in sorted(folder.glob("*.safetensors"))}
     if store.has_set(plan.key):
-        if store.read_record(plan.key).set_sha256 != sha256:
-            what = "distilling it again gave other bits than those that are kept, so its iterates would not be its own"
-            raise DataError(f"{plan.name}: {what}. Use the machine and versions of its record, or --redo it.")
-        wanted = store.lacking(plan, file.iterates, file.iterate_seconds)
-        missing = {step: kept[step].read_bytes() for step in wanted}
-        store.add_iterates(plan.key, sha256, missing, _scored(plan, made, folder, wanted))
-        shutil.rmtree(store.work(file.name), ignore_errors=True)
+        _add_iterates(file, made, sha256, kept, here)
         return
     identity = here.identity(plan.dataset)
     images = data.everything()[0] if made is None else made.images
@@ -215,6 +209,20 @@ def _publish(
     iterates = {step: kept[step].read_bytes() for step in wanted}
     scored = _scored(plan, made, folder, wanted)
     store.publish_set(plan, record, contents | iterate_files(plan.key, sha256, iterates, scored))
+
+
+def _add_iterates(
+    file: JobFile, made: DistilledSet | None, sha256: str, kept: Mapping[int, Path], here: Workplace
+) -> None:  # fmt: skip
+    """To a set that is there already and lacks some."""
+    plan, store = file.plan, here.store
+    if store.read_record(plan.key).set_sha256 != sha256:
+        what = "distilling it again gave other bits than those that are kept, so its iterates would not be its own"
+        raise DataError(f"{plan.name}: {what}. Use the machine and versions of its record, or --redo it.")
+    wanted = store.lacking(plan, file.iterates, file.iterate_seconds)
+    missing = {step: kept[step].read_bytes() for step in wanted}
+    store.add_iterates(plan.key, sha256, missing, _scored(plan, made, store.work(file.name) / "iterates", wanted))
+    shutil.rmtree(store.work(file.name), ignore_errors=True)
 
 
 def _marks(plan: SetPlan, made: DistilledSet | None, data: TrainingData) -> tuple[str, ...]:
